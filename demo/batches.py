@@ -1,0 +1,130 @@
+"""Training batches: scenes rendered, labelled, captioned and tokenised in a worker process, ahead of the model."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset
+from transformers import PreTrainedTokenizerFast
+
+from demo.curriculum import draw_difficulty
+from demo.labels import token_labels
+from demo.tokenizer import DEFAULT_PROMPT, PROMPTS, load_tokenizer
+from demo.world import Difficulty, Scene, caption_of, frame_times, make_scene, render, through_codec
+from demo.world.captions import fact_words
+
+SEEDS_PER_BATCH = 64  # seeds reserved for a batch, so that batch k is the same whatever came before it
+FACT_WEIGHT, PLAIN_WEIGHT = 1.0, 0.15
+CODEC_SHARE = 0.4  # of training clips that go through a real encoder and decoder
+
+
+@dataclass
+class Batch:
+    """Clips of one shape. B clips, T frames, V visual tokens per clip, S longest sequence."""
+
+    frames: np.ndarray  # uint8 [B, T, H, W, 3]
+    labels: np.ndarray  # uint8 [B, T / 2, H / 28, W / 28, F]
+    input_ids: torch.Tensor  # int64 [B, S], padded on the right
+    weights: torch.Tensor  # float32 [B, S], of predicting this token from those before it
+    seconds_per_grid: float
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerFast, num_visual_tokens: int, prompt: str = DEFAULT_PROMPT) -> list[int]:
+    """Token ids of a one-video conversation up to where the answer begins."""
+    content = [{"type": "video"}, {"type": "text", "text": prompt}]
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)["input_ids"]
+    pad = tokenizer.convert_tokens_to_ids("<|video_pad|>")
+    place = ids.index(pad)
+    return ids[:place] + [pad] * num_visual_tokens + ids[place + 1 :]
+
+
+def token_weights(tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
+    """Loss weight of each token of the vocabulary: words that carry facts count several times more."""
+    facts = fact_words()
+    words = [tokenizer.decode([i]).strip().lower() for i in range(len(tokenizer))]
+    return torch.tensor([FACT_WEIGHT if word in facts else PLAIN_WEIGHT for word in words])
+
+
+class CaptionBatches(IterableDataset[Batch]):
+    """Endless batches from number `first` on; `progress` (0 to 1) is read as the training moves on."""
+
+    def __init__(self, tokenizer_dir: Path, progress: "Synchronized[float]", first: int) -> None:
+        self.tokenizer_dir, self.progress, self.first = tokenizer_dir, progress, first
+
+    def __iter__(self) -> Iterator[Batch]:
+        torch.set_num_threads(1)
+        tokenizer = load_tokenizer(self.tokenizer_dir)
+        weights = token_weights(tokenizer)
+        number = self.first
+        while True:
+            yield make_batch(number, self.progress.value, tokenizer, weights)
+            number += 1
+
+
+def make_batch(number: int, progress: float, tokenizer: PreTrainedTokenizerFast, weights: torch.Tensor) -> Batch:
+    """Build batch `number`: a function of its arguments only."""
+    rng = np.random.default_rng([7, number])
+    difficulty, size = draw_difficulty(progress, rng)
+    scenes = [make_scene(number * SEEDS_PER_BATCH + i, "train", difficulty) for i in range(size)]
+    clips = [_clip(scene, frame_times(scene), rng) for scene in scenes]
+    prompt = PROMPTS[0] if rng.random() < 0.7 else PROMPTS[int(rng.integers(len(PROMPTS)))]
+    start = prompt_ids(tokenizer, difficulty.num_visual_tokens, prompt)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    answers = [tokenizer(caption_of(scene)).input_ids + [end] for scene in scenes]
+    ids, weight = _pad(start, answers, tokenizer.convert_tokens_to_ids("<|endoftext|>"), weights)
+    frames, labels = (np.stack(part) for part in zip(*clips, strict=True))
+    return Batch(frames, labels, ids, weight, 2 / difficulty.fps)
+
+
+class LookBatches(IterableDataset[Batch]):
+    """Endless batches of single frame pairs with labels but no words, for the vision tower alone."""
+
+    SHAPES = ((112, 112, 40), (112, 112, 40), (168, 168, 18), (224, 224, 10))
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+    def __iter__(self) -> Iterator[Batch]:
+        torch.set_num_threads(1)
+        number = self.first
+        while True:
+            yield self._batch(number)
+            number += 1
+
+    def _batch(self, number: int) -> Batch:
+        rng = np.random.default_rng([8, number])
+        width, height, size = self.SHAPES[int(rng.integers(len(self.SHAPES)))]
+        clips = []
+        for i in range(size // 2):
+            scene = make_scene((1 << 32) + number * SEEDS_PER_BATCH + i, "train", Difficulty(width, height))
+            for grid in rng.permutation(scene.difficulty.num_frames // 2)[:2]:
+                clips.append(_clip(scene, frame_times(scene)[2 * grid : 2 * grid + 2], rng))
+        frames, labels = (np.stack(part) for part in zip(*clips, strict=True))
+        nothing = torch.zeros(0)
+        return Batch(frames, labels, nothing, nothing, 1.0)
+
+
+def _clip(scene: Scene, times_s: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Frames and labels at these instants, some as a decoder would give them back."""
+    frames, cover = render(scene, times_s)
+    labels = token_labels(scene, cover, times_s)
+    if rng.random() < CODEC_SHARE:
+        frames = through_codec(frames, scene.difficulty.fps, crf=int(rng.integers(16, 29)))
+    return frames, labels
+
+
+def _pad(
+    start: list[int], answers: list[list[int]], pad: int, weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    longest = max(map(len, answers))
+    ids = torch.full((len(answers), len(start) + longest), pad)
+    weight = torch.zeros(ids.shape)
+    for row, answer in enumerate(answers):
+        tokens = torch.tensor(answer)
+        ids[row, : len(start)] = torch.tensor(start)
+        ids[row, len(start) : len(start) + len(answer)] = tokens
+        weight[row, len(start) : len(start) + len(answer)] = weights[tokens]
+    return ids, weight

@@ -1,0 +1,55 @@
+"""Which clips are trained on when: from one object to several, and from short clips to very long ones."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from demo.world import Difficulty
+
+# Clip shapes (width, height, frames) by their number of visual tokens.
+CLIP_SHAPES = {
+    64: ((112, 112, 8),),
+    96: ((112, 112, 12), (168, 112, 8)),
+    144: ((168, 168, 8), (112, 168, 12)),
+    256: ((224, 224, 8), (112, 112, 32), (168, 168, 14)),
+    512: ((224, 224, 16), (168, 168, 28), (112, 112, 64)),
+    1500: ((224, 224, 48), (168, 168, 84), (280, 224, 38)),
+    6000: ((224, 224, 188), (168, 168, 334), (336, 280, 100)),
+    17000: ((224, 224, 532), (336, 280, 284)),
+    25000: ((224, 224, 784), (336, 280, 418)),
+}
+FPS = (1.0, 2.0, 2.0, 2.0, 4.0)
+TOKENS_PER_BATCH = 2600
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of the joint training, up to a share of its time, with weights for visual lengths."""
+
+    until: float
+    max_objects: int
+    max_events: int
+    lengths: dict[int, float]
+
+
+STAGES = (
+    Stage(0.10, 1, 1, {64: 1.0}),
+    Stage(0.20, 2, 2, {64: 0.9, 96: 0.1}),
+    Stage(0.35, 3, 3, {64: 0.8, 96: 0.1, 144: 0.1}),
+    Stage(0.60, 4, 3, {64: 0.6, 96: 0.15, 144: 0.15, 256: 0.1}),
+    Stage(0.85, 4, 3, {64: 0.4, 96: 0.1, 144: 0.15, 256: 0.2, 512: 0.15}),
+    Stage(1.01, 4, 3, {64: 0.3, 144: 0.2, 256: 0.25, 512: 0.15, 1500: 0.1}),
+)
+
+
+def draw_difficulty(progress: float, rng: np.random.Generator) -> tuple[Difficulty, int]:
+    """Draw a clip shape for this point of the training (0 to 1) and the number of clips that make a batch."""
+    stage = next(stage for stage in STAGES if progress <= stage.until)
+    lengths = list(stage.lengths)
+    length = lengths[int(rng.choice(len(lengths), p=np.array(list(stage.lengths.values()))))]
+    width, height, frames = CLIP_SHAPES[length][int(rng.integers(len(CLIP_SHAPES[length])))]
+    fps = FPS[int(rng.integers(len(FPS)))]
+    difficulty = Difficulty(
+        width, height, frames, fps, max_objects=stage.max_objects, max_events=stage.max_events
+    )
+    return difficulty, max(1, TOKENS_PER_BATCH // (difficulty.num_visual_tokens + 100))

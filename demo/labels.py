@@ -1,0 +1,74 @@
+"""What each visual token of a clip shows: the labels that teach the vision tower to see before a word is learnt."""
+
+import numpy as np
+
+from demo.world.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    Scene,
+    Thing,
+    positions,
+    scale,
+)
+
+TOKEN_PX = 28
+MOVES = ("still", "right", "left", "up", "down", "spin", "grow", "shrink")
+# Fields of a label and how many classes each has; 0 stands for "no object here" where there is one class more.
+FIELDS = {
+    "background": len(BACKGROUNDS),
+    "texture": len(TEXTURES),
+    "colour": 1 + len(COLOURS),
+    "shape": 1 + len(SHAPES),
+    "size": 1 + len(SIZES),
+    "move": 1 + len(MOVES),
+    "row": 4,
+    "column": 4,
+}
+LEAST_COVER = 0.1  # of a token's pixels that must show an object for the token to be labelled with it
+
+
+def token_labels(scene: Scene, cover: np.ndarray, times_s: np.ndarray) -> np.ndarray:
+    """Label every merged token of the clip.
+
+    `cover` is what `render` returned for `times_s` (an even number of frames). Returns uint8 [T / 2, H / 28, W / 28, F]
+    with one class per field of FIELDS.
+    """
+    T, H, W = cover.shape
+    cells = cover.reshape(T // 2, 2, H // TOKEN_PX, TOKEN_PX, W // TOKEN_PX, TOKEN_PX)
+    seen = np.stack([(cells == i).mean(axis=(1, 3, 5)) for i in range(1, len(scene.things) + 1)])
+    shown = np.where(seen.max(axis=0) >= LEAST_COVER, seen.argmax(axis=0) + 1, 0)
+    table = _thing_table(scene, times_s)
+    labels = table[np.arange(T // 2)[:, None, None], shown]
+    backdrop = np.array([BACKGROUNDS.index(scene.background), TEXTURES.index(scene.texture)])
+    return np.concatenate([np.broadcast_to(backdrop, (*shown.shape, 2)), labels], axis=-1).astype(np.uint8)
+
+
+def _thing_table(scene: Scene, times_s: np.ndarray) -> np.ndarray:
+    """Labels of each object at each pair of frames, [T / 2, 1 + objects, 6]; object 0 is the background."""
+    pairs = (times_s / scene.duration_s).reshape(-1, 2)
+    table = np.zeros((len(pairs), 1 + len(scene.things), 6), np.int64)
+    for index, thing in enumerate(scene.things):
+        x, y = positions(thing, pairs, scene.difficulty.num_frames)
+        size = SIZES[thing.size] * scale(thing, pairs[:, 0])
+        nearest = np.abs(size[:, None] - np.array(list(SIZES.values()))).argmin(axis=1)
+        repainted = thing.recolour is not None and thing.recolour[0] <= pairs[:, 1]
+        late = COLOURS.index(thing.recolour[1]) if thing.recolour else 0
+        table[:, index + 1, 0] = 1 + np.where(repainted, late, COLOURS.index(thing.colour))
+        table[:, index + 1, 1] = 1 + SHAPES.index(thing.shape)
+        table[:, index + 1, 2] = 1 + nearest
+        table[:, index + 1, 3] = [1 + MOVES.index(_move(thing, *step)) for step in zip(np.diff(x), np.diff(y))]
+        table[:, index + 1, 4] = 1 + np.clip(y[:, 0] * 3, 0, 2).astype(int)
+        table[:, index + 1, 5] = 1 + np.clip(x[:, 0] * 3, 0, 2).astype(int)
+    return table
+
+
+def _move(thing: Thing, dx: np.ndarray, dy: np.ndarray) -> str:
+    """What the object visibly does from one frame to the next."""
+    if thing.path or thing.motion == "sideways":
+        return "right" if dx > 0 else "left"
+    if thing.motion == "vertical":
+        return "down" if dy > 0 else "up"
+    return thing.motion

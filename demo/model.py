@@ -1,0 +1,100 @@
+"""Shape of the demo target, a tiny Qwen2.5-VL, and its hub folder. Knows nothing of training."""
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import (
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+)
+
+NUM_LAYERS = 12
+PREPROCESSOR_CONFIG = {
+    "image_processor_type": "Qwen2VLImageProcessor",
+    "processor_class": "Qwen2_5_VLProcessor",
+    "min_pixels": 28 * 28,
+    "max_pixels": 28 * 28 * 1280,
+    "patch_size": 14,
+    "temporal_patch_size": 2,
+    "merge_size": 2,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
+
+
+def target_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
+    """Configuration of the demo target for this tokenizer."""
+    token = tokenizer.convert_tokens_to_ids
+    ends = {"bos_token_id": token("<|endoftext|>"), "eos_token_id": token("<|im_end|>")}
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": NUM_LAYERS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        # Positions of a small model are small too: with the large base of the full-sized family, the slow
+        # frequencies, which M-RoPE gives to the width, would hardly turn within a frame.
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0, "mrope_section": [8, 12, 12]},
+        "initializer_range": 0.04,
+        "pad_token_id": token("<|endoftext|>"),
+        **ends,
+    }
+    vision = {
+        "depth": 4,
+        "hidden_size": 160,
+        "intermediate_size": 448,
+        "num_heads": 4,
+        "out_hidden_size": 256,
+        "fullatt_block_indexes": [1, 3],
+        "window_size": 112,
+        "tokens_per_second": 2,
+        "initializer_range": 0.04,
+    }
+    return Qwen2_5_VLConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=token("<|image_pad|>"),
+        video_token_id=token("<|video_pad|>"),
+        vision_start_token_id=token("<|vision_start|>"),
+        vision_end_token_id=token("<|vision_end|>"),
+        tie_word_embeddings=False,
+        **ends,
+    )
+
+
+def new_target(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:
+    """A target with random weights; residual outputs start small, as suits a deep narrow stack."""
+    torch.manual_seed(seed)
+    model = Qwen2_5_VLForConditionalGeneration(target_config(tokenizer))
+    for name, weight in model.named_parameters():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            depth = NUM_LAYERS if "language_model" in name else model.config.vision_config.depth
+            weight.data /= (2 * depth) ** 0.5
+    return model
+
+
+def save_target(
+    folder: Path, model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, card: str
+) -> None:
+    """Write the model as a hub folder in bfloat16; `card` becomes its README."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().to(torch.bfloat16) for name, tensor in model.state_dict().items()}
+    copy = Qwen2_5_VLForConditionalGeneration(model.config).to(torch.bfloat16)
+    copy.load_state_dict(weights)
+    token = tokenizer.convert_tokens_to_ids
+    copy.generation_config = GenerationConfig(
+        bos_token_id=token("<|endoftext|>"),
+        pad_token_id=token("<|endoftext|>"),
+        eos_token_id=[token("<|im_end|>"), token("<|endoftext|>")],
+        do_sample=False,
+    )
+    copy.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR_CONFIG, indent=2) + "\n")
+    (folder / "README.md").write_text(card)

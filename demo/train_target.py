@@ -1,0 +1,213 @@
+"""Train the demo target from nothing (or from its committed weights) to captions, within a given time.
+
+First the vision tower alone learns what each visual token shows, then the whole model learns to caption. A checkpoint
+every few minutes makes a run resumable at any moment: the same command goes on where it was stopped.
+
+    python -m demo.train_target --hours 6 --vision-minutes 12 --export demo/weights/target
+"""
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
+
+from demo.batches import Batch, CaptionBatches, LookBatches
+from demo.labels import FIELDS
+from demo.model import new_target, save_target
+from demo.tokenizer import load_tokenizer, train_tokenizer
+from sparrow_core.media.patches import PatchSpec, patchify
+
+CHECKPOINT_EVERY_S = 180
+LOG_EVERY = 20
+LM_RATE, VISION_RATE, LOOK_RATE = 1e-3, 4e-4, 1.5e-3
+LABEL_LOSS_WEIGHT = 0.25
+WARM_UP_STEPS = 100
+
+
+class Trainer:
+    """The model, the label head, the optimiser and the clock of one run."""
+
+    def __init__(self, folder: Path, hours: float, vision_minutes: float, init: Path | None) -> None:
+        self.folder, self.total_s, self.vision_s = folder, hours * 3600, vision_minutes * 60
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer = self._tokenizer(init)
+        self.model = (
+            Qwen2_5_VLForConditionalGeneration.from_pretrained(init, dtype=torch.float32)
+            if init
+            else new_target(self.tokenizer)
+        )
+        self.head = nn.Linear(self.model.config.text_config.hidden_size, sum(FIELDS.values()))
+        self.optimizer = self._optimizer()
+        self.elapsed_s, self.step, self.phase_start = 0.0, 0, 0
+        self.progress = multiprocessing.get_context("spawn").Value("d", 0.0)
+        self.log = folder / "log.jsonl"
+        self._restore()
+
+    def run(self) -> None:
+        """Train until the time is used up."""
+        if self.elapsed_s < self.vision_s:
+            self._phase(LookBatches(self.step), self._look, until_s=self.vision_s)
+            self.optimizer = self._optimizer()
+            self.phase_start = self.step
+            self._save()
+        self._phase(CaptionBatches(self.folder / "tokenizer", self.progress, self.step), self._caption, self.total_s)
+        self._save()
+
+    def _phase(self, batches: Any, loss_of: Any, until_s: float) -> None:
+        loader = DataLoader(
+            batches, batch_size=None, num_workers=1, prefetch_factor=4, multiprocessing_context="spawn"
+        )
+        began, saved, means = time.monotonic() - self.elapsed_s, time.monotonic(), {}
+        for batch in loader:
+            self._set_rates(until_s)
+            losses = loss_of(batch)
+            self.optimizer.zero_grad(set_to_none=True)
+            losses["loss"].backward()
+            nn.utils.clip_grad_norm_(self._parameters(), 1.0)
+            self.optimizer.step()
+            self.step += 1
+            self.elapsed_s = time.monotonic() - began
+            for name, value in losses.items():
+                means.setdefault(name, []).append(float(value))
+            if self.step % LOG_EVERY == 0:
+                self._report({name: sum(v) / len(v) for name, v in means.items()})
+                means = {}
+            if time.monotonic() - saved > CHECKPOINT_EVERY_S:
+                self._save()
+                saved = time.monotonic()
+            if self.elapsed_s >= until_s:
+                return
+
+    def _look(self, batch: Batch) -> dict[str, Tensor]:
+        """Loss of the label head over single frame pairs."""
+        features = self._features(batch)
+        losses = self._label_losses(features, batch)
+        return {"loss": sum(losses.values()), **losses}
+
+    def _caption(self, batch: Batch) -> dict[str, Tensor]:
+        """Loss of the captions' tokens, weighted, plus that of the label head."""
+        features = self._features(batch)
+        labels = self._label_losses(features, batch)
+        states, targets, weights = self._caption_states(batch, features)
+        token_losses = F.cross_entropy(self.model.lm_head(states), targets, reduction="none")
+        loss = (token_losses * weights).sum() / weights.sum()
+        seen = sum(labels.values())
+        facts = token_losses[weights > 0.5].mean()
+        return {"loss": loss + LABEL_LOSS_WEIGHT * seen, "lm": loss.detach(), "facts": facts.detach(), **labels}
+
+    def _features(self, batch: Batch) -> Tensor:
+        """Merged visual tokens of all clips, [B * V, D]."""
+        patches, grids = zip(*(patchify(frames, PatchSpec()) for frames in batch.frames), strict=True)
+        return self.model.model.visual(torch.cat(patches), grid_thw=torch.tensor(grids)).pooler_output
+
+    def _label_losses(self, features: Tensor, batch: Batch) -> dict[str, Tensor]:
+        labels = torch.from_numpy(batch.labels).long().flatten(0, -2)
+        logits = self.head(features).split(list(FIELDS.values()), dim=-1)
+        weights = torch.where(labels[:, 2] > 0, 1.0, 0.3)  # most tokens show no object
+        weights = weights / weights.sum()
+        losses = (F.cross_entropy(part, labels[:, i], reduction="none") for i, part in enumerate(logits))
+        return {name: (loss * weights).sum() for name, loss in zip(FIELDS, losses, strict=True)}
+
+    def _caption_states(self, batch: Batch, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Final states that predict the captions' tokens, those tokens, and their weights (each flattened)."""
+        config = self.model.config
+        ids = batch.input_ids
+        video = ids == config.video_token_id
+        T, h, w = batch.labels.shape[1:4]
+        positions, _ = self.model.model.get_rope_index(
+            ids,
+            mm_token_type_ids=video.int() * 2,
+            video_grid_thw=torch.tensor([[T, 2 * h, 2 * w]] * len(ids)),
+            second_per_grid_ts=[batch.seconds_per_grid] * len(ids),
+        )
+        embeddings = self.model.model.language_model.embed_tokens(ids)
+        embeddings = embeddings.masked_scatter(video[..., None], features)
+        states = self.model.model.language_model(
+            inputs_embeds=embeddings, position_ids=positions, use_cache=False
+        ).last_hidden_state
+        wanted = batch.weights[:, 1:] > 0
+        return states[:, :-1][wanted], ids[:, 1:][wanted], batch.weights[:, 1:][wanted]
+
+    def _tokenizer(self, init: Path | None) -> PreTrainedTokenizerFast:
+        home = self.folder / "tokenizer"
+        if not home.exists():
+            (load_tokenizer(init) if init else train_tokenizer()).save_pretrained(home)
+        return load_tokenizer(home)
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [*self.model.parameters(), *self.head.parameters()]
+
+    def _optimizer(self) -> torch.optim.AdamW:
+        vision = [*self.model.model.visual.parameters(), *self.head.parameters()]
+        language = [*self.model.model.language_model.parameters(), *self.model.lm_head.parameters()]
+        groups = [{"params": vision, "name": "vision"}, {"params": language, "name": "language"}]
+        return torch.optim.AdamW(groups, lr=LM_RATE, betas=(0.9, 0.98), weight_decay=0.02)
+
+    def _set_rates(self, until_s: float) -> None:
+        """Warm up, then decay to nothing at the phase's end, by the clock."""
+        start = 0.0 if until_s == self.vision_s else self.vision_s
+        done = min((self.elapsed_s - start) / (until_s - start), 1.0)
+        self.progress.value = done
+        factor = min(1.0, (self.step - self.phase_start + 1) / WARM_UP_STEPS)
+        factor *= 0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * done)) if start else 1 - 0.8 * done
+        rates = {"vision": VISION_RATE if start else LOOK_RATE, "language": LM_RATE}
+        for group in self.optimizer.param_groups:
+            group["lr"] = rates[group["name"]] * factor
+
+    def _report(self, means: dict[str, float]) -> None:
+        row = {"step": self.step, "minutes": round(self.elapsed_s / 60, 2), "progress": round(self.progress.value, 4)}
+        row |= {name: round(value, 4) for name, value in means.items()}
+        print(json.dumps(row), flush=True)
+        with self.log.open("a") as log:
+            log.write(json.dumps(row) + "\n")
+
+    def _save(self) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "head": self.head.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "clock": (self.elapsed_s, self.step, self.phase_start),
+        }
+        partial = self.folder / "checkpoint.partial"
+        torch.save(state, partial)
+        os.replace(partial, self.folder / "checkpoint.pt")
+
+    def _restore(self) -> None:
+        path = self.folder / "checkpoint.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.head.load_state_dict(state["head"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.elapsed_s, self.step, self.phase_start = state["clock"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("out/train_target"), help="checkpoints and the log")
+    parser.add_argument("--hours", type=float, default=6.0, help="time to train, vision phase included")
+    parser.add_argument("--vision-minutes", type=float, default=12.0, help="time for the vision tower alone")
+    parser.add_argument("--init", type=Path, help="start from these weights with a fresh optimiser")
+    parser.add_argument("--export", type=Path, help="write the trained model here as a hub folder")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    trainer = Trainer(args.folder, args.hours, args.vision_minutes, args.init)
+    trainer.run()
+    if args.export:
+        save_target(args.export, trainer.model, trainer.tokenizer, "Demo target.\n")
+
+
+if __name__ == "__main__":
+    main()

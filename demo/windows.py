@@ -1,0 +1,50 @@
+"""Scenes of the demo world as caption requests: what the distillation and evaluation jobs decode.
+
+A request is a pure function of (index, settings); frames are rendered, not decoded from files.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from demo.curriculum import CLIP_SHAPES, FPS
+from demo.tokenizer import DEFAULT_PROMPT, PROMPTS
+from demo.world import Difficulty, Scene, frame_times, make_scene, render, through_codec
+from sparrow_core.types import Frames, Message, Request, Sampling
+
+Split = Literal["train", "validation", "heldout"]
+CODEC_SHARE = 0.5  # of windows that go through a real encoder and decoder
+DEFAULT_PROMPT_SHARE = 0.7
+
+
+@dataclass(frozen=True)
+class DemoWindows:
+    """A numbered set of windows of one split. `lengths` are numbers of visual tokens (keys of `CLIP_SHAPES`), each as
+    likely as it is often named; `varied_prompts` asks in several wordings instead of the default one."""
+
+    split: Split
+    lengths: tuple[int, ...]
+    first_seed: int
+    varied_prompts: bool = False
+
+    def scene(self, index: int) -> Scene:
+        rng = np.random.default_rng([11, self.first_seed, index])
+        shapes = CLIP_SHAPES[self.lengths[int(rng.integers(len(self.lengths)))]]
+        width, height, frames = shapes[int(rng.integers(len(shapes)))]
+        fps = FPS[int(rng.integers(len(FPS)))]
+        return make_scene(self.first_seed + index, self.split, Difficulty(width, height, frames, fps))
+
+    def request(self, index: int, max_new_tokens: int) -> Request:
+        """Window `index` as a greedy request."""
+        rng = np.random.default_rng([12, self.first_seed, index])
+        scene = self.scene(index)
+        pixels_THWC, _ = render(scene)
+        if rng.random() < CODEC_SHARE:
+            pixels_THWC = through_codec(pixels_THWC, scene.difficulty.fps, crf=int(rng.integers(16, 29)))
+        frames = Frames(pixels_THWC, tuple(frame_times(scene).tolist()), scene.difficulty.fps)
+        prompt = DEFAULT_PROMPT
+        if self.varied_prompts and rng.random() >= DEFAULT_PROMPT_SHARE:
+            prompt = PROMPTS[int(rng.integers(len(PROMPTS)))]
+        messages = (Message("user", (frames, prompt)),)
+        return Request(messages, Sampling(), max_new_tokens, f"{self.split}-{self.first_seed + index}")

@@ -1,0 +1,125 @@
+"""The captioning Dataset on one screen: each stage, how many rows it makes of one, its resources, and why.
+
+Owns what Ray must be told, and nothing of what a stage does. Rows are keyed by window id throughout; order is free.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+
+from pipeline.ids import video_id, window_id
+from pipeline.resources import ResourcePlan
+from pipeline.rows import VIDEO, to_table
+from pipeline.stages.caption import CaptionRun, CaptionWindows
+from pipeline.stages.decode import DecodeWindows
+from pipeline.stages.probe import ProbeVideos
+from pipeline.stages.segment import segment_videos
+from pipeline.stages.write import write_part
+from sparrow_core.media.patches import PatchSpec
+
+# A worker that dies takes its windows along: try them again, but not for ever, and then go on without them.
+_MAX_TASK_RETRIES = 2
+_MAX_LOST_BLOCKS = 100
+# One window may take long, and spot capacity may be away for hours.
+_NO_PROGRESS_TIMEOUT_S = 4 * 3600
+_VIDEOS_PER_BLOCK = 16
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a run writes its parts, under which number."""
+
+    folder_url: str
+    run: int
+
+
+def caption_graph(
+    sources: Sequence[str],
+    done_windows: frozenset[str],
+    run: CaptionRun,
+    plan: ResourcePlan,
+    patches: PatchSpec,
+    output: Output,
+) -> Dataset:
+    """A lazy Dataset of PART rows: iterating over it captions the sources and stores the table part by part."""
+    config = run.config
+    name_window = partial(_name_window, prompt=config.prompt, settings=run.settings_fingerprint)
+    return (
+        ray.data.from_arrow(_video_blocks(sources))
+        # 1 video -> 1 video. Workers, not tasks: each keeps a decoding child process. Reads headers only: a CPU's share.
+        .map_batches(
+            ProbeVideos,
+            fn_constructor_args=(config.decode,),
+            compute=ActorPoolStrategy(size=1),
+            num_cpus=plan.task_cpus,
+            batch_size=1,
+            **_finite_retries(),
+        )
+        # 1 video -> its missing windows, 0..n. Arithmetic.
+        .map_batches(
+            segment_videos,
+            fn_kwargs={"config": config.segment, "name_window": name_window, "done": done_windows},
+            num_cpus=plan.task_cpus,
+            batch_format="pyarrow",
+        )
+        # One window per block: the unit of scheduling, of retry, and of what one worker holds in memory.
+        .repartition(target_num_rows_per_block=1)
+        # 1 window -> 1 window with its pixels, tens of MB. CPU; runs ahead of the engines as far as memory allows.
+        .map_batches(
+            DecodeWindows,
+            fn_constructor_args=(config.decode, config.frames, patches),
+            compute=ActorPoolStrategy(size=plan.decode_workers),
+            num_cpus=plan.decode_cpus,
+            batch_size=1,
+            batch_format="pyarrow",
+            **_finite_retries(),
+        )
+        # 1 window -> 1 row of the table. One engine per worker; several calls in flight keep it fed.
+        .map_batches(
+            CaptionWindows,
+            fn_constructor_args=(run,),
+            compute=ActorPoolStrategy(
+                size=plan.caption_workers,
+                max_concurrent_calls_per_actor=config.resources.windows_in_flight,
+                max_tasks_in_flight_per_actor=2 * config.resources.windows_in_flight,
+            ),
+            num_cpus=plan.caption_cpus,
+            num_gpus=plan.caption_gpus,
+            batch_size=1,
+            batch_format="pyarrow",
+            **_finite_retries(),
+        )
+        # n rows -> 1 part. A batch is what a crash can lose beyond the windows in flight.
+        .map_batches(
+            write_part,
+            fn_kwargs={"folder_url": output.folder_url, "run": output.run},
+            num_cpus=plan.task_cpus,
+            batch_size=config.windows_per_part,
+            batch_format="pyarrow",
+        )
+    )
+
+
+def set_up_context() -> None:
+    """Settings of Ray Data for a captioning run in this process."""
+    context = DataContext.get_current()
+    context.max_errored_blocks = _MAX_LOST_BLOCKS
+    context.execution_no_progress_timeout_s = _NO_PROGRESS_TIMEOUT_S
+    context.enable_progress_bars = False  # the run shows windows and tokens/s instead
+
+
+def _video_blocks(sources: Sequence[str]) -> list:
+    rows = [{"source_uri": source, "video_id": video_id(source)} for source in sources]
+    return [to_table(rows[i : i + _VIDEOS_PER_BLOCK], VIDEO) for i in range(0, len(rows), _VIDEOS_PER_BLOCK)]
+
+
+def _name_window(source_uri: str, span: tuple[float, float] | None, *, prompt: str, settings: str) -> str:
+    return window_id(source_uri, span, prompt, settings)
+
+
+def _finite_retries() -> dict:
+    """Actor options that have no named parameter in this version of Ray; with its defaults a bad window is retried for ever."""
+    return {"max_restarts": -1, "max_task_retries": _MAX_TASK_RETRIES}

@@ -1,0 +1,55 @@
+"""How a run shares out the machines' CPUs and GPUs. Pure arithmetic on what the cluster reports.
+
+Decoding and captioning are pools of workers that hold their grant for the whole run, and the light tasks beside them
+must always find room: that holds from one CPU upwards, because on a small machine every grant is a share of it.
+"""
+
+import math
+from dataclasses import dataclass
+
+from pipeline.config import ResourcesConfig
+from sparrow_core.errors import ConfigError
+
+# On a machine of one CPU: probe 1/8, segment and write 1/8 each, decode 1/8, caption 1/2.
+_SMALLEST_SHARE = 0.125
+
+
+@dataclass(frozen=True)
+class ResourcePlan:
+    """Grants of one run. `threads` is what torch uses in a caption worker: its CPU grant, rounded up."""
+
+    caption_workers: int
+    caption_cpus: float
+    caption_gpus: float
+    threads: int
+    decode_workers: int
+    decode_cpus: float
+    task_cpus: float = _SMALLEST_SHARE
+
+
+def plan_resources(config: ResourcesConfig, *, device: str, num_cpus: float, num_gpus: float) -> ResourcePlan:
+    """Fill in what the config leaves open, for a cluster of `num_cpus` and `num_gpus`.
+
+    With GPUs, one caption worker per grant of GPU and one CPU beside it; the other CPUs decode. Without, one caption
+    worker on all CPUs but the few that decode. Raises ConfigError for grants that the cluster cannot give at once.
+    """
+    gpus = config.num_gpus if config.num_gpus is not None else float(num_gpus > 0 and device != "cpu")
+    if gpus > num_gpus:
+        raise ConfigError(f"resources.num_gpus={gpus} per caption worker, but the cluster has {num_gpus:g} GPUs")
+    workers = config.caption_workers or (max(1, int(num_gpus / gpus)) if gpus else 1)
+    light = 3 * _SMALLEST_SHARE  # the probe worker, one segment task, one write task
+    decode_cpus = min(1.0, num_cpus / 8)
+    if gpus:
+        caption_cpus = config.caption_cpus or min(1.0, (num_cpus - light - decode_cpus) / workers)
+        decoders = config.decode_workers or max(1, int(num_cpus - light - workers * caption_cpus))
+    else:
+        decoders = config.decode_workers or max(1, int(num_cpus / 8))
+        caption_cpus = config.caption_cpus or (num_cpus - light - decoders * decode_cpus) / workers
+    held = light + workers * caption_cpus + decoders * decode_cpus
+    if caption_cpus <= 0 or held > num_cpus:
+        raise ConfigError(
+            f"{workers} caption workers of {caption_cpus:g} CPUs and {decoders} decode workers of {decode_cpus:g} need "
+            f"{held:g} CPUs with the light tasks, but the cluster has {num_cpus:g}; lower resources.caption_workers, "
+            f"resources.caption_cpus or resources.decode_workers"
+        )
+    return ResourcePlan(workers, caption_cpus, gpus, max(1, math.ceil(caption_cpus)), decoders, decode_cpus)

@@ -1,0 +1,149 @@
+"""Stage 4: the caption of a window, from the one Engine that its worker hosts, and the audit of a share of them.
+
+Owns what is asked of the engine and which of its figures a row keeps. Knows nothing of batching or drafting methods.
+"""
+
+import asyncio
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from pipeline.config import CaptionConfig
+from pipeline.ids import in_audit, prompt_hash
+from pipeline.rows import CAPTION, SCHEMA_VERSION, Row, to_table
+from pipeline.stages.boundary import row_boundary
+from sparrow_core.engine.engine import Engine
+from sparrow_core.errors import EngineClosedError, SparrowError
+from sparrow_core.models.drafter_checkpoint import load_drafter
+from sparrow_core.models.loading import load_target
+from sparrow_core.types import Completion, Frames, Message, Request
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CaptionRun:
+    """What a caption worker must know: settings, their fingerprint, the drafter's identity and torch's threads."""
+
+    config: CaptionConfig
+    settings_fingerprint: str
+    draft_fingerprint: str | None
+    threads: int
+
+
+class CaptionWindows:
+    """Async callable on tables of FRAMES rows. Several calls may be in flight; each awaits only its own windows."""
+
+    def __init__(self, run: CaptionRun) -> None:
+        torch.set_num_threads(run.threads)
+        config = run.config
+        target = load_target(config.target, device=config.device, dtype=config.dtype)
+        drafter = load_drafter(config.draft, target) if config.draft else None
+        self._run = run
+        self._facts = _run_facts(run, target.info.name, target.info.fingerprint)
+        self._facts |= {"device": _device_name(target.info.device), "dtype": str(target.info.dtype).split(".")[-1]}
+        self._engine = Engine(target, drafter, config.engine)
+        self._audits_begun = 0
+
+    async def __call__(self, windows: pa.Table) -> pa.Table:
+        rows = windows.to_pylist()
+        try:
+            await asyncio.gather(*(self._fill(row) for row in rows))
+        except EngineClosedError:
+            # Only the end of the process makes Ray try its windows again in a fresh one.
+            _log.critical("the engine of this worker died; ending the worker", exc_info=True)
+            os._exit(1)
+        return to_table(rows, CAPTION)
+
+    async def _fill(self, row: Row) -> None:
+        """Complete a row in place: with its caption, or with the error that it carries or meets here."""
+        row.update(self._facts, audit="none", created_at=datetime.now(UTC))
+        if row["status"] is not None:
+            return
+        with row_boundary(row):
+            request = self._request(row)
+            completion = await self._complete(request, draft=True)
+            row.update(_figures(completion), status="success")
+            if self._audit_is_due(row["window_id"]):
+                checked = await self._complete(request, draft=False)
+                row["audit"] = "equal" if checked.token_ids == completion.token_ids else "diverged"
+
+    def _request(self, row: Row) -> Request:
+        shape = (row["n_frames"], row["pixels_height"], row["pixels_width"], 3)
+        pixels = np.frombuffer(row.pop("pixels"), np.uint8).reshape(shape).copy()
+        frames = Frames(pixels, tuple(row["frame_times"]), row["sampled_fps"])
+        config = self._run.config
+        return Request(
+            messages=(Message("user", (frames, config.prompt)),),
+            sampling=config.sampling,
+            max_new_tokens=config.max_new_tokens,
+            request_id=row["window_id"],
+        )
+
+    async def _complete(self, request: Request, *, draft: bool) -> Completion:
+        future = self._engine.submit(request, draft=draft).future
+        await asyncio.wait([asyncio.wrap_future(future)])
+        error = future.exception()
+        if error is not None and not isinstance(error, SparrowError):
+            raise EngineClosedError(f"the engine failed: {type(error).__name__}: {error}") from error
+        return future.result()
+
+    def _audit_is_due(self, window: str) -> bool:
+        """The sampled share, and the first caption of every worker, so that each run audits one at least."""
+        share = self._run.config.audit.share
+        if self._run.config.draft is None or not share:
+            return False
+        if self._audits_begun and not in_audit(window, share):
+            return False
+        self._audits_begun += 1
+        return True
+
+
+def _run_facts(run: CaptionRun, target_name: str, target_fingerprint: str) -> dict[str, Any]:
+    """The columns that are equal in every row of a worker."""
+    config = run.config
+    return {
+        "prompt": config.prompt,
+        "prompt_hash": prompt_hash(config.prompt),
+        "target_id": target_name,
+        "target_fingerprint": target_fingerprint,
+        "draft_id": config.draft,
+        "draft_fingerprint": run.draft_fingerprint,
+        "sampling": json.dumps(asdict(config.sampling)),
+        "settings_fingerprint": run.settings_fingerprint,
+        "schema_version": SCHEMA_VERSION,
+    }
+
+
+def _figures(completion: Completion) -> dict[str, Any]:
+    """The columns that a completion fills."""
+    stats, timings = completion.stats, completion.timings
+    return {
+        "caption": completion.text,
+        "token_ids": list(completion.token_ids),
+        "finish_reason": completion.finish_reason,
+        "prompt_tokens": completion.prompt_tokens,
+        "visual_tokens": completion.visual_tokens,
+        "output_tokens": len(completion.token_ids),
+        "rounds": stats.rounds,
+        "drafted_tokens": stats.drafted,
+        "tau": stats.tau if stats.rounds else None,
+        "accept_hist": np.bincount(np.array(stats.accepted_per_round, dtype=np.int64)).tolist(),
+        "t_vision_s": timings.vision_s,
+        "t_prefill_s": timings.prefill_s,
+        "t_drafter_prefill_s": timings.drafter_prefill_s,
+        "t_draft_s": timings.draft_s,
+        "t_verify_s": timings.verify_s,
+        "t_decode_tokens_s": timings.decode_s,
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type

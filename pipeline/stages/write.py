@@ -1,0 +1,43 @@
+"""Stage 5: caption rows to a part of the table. Whole parts, written atomically; a repeated call writes the same file."""
+
+import io
+import uuid
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.ids import NAMESPACE
+from pipeline.rows import CAPTION, PART, to_table
+from pipeline.storage import Folder
+
+CAPTIONS = "captions"
+
+
+def part_name(run: int, window_ids: list[str]) -> str:
+    """Name of the part of a run that holds these windows."""
+    return f"part-{run:05d}-{uuid.uuid5(NAMESPACE, ' '.join(window_ids)).hex[:16]}.parquet"
+
+
+def run_of_part(name: str) -> int | None:
+    """Number of the run that wrote a part, or None for a file that is no part."""
+    pieces = name.removesuffix(".parquet").split("-")
+    if len(pieces) == 3 and pieces[0] == "part" and pieces[1].isdigit() and name.endswith(".parquet"):
+        return int(pieces[1])
+    return None
+
+
+def parquet_bytes(rows: pa.Table) -> bytes:
+    """Rows as the content of a Parquet file, with the table's schema."""
+    buffer = io.BytesIO()
+    pq.write_table(rows.cast(CAPTION), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def write_part(rows: pa.Table, folder_url: str, run: int) -> pa.Table:
+    """Store CAPTION rows as one part under `captions/` of the folder; returns one PART row about it."""
+    name = part_name(run, rows["window_id"].to_pylist())
+    Folder(folder_url).write(f"{CAPTIONS}/{name}", parquet_bytes(rows))
+    errors = pc.sum(pc.equal(rows["status"], "error")).as_py()
+    tokens = pc.sum(rows["output_tokens"]).as_py() or 0
+    return to_table([{"part": name, "windows": rows.num_rows, "errors": errors or 0, "tokens": tokens}], PART)

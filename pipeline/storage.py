@@ -1,0 +1,134 @@
+"""Where files are: inputs and output folders, local or behind any fsspec URL. The only importer of fsspec.
+
+Owns listing, reading and atomic writing of whole files. It knows nothing of videos, rows or tables beyond the file name
+suffixes by which a folder's videos are told from its other files. Local files are named by plain absolute paths.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from sparrow_core.errors import ConfigError, MediaError
+
+VIDEO_SUFFIXES = frozenset(
+    ".3gp .asf .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv .y4m".split()
+)
+
+
+def is_url(path: str) -> bool:
+    """Whether a path names a place by scheme (`s3://...`, `file:///...`) rather than on the local disk."""
+    return "://" in path
+
+
+def absolute(path: str) -> str:
+    """The path as every process of a cluster may read it: a URL as it is, a local path made absolute."""
+    return path if is_url(path) else str(Path(path).expanduser().absolute())
+
+
+def list_videos(source: str) -> list[str]:
+    """URIs of a file, of a folder's videos (recursively, by suffix) or of a glob's files, sorted, without duplicates.
+
+    Raises ConfigError where nothing is found.
+    """
+    root = absolute(source)
+    filesystem, path = url_to_fs(root)
+    if filesystem.isfile(path):
+        found = [path]
+    elif filesystem.isdir(path):
+        found = [file for file in filesystem.find(path) if Path(file).suffix.lower() in VIDEO_SUFFIXES]
+        if not found:
+            kinds = " ".join(sorted(VIDEO_SUFFIXES))
+            raise ConfigError(f"input folder {source} holds no file with a video's suffix ({kinds}); a glob takes any")
+    else:
+        found = [file for file in filesystem.glob(path) if filesystem.isfile(file)]
+        if not found:
+            raise ConfigError(f"input {source} matches no file; give a file, a folder, a glob or an fsspec URL")
+    names = [str(filesystem.unstrip_protocol(file)) if is_url(root) else _local_uri(str(file)) for file in found]
+    return sorted(set(names))
+
+
+@contextlib.contextmanager
+def local_copy(uri: str) -> Iterator[Path]:
+    """A local path of a file for as long as the context lasts; a remote file is downloaded and removed again.
+
+    Raises MediaError (reason "missing") where there is no such file.
+    """
+    if not is_url(uri) or uri.startswith("file://"):
+        path = Path(unquote(urlsplit(uri).path, errors="surrogateescape") if is_url(uri) else uri)
+        if not path.is_file():
+            raise MediaError(f"{uri} is not there any more; run again once it is back", reason="missing")
+        yield path
+        return
+    folder = tempfile.mkdtemp(prefix="sparrow-")
+    try:
+        path = Path(folder) / f"video{Path(urlsplit(uri).path).suffix}"
+        with fsspec.open(uri, "rb") as remote, path.open("wb") as local:
+            shutil.copyfileobj(remote, local, 2**20)
+        yield path
+    except FileNotFoundError as error:
+        raise MediaError(f"{uri} is not there any more; run again once it is back", reason="missing") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Folder:
+    """An output folder. Whole files only, and a file is either there in full or not at all."""
+
+    def __init__(self, url: str) -> None:
+        self.url = absolute(url).rstrip("/")
+        self._filesystem, self._root = url_to_fs(self.url)
+        self._is_local = not is_url(self.url) or self.url.startswith("file://")
+
+    def names(self, subfolder: str = "") -> list[str]:
+        """Sorted names of the files right under `subfolder`; none where it does not exist."""
+        path = self._path(subfolder)
+        if not self._filesystem.isdir(path):
+            return []
+        self._filesystem.invalidate_cache()
+        return sorted(Path(entry["name"]).name for entry in self._filesystem.ls(path) if entry["type"] == "file")
+
+    def read(self, name: str) -> bytes | None:
+        """Content of a file, or None where there is no such file."""
+        try:
+            return bytes(self._filesystem.cat_file(self._path(name)))
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write or replace a file atomically: by rename on a disk, by one upload in an object store."""
+        path = self._path(name)
+        self._filesystem.makedirs(str(Path(path).parent) if self._is_local else path.rpartition("/")[0], exist_ok=True)
+        if not self._is_local:
+            self._filesystem.pipe_file(path, content)
+            return
+        # Readers of Parquet folders skip names that begin with a dot.
+        temporary = Path(path).with_name(f".{Path(path).name}.{uuid.uuid4().hex}.tmp")
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+    def remove(self, name: str) -> None:
+        """Remove a file; one that is gone already is no error."""
+        with contextlib.suppress(FileNotFoundError):
+            self._filesystem.rm_file(self._path(name))
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}".rstrip("/")
+
+
+def _local_uri(path: str) -> str:
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # a file name that is not valid UTF-8 cannot stand in a table: percent-encode it
+        return Path(path).as_uri()
+    return path

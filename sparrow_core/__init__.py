@@ -1,0 +1,1 @@
+"""The Sparrow method: lossless speculative decoding for video LLMs. Knows nothing of Ray."""

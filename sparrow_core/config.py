@@ -1,0 +1,168 @@
+"""Every knob of the method, declared once. Plain frozen dataclasses: importable without torch, Ray or transformers."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sparrow_core.errors import ConfigError
+
+VerificationRule = Literal["shared_noise", "rejection"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen from the target's logits.
+
+    `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 switch those filters off. `rule` decides how sampled drafts are
+    verified (see `decoding.verify`); it has no effect on greedy decoding.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+    rule: VerificationRule = "shared_noise"
+
+
+@dataclass(frozen=True)
+class DraftConfig:
+    """Size of a draft, in the paper's total-depth-width terms (total counts the root).
+
+    `width` 1 is a chain of `depth` tokens; anything wider is EAGLE-2's dynamic tree.
+    """
+
+    depth: int = 4
+    width: int = 1
+    total: int = 5
+
+    def __post_init__(self) -> None:
+        if self.depth < 1 or self.width < 1:
+            raise ConfigError(f"draft.depth={self.depth} and draft.width={self.width} must both be at least 1")
+        if self.total < self.depth + 1:
+            raise ConfigError(
+                f"draft.total={self.total} cannot hold a path of depth {self.depth} and its root; "
+                f"use at least {self.depth + 1}, or a smaller draft.depth"
+            )
+
+    @staticmethod
+    def chain(depth: int) -> "DraftConfig":
+        """A chain of `depth` drafted tokens."""
+        return DraftConfig(depth=depth, width=1, total=depth + 1)
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """What an engine may use. `prefill_chunk` is in tokens; `max_model_tokens` bounds prompt plus new tokens."""
+
+    draft: DraftConfig = field(default_factory=DraftConfig)
+    prefill_chunk: int = 256
+    max_model_tokens: int = 32_768
+
+
+@dataclass(frozen=True)
+class FrameSamplingConfig:
+    """Which frames of a window the target sees.
+
+    `count` (if set) overrides `fps`. A window's visual tokens never exceed `max_visual_tokens`: frames shrink first,
+    down to `min_frame_px` (pixels of one frame, height x width), then their number falls.
+    """
+
+    fps: float = 2.0
+    count: int | None = None
+    max_frames: int = 768
+    max_visual_tokens: int = 24_576
+    min_frame_px: int = 112 * 112
+    max_frame_px: int = 448 * 448
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """Limits of the decoding child process: seconds per file, bytes of its address space, files before it is renewed.
+
+    A window fails if more than `max_missing_share` of its pictures are lost to damage; fewer are replaced by the
+    picture before them.
+    """
+
+    deadline_s: float = 120.0
+    memory_limit_bytes: int = 4 * 1024**3
+    files_per_child: int = 200
+    num_threads: int = 2
+    max_missing_share: float = 0.1
+
+
+@dataclass(frozen=True)
+class CaptureConfig:
+    """What is kept of the target for distillation. One caption per window, sampled from the target itself.
+
+    `greedy_share` of the windows are captioned greedily, the rest at `temperature`: greedy text alone ties each state to
+    one next token. `bridge_layer` counts decoder layers from 1 (None: half of the target's layers). Of each window's
+    visual positions at most `max_bridge_tokens` are kept, spread evenly.
+    """
+
+    num_windows: int = 1024
+    windows_per_shard: int = 64
+    temperature: float = 1.0
+    greedy_share: float = 0.1
+    max_new_tokens: int = 320
+    bridge_layer: int | None = None
+    max_bridge_tokens: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_windows < 1 or self.windows_per_shard < 1:
+            raise ConfigError(
+                f"capture.num_windows={self.num_windows} and capture.windows_per_shard={self.windows_per_shard} "
+                "must both be at least 1"
+            )
+        if not 0.0 <= self.greedy_share <= 1.0:
+            raise ConfigError(f"capture.greedy_share={self.greedy_share} is a share: use a value from 0 to 1")
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.num_windows // self.windows_per_shard)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the distillation losses (`distill.losses`); a term of weight 0 is not computed."""
+
+    soft_cross_entropy: float = 1.0
+    state_smooth_l1: float = 0.0
+    probability_l1: float = 0.0
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """How a drafter is trained on captured states.
+
+    `batch_size` counts windows over all workers. `recursions` is the number of multi-token-prediction passes after the
+    first; pass r weighs `recursion_weight` ** r. `recursion_keys` says what those passes attend to: "decoding" is what
+    decoding does (true states up to the root, own states after it), "paper" recomputes every key from the drafter's own
+    states. `bridge_share` is the probability that a window shows its visual bridge states in training (0: no bridge).
+    The learning rate warms up linearly over `warmup_steps`, then falls to `final_rate_share` of itself as a cosine.
+    """
+
+    steps: int = 600
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    final_rate_share: float = 0.05
+    warmup_steps: int = 30
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    recursions: int = 3
+    recursion_weight: float = 1.0
+    recursion_keys: Literal["decoding", "paper"] = "decoding"
+    bridge_share: float = 0.0
+    loss: LossConfig = field(default_factory=LossConfig)
+    seed: int = 0
+    checkpoint_every: int = 100
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1 or self.checkpoint_every < 1:
+            raise ConfigError(
+                f"distill.steps={self.steps}, distill.batch_size={self.batch_size} and "
+                f"distill.checkpoint_every={self.checkpoint_every} must all be at least 1"
+            )
+        if self.recursions < 0:
+            raise ConfigError(f"distill.recursions={self.recursions} must be 0 (first pass only) or more")
+        if not 0.0 <= self.bridge_share <= 1.0:
+            raise ConfigError(f"distill.bridge_share={self.bridge_share} is a probability: use a value from 0 to 1")

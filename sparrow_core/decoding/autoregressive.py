@@ -1,0 +1,32 @@
+"""The oracle: one token a step, one row a pass, no draft. What speculative decoding must reproduce, kept plain."""
+
+import torch
+
+from sparrow_core.decoding.cache import KVCache
+from sparrow_core.decoding.rounds import first_token, prefill
+from sparrow_core.decoding.sampling import choose
+from sparrow_core.decoding.target import Prompt, TargetModel
+from sparrow_core.types import Sampling
+
+
+@torch.inference_mode()
+def generate_autoregressively(
+    target: TargetModel, prompt: Prompt, sampling: Sampling, max_new_tokens: int, prefill_chunk: int = 256
+) -> tuple[int, ...]:
+    """Generated token ids, up to and with the first stop token or `max_new_tokens`."""
+    info = target.info
+    capacity = prompt.token_ids_S.numel() + max_new_tokens
+    cache = KVCache(
+        info.num_layers, info.num_kv_heads, info.head_dim, capacity, device=info.device, dtype=info.dtype
+    )
+    embedded = target.embed(prompt)
+    context = prefill(target, prompt, embedded, cache, prefill_chunk)
+    tokens = [first_token(target, context, sampling)]
+    while tokens[-1] not in info.stop_token_ids and len(tokens) < max_new_tokens:
+        token_1 = torch.tensor([tokens[-1]], device=info.device)
+        position_A1 = torch.full((info.position_axes, 1), cache.length + embedded.position_offset, device=info.device)
+        states_1D = target.forward(target.embed_tokens(token_1), position_A1, cache).states_RD
+        cache.commit([0])
+        position_1 = torch.tensor([len(tokens)], device=info.device)
+        tokens.append(int(choose(target.logits(states_1D), sampling, position_1)))
+    return tuple(tokens)

@@ -1,0 +1,53 @@
+"""What the engine needs from any drafter. Sparrow's and every rival implement it; the engine knows none by name.
+
+Shape letters: T text tokens, R rows, D the target's hidden size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from sparrow_core.config import DraftConfig
+from sparrow_core.types import Draft, Sampling
+
+
+@dataclass(frozen=True)
+class TextContext:
+    """The text part of a prefilled prompt, visual positions cut out: ids and the target's final-norm states there."""
+
+    token_ids_T: torch.Tensor
+    states_TD: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Where a round starts: the last committed token, its successor's index among generated tokens, the round's number."""
+
+    root: int
+    position: int
+    round_index: int
+    sampling: Sampling
+
+
+class DraftSession(Protocol):
+    """The drafter's memory of one sequence."""
+
+    def propose(self, turn: Turn, shape: DraftConfig) -> Draft:
+        """A draft rooted at `turn.root`, of at most `shape.total` nodes. May be the root alone."""
+        ...
+
+    def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
+        """Learn which nodes were accepted (the root first) and the target's true states at them."""
+        ...
+
+
+class Drafter(Protocol):
+    """Opens sessions; holds weights, if it has any."""
+
+    name: str
+
+    def open(self, context: TextContext, max_new_tokens: int) -> DraftSession:
+        """Prefill on a prompt's text and make room for `max_new_tokens` more."""
+        ...

@@ -1,0 +1,124 @@
+"""What the engine needs from any video LLM. Families implement it (`models/families`); nothing here knows one by name.
+
+Shape letters: S prompt tokens, R rows of one pass, D hidden size, V vocabulary, A axes of a position (1 for plain RoPE,
+3 for M-RoPE).
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from sparrow_core.decoding.cache import KVCache
+from sparrow_core.types import Message
+
+
+@dataclass(frozen=True)
+class TargetInfo:
+    """Facts about a loaded target that drafters, caches and artefacts are built from.
+
+    `fingerprint` identifies the weights, `tokenizer_hash` the vocabulary and chat template; a drafter names both.
+    """
+
+    name: str
+    fingerprint: str
+    tokenizer_hash: str
+    position_axes: int
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    rms_norm_eps: float
+    rope_theta: float
+    stop_token_ids: frozenset[int]
+    device: torch.device
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class VisualInput:
+    """One image or video as the vision tower eats it: patches [num_patches, patch_dim] float32 and their grid."""
+
+    kind: str
+    patches: torch.Tensor
+    grid_thw: tuple[int, int, int]
+    second_per_grid_s: float
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A rendered conversation: token ids with one placeholder per visual token, and the visuals in order of appearance.
+
+    `is_text_S` is False exactly at the placeholders.
+    """
+
+    token_ids_S: torch.Tensor
+    is_text_S: torch.Tensor
+    visuals: tuple[VisualInput, ...]
+
+    @property
+    def num_visual_tokens(self) -> int:
+        return int((~self.is_text_S).sum())
+
+
+@dataclass(frozen=True)
+class EmbeddedPrompt:
+    """A prompt after the vision tower. A token at sequence slot s >= S has position s + `position_offset` on each axis."""
+
+    embeddings_SD: torch.Tensor
+    positions_AS: torch.Tensor
+    position_offset: int
+
+
+@dataclass(frozen=True)
+class TargetPass:
+    """Result of one forward pass: final-norm states (what lm_head reads) and the taps asked for, by layer.
+
+    Layer m counts decoder layers from 1: `taps[m]` is the output of the m-th decoder layer.
+    """
+
+    states_RD: torch.Tensor
+    taps: dict[int, torch.Tensor]
+
+
+class TargetModel(Protocol):
+    """A video LLM seen as embeddings, one transformer pass over our own cache, and logits."""
+
+    info: TargetInfo
+
+    def build_prompt(self, messages: tuple[Message, ...]) -> Prompt:
+        """Render the chat template, cut frames into patches, expand placeholders. Runs without the vision tower."""
+        ...
+
+    def embed(self, prompt: Prompt) -> EmbeddedPrompt:
+        """Run the vision tower and place its features among the text embeddings."""
+        ...
+
+    def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Text embeddings: int64 [...] -> [..., D]."""
+        ...
+
+    def forward(
+        self,
+        embeddings_RD: torch.Tensor,
+        positions_AR: torch.Tensor,
+        cache: KVCache,
+        visible_RR: torch.Tensor | None = None,
+        tap_layers: tuple[int, ...] = (),
+    ) -> TargetPass:
+        """One pass over R new rows that see the whole cache, and each other by `visible_RR` (bool; None is causal).
+
+        The rows' keys and values are written behind the cache's committed part; the caller commits or drops them.
+        """
+        ...
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """lm_head: [..., D] -> float32 [..., V]."""
+        ...
+
+    def decode_text(self, token_ids: tuple[int, ...]) -> str:
+        """Text of generated ids, special tokens left out."""
+        ...

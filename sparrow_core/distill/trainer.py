@@ -1,0 +1,154 @@
+"""The training loop: batches, loss, optimiser, schedule, checkpoints as plain dictionaries. Knows no Ray and no files.
+
+Nothing in a run is random beyond what (seed, step) decides, so weights, optimiser moments and the step number are its
+whole state: a resumed run is bit-equal to one that was never interrupted.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from sparrow_core.config import DistillConfig
+from sparrow_core.distill.sampler import WindowSampler, shows_bridge
+from sparrow_core.distill.states import WindowStates, collate, num_learnt
+from sparrow_core.errors import ConfigError
+
+StateDict = dict[str, Any]
+
+
+class WindowSource(Protocol):
+    """Captured windows by index; `store.StateStore` is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> WindowStates: ...
+
+    def caption_masks(self) -> list[torch.Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Worker:
+    """This process's place among the data-parallel workers, and the device that it trains on."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """One step on this worker. `loss` is in nats per learnt slot; `agreement` is the share of learnt slots, by pass, at
+    which the drafter's first choice is the target's."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    agreement: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Called after each step, and with the full state after every `checkpoint_every` steps and the last one."""
+
+    on_step: Callable[[StepMetrics], None] = lambda metrics: None
+    on_checkpoint: Callable[[int, StateDict], None] = lambda step, state: None
+
+
+def learning_rate(config: DistillConfig, step: int) -> float:
+    """Linear warm-up, then a cosine from `learning_rate` down to `final_rate_share` of it at the last step."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, config.steps - 1 - config.warmup_steps)
+    floor = config.final_rate_share
+    return config.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+class Trainer:
+    """Trains an `UnrolledDrafter`, bare or wrapped in DistributedDataParallel.
+
+    With several workers each one takes every `world_size`-th window of the global batch. Each divides its summed loss by
+    the learnt slots of the whole batch and multiplies by `world_size`, so that averaged gradients are those of one
+    worker with the whole batch, up to rounding.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        windows: WindowSource,
+        config: DistillConfig,
+        worker: Worker | None = None,
+        hooks: Hooks | None = None,
+    ) -> None:
+        self._worker = worker or Worker()
+        if config.batch_size % self._worker.world_size:
+            raise ConfigError(
+                f"distill.batch_size={config.batch_size} cannot be shared evenly by {self._worker.world_size} workers; "
+                "use a multiple"
+            )
+        self._learnt = [num_learnt(mask, config.recursions) for mask in windows.caption_masks()]
+        if not any(self._learnt):
+            raise ConfigError("no captured window has a caption of two tokens or more: nothing can be learnt")
+        self.model = model
+        self.step = 0
+        self._windows = windows
+        self._config = config
+        self._hooks = hooks or Hooks()
+        self._sampler = WindowSampler(len(windows), config.batch_size, config.seed)
+        self._optimizer = torch.optim.AdamW(
+            [parameter for parameter in model.parameters() if parameter.requires_grad],
+            lr=config.learning_rate,
+            betas=(0.9, 0.95),
+            weight_decay=config.weight_decay,
+        )
+
+    def run(self) -> None:
+        """Train from the current step to the last."""
+        while self.step < self._config.steps:
+            metrics = self._train_step()
+            self.step += 1
+            self._hooks.on_step(metrics)
+            if self.step % self._config.checkpoint_every == 0 or self.step == self._config.steps:
+                self._hooks.on_checkpoint(self.step, self.state_dict())
+
+    def state_dict(self) -> StateDict:
+        return {"step": self.step, "drafter": self._trained().state_dict(), "optimizer": self._optimizer.state_dict()}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        self._trained().load_state_dict(state["drafter"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+    def _train_step(self) -> StepMetrics:
+        config, worker = self._config, self._worker
+        indices = self._sampler.batch(self.step)
+        bridged = shows_bridge(config.seed, self.step, config.batch_size, config.bridge_share)
+        mine = slice(worker.rank, None, worker.world_size)
+        batch = collate([self._windows[index] for index in indices[mine]]).to(worker.device)
+        rate = learning_rate(config, self.step)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        sums = self.model(batch, torch.tensor(bridged[mine], device=worker.device))
+        num_learnt_slots = max(1, sum(self._learnt[index] for index in indices))
+        loss = sums.loss * (worker.world_size / num_learnt_slots)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        self._optimizer.step()
+        return StepMetrics(
+            step=self.step,
+            loss=loss.item(),
+            learning_rate=rate,
+            gradient_norm=float(norm),
+            agreement=tuple((sums.num_agreeing_P / sums.num_learnt_P.clamp(min=1)).tolist()),
+        )
+
+    def _trained(self) -> nn.Module:
+        unwrapped = getattr(self.model, "module", self.model)
+        drafter = unwrapped.drafter
+        assert isinstance(drafter, nn.Module)
+        return drafter

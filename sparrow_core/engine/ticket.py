@@ -1,0 +1,73 @@
+"""A submitted request as its owner sees it: a future, a stream of committed tokens, and a way to give up."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from concurrent.futures import Future
+
+from sparrow_core.types import Completion, Request
+
+
+class Ticket:
+    """Handle of one request. Thread-safe; the engine publishes, any number of owners read.
+
+    `async for token_ids in ticket` yields the committed ids round by round, from the first, and ends when the request
+    does; a failed request raises its error there and from `result`.
+    """
+
+    def __init__(self, request: Request, draft: bool) -> None:
+        self.request = request
+        self.draft = draft
+        self.future: Future[Completion] = Future()
+        self._lock = threading.Lock()
+        self._chunks: list[list[int]] = []
+        self._wakers: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self._cancelled = threading.Event()
+        self.future.add_done_callback(lambda _: self._wake())
+
+    def result(self, timeout: float | None = None) -> Completion:
+        """Block for the completion; TimeoutError after `timeout` seconds."""
+        return self.future.result(timeout)
+
+    def cancel(self) -> None:
+        """Ask the engine to stop this request; it completes with what it has, `finish_reason` "cancelled"."""
+        self._cancelled.set()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    def publish(self, token_ids: list[int]) -> None:
+        """Engine side: add one round's tokens to the stream."""
+        with self._lock:
+            self._chunks.append(token_ids)
+        self._wake()
+
+    def _wake(self) -> None:
+        with self._lock:
+            wakers = list(self._wakers)
+        for loop, event in wakers:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(event.set)
+
+    async def __aiter__(self) -> AsyncIterator[list[int]]:
+        waker = (asyncio.get_running_loop(), asyncio.Event())
+        with self._lock:
+            self._wakers.append(waker)
+        try:
+            seen = 0
+            while True:
+                waker[1].clear()
+                done = self.future.done()
+                with self._lock:
+                    fresh = self._chunks[seen:]
+                for chunk in fresh:
+                    yield chunk
+                seen += len(fresh)
+                if done:
+                    self.future.result()
+                    return
+                await waker[1].wait()
+        finally:
+            with self._lock:
+                self._wakers.remove(waker)

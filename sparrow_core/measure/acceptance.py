@@ -1,0 +1,138 @@
+"""How well a drafter proposes: tau on held-out windows, by real speculative decoding, by visual length.
+
+Owns the measurement and its statistics. It knows no drafter by name and does not know where windows come from.
+
+Shape letters: N caption tokens, L text tokens, V vocabulary.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sparrow_core.config import DraftConfig, EngineConfig
+from sparrow_core.distill.capture import read_window
+from sparrow_core.engine.engine import Engine
+from sparrow_core.errors import ConfigError
+from sparrow_core.decoding.drafting import Drafter
+from sparrow_core.decoding.target import TargetModel
+from sparrow_core.types import Request
+
+NUM_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class WindowAcceptance:
+    """Counts of one decoded window. `accepted_per_round` leaves the bonus token out; entropies are in nats."""
+
+    visual_tokens: int
+    rounds: int
+    tokens_from_rounds: int
+    accepted_per_round: tuple[int, ...]
+    entropy_sum: float
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class AcceptanceRow:
+    """One bucket of visual length under one draft shape.
+
+    `tau` counts the bonus token and pools the rounds of all windows; `tau_low` and `tau_high` bound its bootstrap 95 %
+    interval over windows. `depth_acceptance[d]` is the share of drafts reaching depth d + 1 among those that reached d.
+    `mean_entropy` (nats) is the target's, at the tokens that it wrote.
+    """
+
+    draft: str
+    bucket: str
+    windows: int
+    tau: float
+    tau_low: float
+    tau_high: float
+    depth_acceptance: tuple[float, ...]
+    mean_entropy: float
+    mean_visual_tokens: float
+
+
+def evaluate(
+    target: TargetModel,
+    drafter: Drafter | None,
+    buckets: Mapping[str, Sequence[Request]],
+    drafts: Mapping[str, DraftConfig],
+) -> list[AcceptanceRow]:
+    """Decode each bucket's requests under each draft shape -> one row per (shape, bucket), in that order."""
+    rows = []
+    for draft_name, draft in drafts.items():
+        with Engine(target, drafter, EngineConfig(draft=draft)) as engine:
+            for bucket, requests in buckets.items():
+                windows = [measure_window(target, engine, request) for request in requests]
+                rows.append(summarise(draft_name, bucket, windows))
+    return rows
+
+
+def measure_window(target: TargetModel, engine: Engine, request: Request) -> WindowAcceptance:
+    """Decode one request, then read the caption once more for the entropy of the target's choices."""
+    completion = engine.submit(request).result()
+    entropy_N = caption_entropy(target, request, completion.token_ids)
+    return WindowAcceptance(
+        visual_tokens=completion.visual_tokens,
+        rounds=completion.stats.rounds,
+        tokens_from_rounds=completion.stats.tokens_from_rounds,
+        accepted_per_round=completion.stats.accepted_per_round,
+        entropy_sum=float(entropy_N.sum()),
+        num_tokens=len(completion.token_ids),
+    )
+
+
+def caption_entropy(target: TargetModel, request: Request, caption_ids: tuple[int, ...]) -> torch.Tensor:
+    """Entropy in nats of the target's distribution (temperature 1) from which each caption token was chosen: [N]."""
+    prompt = target.build_prompt(request.messages)
+    window = read_window(target, prompt, caption_ids, layer=1, max_bridge_tokens=0)
+    before_LD = window.states_LD[:-1][window.is_caption_L[1:]]
+    with torch.inference_mode():
+        log_probs_NV = target.logits(before_LD.to(target.info.device)).log_softmax(-1)
+    return -(log_probs_NV.exp() * log_probs_NV).sum(-1).cpu()
+
+
+def summarise(draft: str, bucket: str, windows: Sequence[WindowAcceptance]) -> AcceptanceRow:
+    """Pool windows into one row. Raises ConfigError for an empty bucket."""
+    if not windows:
+        raise ConfigError(f"bucket {bucket!r} has no window to measure; give it at least one")
+    tokens = np.array([window.tokens_from_rounds for window in windows])
+    rounds = np.array([window.rounds for window in windows])
+    low, high = bootstrap_interval(tokens, rounds)
+    return AcceptanceRow(
+        draft=draft,
+        bucket=bucket,
+        windows=len(windows),
+        tau=_ratio(tokens.sum(), rounds.sum()),
+        tau_low=low,
+        tau_high=high,
+        depth_acceptance=depth_acceptance(n for window in windows for n in window.accepted_per_round),
+        mean_entropy=_ratio(sum(w.entropy_sum for w in windows), sum(w.num_tokens for w in windows)),
+        mean_visual_tokens=float(np.mean([window.visual_tokens for window in windows])),
+    )
+
+
+def bootstrap_interval(tokens: np.ndarray, rounds: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of sum(tokens) / sum(rounds) when windows are drawn again with replacement; nan without rounds."""
+    if rounds.sum() == 0:
+        return math.nan, math.nan
+    draws = np.random.default_rng(seed).integers(0, len(tokens), (NUM_RESAMPLES, len(tokens)))
+    ratios = tokens[draws].sum(1) / np.maximum(1, rounds[draws].sum(1))
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def depth_acceptance(accepted_per_round: Iterable[int]) -> tuple[float, ...]:
+    """Share of rounds that accept a token at depth 1, 2, ... among the rounds that accepted all depths before it."""
+    accepted = np.array(list(accepted_per_round))
+    if accepted.size == 0:
+        return ()
+    reached = [int((accepted >= depth).sum()) for depth in range(int(accepted.max()) + 1)]
+    return tuple(deeper / reach for reach, deeper in zip(reached, reached[1:], strict=False))
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return float(numerator / denominator) if denominator else math.nan

@@ -1,0 +1,181 @@
+"""Frames at given instants with PyAV: any codec, any frame rate, damaged files.
+
+Frames are selected by their presentation timestamps alone. All times are seconds from the video stream's own start.
+Used in the decoding child process; knows nothing of plans, deadlines or processes.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from sparrow_core.errors import MediaError
+from sparrow_core.media.video_file import (
+    GAP_TOLERANCE_S,
+    TIME_TOLERANCE_S,
+    Source,
+    frame_interval_s,
+    open_video,
+    resize,
+    tick_s,
+    to_rgb,
+    video_duration_s,
+)
+
+# Where the file has no index of its keyframes, decoding on is taken to be cheaper than a seek up to this distance.
+BLIND_SEEK_S = 10.0
+
+
+def read_frames(
+    source: Source, times_s: Sequence[float], height: int, width: int, num_threads: int, max_missing_share: float
+) -> tuple[np.ndarray, list[float]]:
+    """The frames shown at rising `times_s`: uint8 RGB [T, height, width, 3], and when each of them appeared.
+
+    An instant whose own picture is lost gets the one before it, as long as at most `max_missing_share` of them are.
+    Raises MediaError, beside those of `open_video`: `unreadable` if nothing decodes, `empty_span` if all instants lie
+    after the video's end, `partial` if more pictures are lost than allowed.
+    """
+    with open_video(source, num_threads) as (container, stream):
+        cursor = PictureCursor(container, stream)
+        pixels_THWC = np.empty((len(times_s), height, width, 3), np.uint8)
+        shown_s: list[float] = []
+        num_missing = 0
+        last_frame = None
+        for i, time_s in enumerate(times_s):
+            picture = cursor.at(time_s)
+            repeated = picture.frame is last_frame
+            pixels_THWC[i] = pixels_THWC[i - 1] if repeated else resize(to_rgb(picture.frame), height, width)
+            last_frame = picture.frame
+            shown_s.append(picture.start_s)
+            num_missing += cursor.is_missing(time_s)
+        if num_missing > max_missing_share * len(times_s):
+            raise _missing_error(num_missing, times_s, max_missing_share, video_duration_s(container, stream))
+    return pixels_THWC, shown_s
+
+
+def _missing_error(num_missing: int, times_s: Sequence[float], max_share: float, duration_s: float) -> MediaError:
+    span = f"{times_s[0]:.3f}..{times_s[-1]:.3f} s"
+    if times_s[0] >= duration_s:
+        return MediaError(f"the instants {span} lie after the end of the video at {duration_s:.3f} s", "empty_span")
+    return MediaError(
+        f"{num_missing} of the {len(times_s)} pictures at {span} are lost to damaged or cut-off data, more than the "
+        f"allowed share of {max_share:g}; repair the file or raise max_missing_share",
+        "partial",
+    )
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded frame, when it appears, until when the file says it is shown, and whether lost data precede it."""
+
+    frame: VideoFrame
+    start_s: float
+    end_s: float
+    after_damage: bool
+
+
+class PictureCursor:
+    """Walks forward through a video's pictures and jumps over what need not be decoded; holds two of them at a time.
+
+    Raises MediaError (`unreadable`) if no picture decodes.
+    """
+
+    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+        self._container = container
+        self._stream = stream
+        self._tick_s = tick_s(stream)
+        self._interval_s = frame_interval_s(stream)
+        self._origin = stream.start_time
+        if not self._restart(from_keyframe=False):
+            raise MediaError("not one picture of the video stream can be decoded", "unreadable")
+
+    def at(self, time_s: float) -> Picture:
+        """The picture shown at `time_s`: the last to appear by then, else the first of all. Times must not fall."""
+        if self._jump_pays(time_s):
+            self._jump(time_s)
+        while self._next is not None and self._next.start_s <= time_s + TIME_TOLERANCE_S:
+            self.current, self._next = self._next, next(self._pictures, None)
+        return self.current
+
+    def is_missing(self, time_s: float) -> bool:
+        """Whether the picture of `time_s` (not before the last `at`) is lost, and the current one stands in for it."""
+        if self._next is not None and not self._next.after_damage:
+            return time_s < self.current.start_s - GAP_TOLERANCE_S
+        return not self.current.start_s - GAP_TOLERANCE_S <= time_s <= self.current.end_s + GAP_TOLERANCE_S
+
+    def _jump_pays(self, time_s: float) -> bool:
+        """Whether a keyframe stands between the current position and `time_s`; a guess where the file has no index."""
+        index = self._stream.index_entries
+        if len(index) and self._seconds(index[len(index) - 1].timestamp) >= time_s:
+            nearest = index.search_timestamp(self._ticks(time_s))
+            return nearest >= 0 and self._seconds(index[nearest].timestamp) > self.current.end_s
+        return time_s - self.current.end_s > BLIND_SEEK_S
+
+    def _jump(self, time_s: float) -> None:
+        """Move to the keyframe before `time_s`, going further back while a seek lands after it."""
+        margin_s = 0.0
+        while True:
+            landing_s = max(0.0, time_s - margin_s)
+            try:
+                self._container.seek(self._ticks(landing_s), stream=self._stream)
+            except av.FFmpegError:  # a file that cannot be searched is read from front to back
+                return
+            found = self._restart(from_keyframe=landing_s > 0)
+            if landing_s == 0 or (found and self.current.start_s <= time_s + TIME_TOLERANCE_S):
+                return
+            margin_s = max(1.0, 2 * margin_s)
+
+    def _restart(self, from_keyframe: bool) -> bool:
+        """Start decoding where the container stands; False, and nothing changed, if no picture follows."""
+        pictures = self._decode(from_keyframe)
+        first = next(pictures, None)
+        if first is None:
+            return False
+        self.current, self._pictures, self._next = first, pictures, next(pictures, None)
+        return True
+
+    def _decode(self, from_keyframe: bool) -> Iterator[Picture]:
+        """Pictures from the container's position on. After a seek, those that precede the keyframe lack references."""
+        after_damage = False
+        end_s = 0.0
+        for frames in self._decoded_packets():
+            after_damage |= frames is None
+            for frame in frames or ():
+                if from_keyframe and not frame.key_frame:
+                    continue
+                from_keyframe = False
+                start_s = end_s if frame.pts is None else self._seconds(frame.pts)
+                end_s = start_s + (frame.duration * self._tick_s or self._interval_s)
+                yield Picture(frame, start_s, end_s, after_damage)
+                after_damage = False
+
+    def _decoded_packets(self) -> Iterator[list[VideoFrame] | None]:
+        """Frames of one packet after the other; None for a packet that fails. Ends where the file cannot be read on."""
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError as error:
+                if isinstance(error, MemoryError):
+                    raise
+                return
+            if packet is None:
+                return
+            try:
+                yield packet.decode()
+            except av.FFmpegError as error:
+                if isinstance(error, MemoryError):
+                    raise
+                yield None
+
+    def _ticks(self, time_s: float) -> int:
+        return int(time_s / self._tick_s) + (self._origin or 0)
+
+    def _seconds(self, ticks: int) -> float:
+        if self._origin is None:
+            self._origin = ticks
+        return (ticks - self._origin) * self._tick_s

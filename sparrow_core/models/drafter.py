@@ -1,0 +1,158 @@
+"""The Sparrow drafter: one decoder layer over text positions, fed with the target's visually-aware states.
+
+Paper: hidden state reuse z_t = fc(norm(e_t) ++ h_{t-1}) and text-anchored attention; METHOD notes on the released
+checkpoints give the module names, which are kept. The layer has no input norm and the drafter no final norm: its
+output stands where the target's final-norm state would, and the target's lm_head reads it.
+Shape letters: B batch, T text positions, R new rows, D hidden size, H heads, G KV heads.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from sparrow_core.decoding.attention import attend
+from sparrow_core.decoding.cache import KVCache
+from sparrow_core.decoding.target import TargetInfo
+
+
+@dataclass(frozen=True)
+class DrafterConfig:
+    """Geometry and origin of a drafter. `bridge_layer` is m*, the target layer (from 1) whose states IVSB used.
+
+    `blind` zeroes the target's states in training and decoding alike: the ablation that shows what they are worth.
+    """
+
+    target_fingerprint: str
+    tokenizer_hash: str
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope_theta: float
+    bridge_layer: int
+    has_bridge_norm: bool = True
+    blind: bool = False
+
+    @staticmethod
+    def for_target(info: TargetInfo, *, blind: bool = False) -> "DrafterConfig":
+        """The default drafter of a target: one layer of its own shape, bridge at half its depth."""
+        return DrafterConfig(
+            target_fingerprint=info.fingerprint,
+            tokenizer_hash=info.tokenizer_hash,
+            hidden_size=info.hidden_size,
+            intermediate_size=info.intermediate_size,
+            num_heads=info.num_heads,
+            num_kv_heads=info.num_kv_heads,
+            head_dim=info.head_dim,
+            rms_norm_eps=info.rms_norm_eps,
+            rope_theta=info.rope_theta,
+            bridge_layer=info.num_layers // 2,
+            blind=blind,
+        )
+
+
+def rotary(positions: torch.Tensor, head_dim: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine and sine of plain RoPE: int [...] -> two float32 [..., head_dim]."""
+    frequency = theta ** (-torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim)
+    angle = positions[..., None].float() * frequency
+    return torch.cat([angle, angle], -1).cos(), torch.cat([angle, angle], -1).sin()
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Apply RoPE to the last axis, halves paired as transformers does."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos.to(x.dtype) + torch.cat([-second, first], -1) * sin.to(x.dtype)
+
+
+class DrafterAttention(nn.Module):
+    """Projections with RoPE; the caller decides what is attended to."""
+
+    def __init__(self, config: DrafterConfig) -> None:
+        super().__init__()
+        self.config = config
+        q_width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, q_width)
+        self.k_proj = nn.Linear(config.hidden_size, kv_width)
+        self.v_proj = nn.Linear(config.hidden_size, kv_width)
+        self.o_proj = nn.Linear(q_width, config.hidden_size, bias=False)
+
+    def project(
+        self, z_BTD: torch.Tensor, positions_BT: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rotated queries [B, H, T, head_dim], rotated keys and values [B, G, T, head_dim]."""
+        cos, sin = rotary(positions_BT, self.config.head_dim, self.config.rope_theta)
+        split = z_BTD.shape[:2] + (-1, self.config.head_dim)
+        queries = self.q_proj(z_BTD).view(split).transpose(1, 2)
+        keys = self.k_proj(z_BTD).view(split).transpose(1, 2)
+        values = self.v_proj(z_BTD).view(split).transpose(1, 2)
+        return rotate(queries, cos[:, None], sin[:, None]), rotate(keys, cos[:, None], sin[:, None]), values
+
+
+class DrafterMLP(nn.Module):
+    """SwiGLU, as in the target's layers."""
+
+    def __init__(self, config: DrafterConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class DrafterLayer(nn.Module):
+    """Attention and MLP with residuals; no norm before attention (EAGLE's convention)."""
+
+    def __init__(self, config: DrafterConfig) -> None:
+        super().__init__()
+        self.self_attn = DrafterAttention(config)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mlp = DrafterMLP(config)
+
+    def finish(self, z: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """Everything after attention: `attended` is [..., H * head_dim], the heads side by side."""
+        x = z + self.self_attn.o_proj(attended)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class SparrowDrafterModel(nn.Module):
+    """The drafter's weights. `fuse` then `forward` (training, whole sequences) or `step` (decoding, over a cache)."""
+
+    def __init__(self, config: DrafterConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.fc = nn.Linear(2 * config.hidden_size, config.hidden_size)
+        self.layers = nn.ModuleList([DrafterLayer(config)])
+        self.bridge_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps) if config.has_bridge_norm else None
+
+    def fuse(self, embeddings: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """HSR: token embeddings and the states of the positions before them, both [..., D] -> z [..., D]."""
+        if self.config.blind:
+            states = torch.zeros_like(states)
+        return self.fc(torch.cat([self.input_layernorm(embeddings), states], dim=-1))
+
+    def forward(self, z_BTD: torch.Tensor, positions_BT: torch.Tensor, visible_BTT: torch.Tensor) -> torch.Tensor:
+        """Whole sequences at once -> outputs [B, T, D]. `visible_BTT` is True where a row sees a column."""
+        layer: DrafterLayer = self.layers[0]  # type: ignore[assignment]
+        queries, keys, values = layer.self_attn.project(z_BTD, positions_BT)
+        attended_BHTd = functional.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=visible_BTT[:, None], enable_gqa=True
+        )
+        return layer.finish(z_BTD, attended_BHTd.transpose(1, 2).flatten(2))
+
+    def step(
+        self, z_RD: torch.Tensor, positions_R: torch.Tensor, cache: KVCache, visible_RP: torch.Tensor | None
+    ) -> torch.Tensor:
+        """New rows of one sequence over its cache -> outputs [R, D]; `visible_RP` as in `decoding.attention`."""
+        layer: DrafterLayer = self.layers[0]  # type: ignore[assignment]
+        cache.extend(z_RD.shape[0])
+        queries, keys, values = layer.self_attn.project(z_RD[None], positions_R[None])
+        keys, values = cache.update(keys, values, 0)
+        attended_HRd = attend(queries[0], keys[0], values[0], visible_RP, self.config.head_dim**-0.5)
+        return layer.finish(z_RD, attended_HRd.transpose(0, 1).flatten(1))

@@ -1,0 +1,91 @@
+"""From a folder or hub id to a loaded target, and what it will cost in memory before it is loaded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    PreTrainedConfig,
+    Qwen2_5_VLForConditionalGeneration,
+)
+
+from sparrow_core.decoding.target import TargetModel
+from sparrow_core.errors import CheckpointError, ConfigError
+from sparrow_core.media.patches import PatchSpec
+from sparrow_core.models.families.qwen2_5_vl import Qwen25VLTarget
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+_FAMILIES = {"qwen2_5_vl": (Qwen2_5_VLForConditionalGeneration, Qwen25VLTarget)}
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes that a target will take: its weights, and keys and values of one sequence of the asked length."""
+
+    weights_bytes: int
+    kv_bytes: int
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 on CUDA and float32 on a CPU."""
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype not in _DTYPES:
+        raise ConfigError(f"dtype {dtype!r} is not one of auto, {', '.join(_DTYPES)}")
+    return _DTYPES[dtype]
+
+
+def read_config(source: str) -> PreTrainedConfig:
+    """The checkpoint's config. Raises CheckpointError if there is none or its family is not supported."""
+    if not Path(source).exists() and (source.startswith((".", "/", "~")) or source.count("/") > 1):
+        raise CheckpointError(f"there is no folder {source!r}; give a checkpoint folder or a hub id such as org/name")
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"no usable model config at {source!r}: {error}") from error
+    if config.model_type not in _FAMILIES:
+        raise CheckpointError(
+            f"{source!r} is of family {config.model_type!r}; supported are {', '.join(_FAMILIES)}"
+        )
+    return config
+
+
+def estimate_memory(source: str, *, dtype: str = "auto", device: str = "auto", max_tokens: int) -> MemoryEstimate:
+    """What `load_target` would allocate, from the config alone: nothing is loaded."""
+    config = read_config(source)
+    with torch.device("meta"):
+        num_parameters = sum(p.numel() for p in _FAMILIES[config.model_type][0](config).parameters())
+    itemsize = resolve_dtype(dtype, resolve_device(device)).itemsize
+    text = config.get_text_config()
+    head_dim = text.hidden_size // text.num_attention_heads
+    kv_per_token = 2 * text.num_hidden_layers * text.num_key_value_heads * head_dim * itemsize
+    return MemoryEstimate(num_parameters * itemsize, kv_per_token * max_tokens)
+
+
+def load_target(source: str, *, device: str = "auto", dtype: str = "auto") -> TargetModel:
+    """Load a video LLM for decoding. Raises CheckpointError for anything that is not one of the supported families."""
+    config = read_config(source)
+    model_class, adapter = _FAMILIES[config.model_type]
+    place = resolve_device(device)
+    try:
+        model = model_class.from_pretrained(source, dtype=resolve_dtype(dtype, place)).to(place)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        processor = AutoImageProcessor.from_pretrained(source, use_fast=False)
+    except OSError as error:
+        raise CheckpointError(f"the checkpoint at {source!r} is incomplete: {error}") from error
+    patch_spec = PatchSpec(
+        patch_size=processor.patch_size,
+        temporal_patch_size=processor.temporal_patch_size,
+        merge_size=processor.merge_size,
+        mean=tuple(processor.image_mean),
+        std=tuple(processor.image_std),
+    )
+    return adapter(model, tokenizer, patch_spec, Path(source).name if Path(source).exists() else source)

@@ -1,0 +1,73 @@
+"""Drafters without weights: the floor (none at all) and prompt lookup."""
+
+from collections.abc import Sequence
+
+import torch
+
+from sparrow_core.config import DraftConfig
+from sparrow_core.decoding.drafting import TextContext, Turn
+from sparrow_core.types import Draft
+
+
+def _chain(tokens: list[int]) -> Draft:
+    return Draft(torch.tensor(tokens), torch.arange(-1, len(tokens) - 1))
+
+
+class NoDrafter:
+    """Proposes nothing: every round is one autoregressive step."""
+
+    name = "none"
+
+    def open(self, context: TextContext, max_new_tokens: int) -> "NoDrafter":
+        return self
+
+    def propose(self, turn: Turn, shape: DraftConfig) -> Draft:
+        return _chain([turn.root])
+
+    def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
+        pass
+
+
+class PromptLookupDrafter:
+    """Copies what followed the latest earlier occurrence of the last n tokens (longest n first), as a chain.
+
+    Deterministic, so it serves greedy decoding and shared noise; the rejection rule needs a drafter's distribution,
+    which for a copied token is a point mass.
+    """
+
+    name = "prompt_lookup"
+
+    def __init__(self, vocab_size: int, max_ngram: int = 3) -> None:
+        self.vocab_size = vocab_size
+        self.max_ngram = max_ngram
+
+    def open(self, context: TextContext, max_new_tokens: int) -> "PromptLookupSession":
+        return PromptLookupSession(self, context.token_ids_T.tolist())
+
+
+class PromptLookupSession:
+    """The text so far, up to but without the current root."""
+
+    def __init__(self, drafter: PromptLookupDrafter, token_ids: list[int]) -> None:
+        self._drafter = drafter
+        self._text = token_ids
+
+    def propose(self, turn: Turn, shape: DraftConfig) -> Draft:
+        tokens = [turn.root, *self._continuation([*self._text, turn.root], shape.depth)]
+        draft = _chain(tokens)
+        if turn.sampling.temperature == 0 or turn.sampling.rule == "shared_noise":
+            return draft
+        proposal_NV = torch.zeros(len(tokens), self._drafter.vocab_size)
+        proposal_NV[torch.arange(len(tokens) - 1), draft.tokens_N[1:]] = 1.0
+        return Draft(draft.tokens_N, draft.parents_N, proposal_NV)
+
+    def _continuation(self, text: list[int], length: int) -> list[int]:
+        for size in range(min(self._drafter.max_ngram, len(text) - 1), 0, -1):
+            tail = text[-size:]
+            for start in range(len(text) - size - 1, -1, -1):
+                if text[start : start + size] == tail:
+                    return text[start + size : start + size + length]
+        return []
+
+    def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
+        self._text.extend(token_ids)

@@ -1,0 +1,115 @@
+"""The values that travel between the rooms of `sparrow_core`. All frozen; no behaviour beyond derived figures.
+
+Shape letters: T frames, H height, W width, N nodes of a draft, V vocabulary.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+
+from sparrow_core.config import Sampling
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Frames:
+    """A window's decoded frames: what the media room hands to a target.
+
+    `pixels_THWC` is uint8 RGB, upright; `times_s` are presentation times in seconds from the start of the video;
+    `sampled_fps` is the rate that the sampling instants imply (frames per second), which position ids are built from.
+    """
+
+    pixels_THWC: np.ndarray
+    times_s: tuple[float, ...]
+    sampled_fps: float
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation. A part is text, a video (`Frames`) or an image (uint8 array [H, W, 3])."""
+
+    role: str
+    parts: tuple[str | Frames | np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One caption to write. `request_id` is only a label: results come back on the ticket, never by position."""
+
+    messages: tuple[Message, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    max_new_tokens: int = 256
+    request_id: str = ""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A proposed tree of tokens; a chain is the tree in which every node has one child.
+
+    Node 0 is the root: the last committed token, not yet seen by the target. Parents precede children, and siblings
+    stand in the order in which they were proposed. `tokens_N` and `parents_N` are int64 on the CPU (`parents_N[0]` is
+    -1). `proposal_NV` is the drafter's distribution from which the children of each node were drawn without
+    replacement (rejection sampling only; float32, on the target's device).
+    """
+
+    tokens_N: torch.Tensor
+    parents_N: torch.Tensor
+    proposal_NV: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.tokens_N.numel()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the target accepted of a draft: node indices from the root down (root included), and the token after them.
+
+    Every round commits `len(path)` tokens: the accepted nodes below the root and the bonus token.
+    """
+
+    path: tuple[int, ...]
+    bonus: int
+
+
+@dataclass(frozen=True)
+class SpecStats:
+    """Counts of one completion. Rounds are target calls after prefill; the first token comes from prefill itself."""
+
+    rounds: int = 0
+    tokens_from_rounds: int = 0
+    drafted: int = 0
+    accepted_per_round: tuple[int, ...] = ()
+
+    @property
+    def tau(self) -> float:
+        """Tokens per target call, bonus token counted; nan before the first round."""
+        return self.tokens_from_rounds / self.rounds if self.rounds else float("nan")
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Wall seconds of one completion, by stage. `decode_s` runs from the end of target prefill to the last token."""
+
+    vision_s: float = 0.0
+    prefill_s: float = 0.0
+    drafter_prefill_s: float = 0.0
+    draft_s: float = 0.0
+    verify_s: float = 0.0
+    decode_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A finished caption. `token_ids` holds the stop token if one was produced; `text` does not."""
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    visual_tokens: int
+    stats: SpecStats
+    timings: Timings
