@@ -19,7 +19,8 @@ CLIP_SHAPES = {
     25000: ((224, 224, 784), (336, 280, 418)),
 }
 FPS = (1.0, 2.0, 2.0, 2.0, 4.0)
-TOKENS_PER_BATCH = 2600
+import os
+TOKENS_PER_BATCH = int(os.environ.get("TPB","2600"))
 
 
 @dataclass(frozen=True)

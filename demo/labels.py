@@ -1,10 +1,17 @@
-"""What each visual token of a clip shows: the labels that teach the vision tower to see before a word is learnt."""
+"""What each visual token of a clip shows: labels that teach a model to see before it has learnt a word.
+
+Looks are what the two frames behind a token show; a vision tower can tell them. Stories are what a caption says of the
+object that covers the token; they need the frame as a whole, and time, and are asked of the language model.
+"""
 
 import numpy as np
 
 from demo.world.scenes import (
     BACKGROUNDS,
     COLOURS,
+    COLUMNS,
+    MOTIONS,
+    ROWS,
     SHAPES,
     SIZES,
     TEXTURES,
@@ -17,7 +24,7 @@ from demo.world.scenes import (
 TOKEN_PX = 28
 MOVES = ("still", "right", "left", "up", "down", "spin", "grow", "shrink")
 # Fields of a label and how many classes each has; 0 stands for "no object here" where there is one class more.
-FIELDS = {
+LOOKS = {
     "background": len(BACKGROUNDS),
     "texture": len(TEXTURES),
     "colour": 1 + len(COLOURS),
@@ -27,6 +34,16 @@ FIELDS = {
     "row": 4,
     "column": 4,
 }
+STORIES = {
+    "rank": 8,  # place in the caption's order
+    "first_colour": 1 + len(COLOURS),
+    "kind": 1 + len(SHAPES),
+    "first_size": 1 + len(SIZES),
+    "first_row": 4,
+    "first_column": 4,
+    "motion": 1 + len(MOTIONS),
+}
+FIELDS = LOOKS | STORIES
 LEAST_COVER = 0.1  # of a token's pixels that must show an object for the token to be labelled with it
 
 
@@ -43,7 +60,19 @@ def token_labels(scene: Scene, cover: np.ndarray, times_s: np.ndarray) -> np.nda
     table = _thing_table(scene, times_s)
     labels = table[np.arange(T // 2)[:, None, None], shown]
     backdrop = np.array([BACKGROUNDS.index(scene.background), TEXTURES.index(scene.texture)])
-    return np.concatenate([np.broadcast_to(backdrop, (*shown.shape, 2)), labels], axis=-1).astype(np.uint8)
+    parts = [np.broadcast_to(backdrop, (*shown.shape, 2)), labels, _story_table(scene)[shown]]
+    return np.concatenate(parts, axis=-1).astype(np.uint8)
+
+
+def _story_table(scene: Scene) -> np.ndarray:
+    """Labels of each object over the whole clip, [1 + objects, 7]; object 0 is the background."""
+    rows = [[0] * len(STORIES)]
+    for index, thing in enumerate(scene.things):
+        row, column = thing.place
+        told = (COLOURS.index(thing.colour), SHAPES.index(thing.shape), list(SIZES).index(thing.size))
+        told += (ROWS.index(row), COLUMNS.index(column), MOTIONS.index(thing.motion))
+        rows.append([index + 1, *(value + 1 for value in told)])
+    return np.array(rows)
 
 
 def _thing_table(scene: Scene, times_s: np.ndarray) -> np.ndarray:

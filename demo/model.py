@@ -40,7 +40,7 @@ def target_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
         "rms_norm_eps": 1e-6,
         # Positions of a small model are small too: with the large base of the full-sized family, the slow
         # frequencies, which M-RoPE gives to the width, would hardly turn within a frame.
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0, "mrope_section": [8, 12, 12]},
+        "rope_parameters": {"rope_type": "default", "rope_theta": 50.0, "mrope_section": [8, 12, 12]},
         "initializer_range": 0.04,
         "pad_token_id": token("<|endoftext|>"),
         **ends,

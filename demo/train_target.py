@@ -22,14 +22,18 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
 from demo.batches import Batch, CaptionBatches, LookBatches
-from demo.labels import FIELDS
+from demo.fast_vision import speed_up
+from demo.labels import LOOKS, STORIES
 from demo.model import new_target, save_target
+from demo.muon import Muon
 from demo.tokenizer import load_tokenizer, train_tokenizer
 from sparrow_core.media.patches import PatchSpec, patchify
 
 CHECKPOINT_EVERY_S = 180
 LOG_EVERY = 20
-LM_RATE, VISION_RATE, LOOK_RATE = 1e-3, 4e-4, 1.5e-3
+USE_MUON = os.environ.get("MUON", "1") == "1"
+INNER_RATE = float(os.environ.get("INNER", "2e-3"))
+LM_RATE, VISION_RATE, LOOK_RATE = 1e-3, 8e-4, 1.5e-3
 LABEL_LOSS_WEIGHT = 0.25
 WARM_UP_STEPS = 100
 
@@ -46,8 +50,12 @@ class Trainer:
             if init
             else new_target(self.tokenizer)
         )
-        self.head = nn.Linear(self.model.config.text_config.hidden_size, sum(FIELDS.values()))
-        self.optimizer = self._optimizer()
+        speed_up(self.model.model.visual)
+        width = self.model.config.text_config.hidden_size
+        looks = nn.Linear(width, sum(LOOKS.values()))
+        stories = nn.Sequential(nn.RMSNorm(width), nn.Linear(width, sum(STORIES.values())))
+        self.heads = nn.ModuleDict({"looks": looks, "stories": stories})
+        self.optimizers = self._optimizers()
         self.elapsed_s, self.step, self.phase_start = 0.0, 0, 0
         self.progress = multiprocessing.get_context("spawn").Value("d", 0.0)
         self.log = folder / "log.jsonl"
@@ -57,7 +65,7 @@ class Trainer:
         """Train until the time is used up."""
         if self.elapsed_s < self.vision_s:
             self._phase(LookBatches(self.step), self._look, until_s=self.vision_s)
-            self.optimizer = self._optimizer()
+            self.optimizers = self._optimizers()
             self.phase_start = self.step
             self._save()
         self._phase(CaptionBatches(self.folder / "tokenizer", self.progress, self.step), self._caption, self.total_s)
@@ -71,10 +79,11 @@ class Trainer:
         for batch in loader:
             self._set_rates(until_s)
             losses = loss_of(batch)
-            self.optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()
             nn.utils.clip_grad_norm_(self._parameters(), 1.0)
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
             self.step += 1
             self.elapsed_s = time.monotonic() - began
             for name, value in losses.items():
@@ -89,38 +98,41 @@ class Trainer:
                 return
 
     def _look(self, batch: Batch) -> dict[str, Tensor]:
-        """Loss of the label head over single frame pairs."""
-        features = self._features(batch)
-        losses = self._label_losses(features, batch)
-        return {"loss": sum(losses.values()), **losses}
+        """Loss of the look labels over single frame pairs."""
+        losses = self._label_losses(self._features(batch), batch, LOOKS)
+        return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
     def _caption(self, batch: Batch) -> dict[str, Tensor]:
-        """Loss of the captions' tokens, weighted, plus that of the label head."""
+        """Weighted loss of the captions' tokens, plus those of the labels: looks of the tower, stories half way up."""
         features = self._features(batch)
-        labels = self._label_losses(features, batch)
-        states, targets, weights = self._caption_states(batch, features)
-        token_losses = F.cross_entropy(self.model.lm_head(states), targets, reduction="none")
-        loss = (token_losses * weights).sum() / weights.sum()
-        seen = sum(labels.values())
+        looks = self._label_losses(features, batch, LOOKS)
+        states, middle = self._states(batch, features)
+        stories = self._label_losses(middle, batch, STORIES)
+        wanted = batch.weights[:, 1:] > 0
+        targets, weights = batch.input_ids[:, 1:][wanted], batch.weights[:, 1:][wanted]
+        token_losses = F.cross_entropy(self.model.lm_head(states[:, :-1][wanted]), targets, reduction="none")
+        words = (token_losses * weights).sum() / weights.sum()
+        labels = torch.stack([*looks.values(), *stories.values()]).sum()
         facts = token_losses[weights > 0.5].mean()
-        return {"loss": loss + LABEL_LOSS_WEIGHT * seen, "lm": loss.detach(), "facts": facts.detach(), **labels}
+        return {"loss": words + LABEL_LOSS_WEIGHT * labels, "words": words, "facts": facts, **looks, **stories}
 
     def _features(self, batch: Batch) -> Tensor:
         """Merged visual tokens of all clips, [B * V, D]."""
         patches, grids = zip(*(patchify(frames, PatchSpec()) for frames in batch.frames), strict=True)
         return self.model.model.visual(torch.cat(patches), grid_thw=torch.tensor(grids)).pooler_output
 
-    def _label_losses(self, features: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def _label_losses(self, features: Tensor, batch: Batch, fields: dict[str, int]) -> dict[str, Tensor]:
         labels = torch.from_numpy(batch.labels).long().flatten(0, -2)
-        logits = self.head(features).split(list(FIELDS.values()), dim=-1)
+        labels = labels[:, : len(LOOKS)] if fields is LOOKS else labels[:, len(LOOKS) :]
+        logits = self.heads["looks" if fields is LOOKS else "stories"](features).split(list(fields.values()), dim=-1)
         weights = torch.where(labels[:, 2] > 0, 1.0, 0.3)  # most tokens show no object
         weights = weights / weights.sum()
         losses = (F.cross_entropy(part, labels[:, i], reduction="none") for i, part in enumerate(logits))
-        return {name: (loss * weights).sum() for name, loss in zip(FIELDS, losses, strict=True)}
+        return {name: (loss * weights).sum() for name, loss in zip(fields, losses, strict=True)}
 
-    def _caption_states(self, batch: Batch, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Final states that predict the captions' tokens, those tokens, and their weights (each flattened)."""
-        config = self.model.config
+    def _states(self, batch: Batch, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Final states [B, S, D], and the visual tokens' states half way up the language model [B * V, D]."""
+        config, language = self.model.config, self.model.model.language_model
         ids = batch.input_ids
         video = ids == config.video_token_id
         T, h, w = batch.labels.shape[1:4]
@@ -130,13 +142,13 @@ class Trainer:
             video_grid_thw=torch.tensor([[T, 2 * h, 2 * w]] * len(ids)),
             second_per_grid_ts=[batch.seconds_per_grid] * len(ids),
         )
-        embeddings = self.model.model.language_model.embed_tokens(ids)
-        embeddings = embeddings.masked_scatter(video[..., None], features)
-        states = self.model.model.language_model(
-            inputs_embeds=embeddings, position_ids=positions, use_cache=False
-        ).last_hidden_state
-        wanted = batch.weights[:, 1:] > 0
-        return states[:, :-1][wanted], ids[:, 1:][wanted], batch.weights[:, 1:][wanted]
+        embeddings = language.embed_tokens(ids).masked_scatter(video[..., None], features)
+        middle: list[Tensor] = []
+        layer = language.layers[len(language.layers) // 2 - 1]
+        hook = layer.register_forward_hook(lambda _module, _inputs, output: middle.append(output[video]))
+        states = language(inputs_embeds=embeddings, position_ids=positions, use_cache=False).last_hidden_state
+        hook.remove()
+        return states, middle[0]
 
     def _tokenizer(self, init: Path | None) -> PreTrainedTokenizerFast:
         home = self.folder / "tokenizer"
@@ -145,13 +157,20 @@ class Trainer:
         return load_tokenizer(home)
 
     def _parameters(self) -> list[nn.Parameter]:
-        return [*self.model.parameters(), *self.head.parameters()]
+        return [*self.model.parameters(), *self.heads.parameters()]
 
-    def _optimizer(self) -> torch.optim.AdamW:
-        vision = [*self.model.model.visual.parameters(), *self.head.parameters()]
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        """Muon for the language model's inner matrices, AdamW for everything else."""
+        inner = [w for w in self.model.model.language_model.layers.parameters() if w.ndim == 2 and USE_MUON]
+        taken = {id(w) for w in inner}
+        vision = [*self.model.model.visual.parameters(), *self.heads.parameters()]
         language = [*self.model.model.language_model.parameters(), *self.model.lm_head.parameters()]
-        groups = [{"params": vision, "name": "vision"}, {"params": language, "name": "language"}]
-        return torch.optim.AdamW(groups, lr=LM_RATE, betas=(0.9, 0.98), weight_decay=0.02)
+        groups = [
+            {"params": vision, "name": "vision"},
+            {"params": [w for w in language if id(w) not in taken], "name": "language"},
+        ]
+        adam = torch.optim.AdamW(groups, lr=LM_RATE, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
+        return [adam, Muon([{"params": inner, "name": "inner"}], lr=LM_RATE, weight_decay=0.02)] if USE_MUON else [adam]
 
     def _set_rates(self, until_s: float) -> None:
         """Warm up, then decay to nothing at the phase's end, by the clock."""
@@ -160,9 +179,10 @@ class Trainer:
         self.progress.value = done
         factor = min(1.0, (self.step - self.phase_start + 1) / WARM_UP_STEPS)
         factor *= 0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * done)) if start else 1 - 0.8 * done
-        rates = {"vision": VISION_RATE if start else LOOK_RATE, "language": LM_RATE}
-        for group in self.optimizer.param_groups:
-            group["lr"] = rates[group["name"]] * factor
+        rates = {"vision": VISION_RATE if start else LOOK_RATE, "language": LM_RATE, "inner": INNER_RATE}
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rates[group["name"]] * factor
 
     def _report(self, means: dict[str, float]) -> None:
         row = {"step": self.step, "minutes": round(self.elapsed_s / 60, 2), "progress": round(self.progress.value, 4)}
@@ -174,8 +194,8 @@ class Trainer:
     def _save(self) -> None:
         state = {
             "model": self.model.state_dict(),
-            "head": self.head.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "heads": self.heads.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "clock": (self.elapsed_s, self.step, self.phase_start),
         }
         partial = self.folder / "checkpoint.partial"
@@ -188,9 +208,15 @@ class Trainer:
             return
         state = torch.load(path, weights_only=True)
         self.model.load_state_dict(state["model"])
-        self.head.load_state_dict(state["head"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        (
+            self.heads.load_state_dict(state["heads"])
+            if "heads" in state
+            else self.heads["looks"].load_state_dict(state["head"])
+        )
         self.elapsed_s, self.step, self.phase_start = state["clock"]
+        if "optimizers" in state and self.step > self.phase_start:
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
 
 
 def main() -> None:

@@ -6,13 +6,13 @@ Owns what Ray must be told, and nothing of what a stage does. Rows are keyed by 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from pipeline.ids import video_id, window_id
 from pipeline.resources import ResourcePlan
-from pipeline.rows import VIDEO, to_table
 from pipeline.stages.caption import CaptionRun, CaptionWindows
 from pipeline.stages.decode import DecodeWindows
 from pipeline.stages.probe import ProbeVideos
@@ -22,10 +22,11 @@ from sparrow_core.media.patches import PatchSpec
 
 # A worker that dies takes its windows along: try them again, but not for ever, and then go on without them.
 _MAX_TASK_RETRIES = 2
-_MAX_LOST_BLOCKS = 100
+_MOST_LOST_SHARE = 0.01
+_MOST_LOST_OF_A_SMALL_RUN = 8
 # One window may take long, and spot capacity may be away for hours.
 _NO_PROGRESS_TIMEOUT_S = 4 * 3600
-_VIDEOS_PER_BLOCK = 16
+_MOST_INPUT_BLOCKS = 4096
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,10 @@ def caption_graph(
     config = run.config
     name_window = partial(_name_window, prompt=config.prompt, settings=run.settings_fingerprint)
     return (
-        ray.data.from_arrow(_video_blocks(sources))
+        ray.data.from_items(
+            [{"source_uri": source, "video_id": video_id(source)} for source in sources],
+            override_num_blocks=min(len(sources), _MOST_INPUT_BLOCKS),
+        )
         # 1 video -> 1 video. Workers, not tasks: each keeps a decoding child process. Reads headers only: a CPU's share.
         .map_batches(
             ProbeVideos,
@@ -56,6 +60,7 @@ def caption_graph(
             compute=ActorPoolStrategy(size=1),
             num_cpus=plan.task_cpus,
             batch_size=1,
+            batch_format="pyarrow",
             **_finite_retries(),
         )
         # 1 video -> its missing windows, 0..n. Arithmetic.
@@ -63,9 +68,11 @@ def caption_graph(
             segment_videos,
             fn_kwargs={"config": config.segment, "name_window": name_window, "done": done_windows},
             num_cpus=plan.task_cpus,
+            batch_size=1,
             batch_format="pyarrow",
         )
-        # One window per block: the unit of scheduling, of retry, and of what one worker holds in memory.
+        # One window per block: the unit of scheduling, of retry, and of what one worker holds in memory. Ray runs this
+        # inside the tasks above because their batch size is a multiple of 1; on its own it would ask for a whole CPU.
         .repartition(target_num_rows_per_block=1)
         # 1 window -> 1 window with its pixels, tens of MB. CPU; runs ahead of the engines as far as memory allows.
         .map_batches(
@@ -103,23 +110,18 @@ def caption_graph(
     )
 
 
-def set_up_context() -> None:
+def set_up_context(num_videos: int) -> None:
     """Settings of Ray Data for a captioning run in this process."""
     context = DataContext.get_current()
-    context.max_errored_blocks = _MAX_LOST_BLOCKS
+    context.max_errored_blocks = max(_MOST_LOST_OF_A_SMALL_RUN, int(num_videos * _MOST_LOST_SHARE))
     context.execution_no_progress_timeout_s = _NO_PROGRESS_TIMEOUT_S
     context.enable_progress_bars = False  # the run shows windows and tokens/s instead
-
-
-def _video_blocks(sources: Sequence[str]) -> list:
-    rows = [{"source_uri": source, "video_id": video_id(source)} for source in sources]
-    return [to_table(rows[i : i + _VIDEOS_PER_BLOCK], VIDEO) for i in range(0, len(rows), _VIDEOS_PER_BLOCK)]
 
 
 def _name_window(source_uri: str, span: tuple[float, float] | None, *, prompt: str, settings: str) -> str:
     return window_id(source_uri, span, prompt, settings)
 
 
-def _finite_retries() -> dict:
-    """Actor options that have no named parameter in this version of Ray; with its defaults a bad window is retried for ever."""
+def _finite_retries() -> dict[str, Any]:
+    """Actor options without a named parameter yet. Ray's own default is to retry a window that kills workers for ever."""
     return {"max_restarts": -1, "max_task_retries": _MAX_TASK_RETRIES}

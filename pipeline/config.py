@@ -138,10 +138,10 @@ def build_config(schema: type[Schema], settings: Mapping[str, Any]) -> Schema:
         raise ConfigError("; ".join(_explain(fault, keys) for fault in error.errors())) from error
 
 
-def caption_config(
+def job_settings(
     file: Path | None, assignments: Sequence[str], flags: Mapping[str, str | None], demo: Mapping[str, Any]
-) -> CaptionConfig:
-    """The captioning config: `demo` settings where no target is named, else those of the file, `--set` and flags.
+) -> dict[str, Any]:
+    """Settings of a job that runs a target: those of the file, `--set` and flags, or `demo` where they name no target.
 
     A flag that is None was not given. The draft "none" means no drafter.
     """
@@ -150,7 +150,14 @@ def caption_config(
         settings = {**demo, **settings}
     if settings.get("draft") == "none":
         settings["draft"] = None
-    return build_config(CaptionConfig, settings)
+    return settings
+
+
+def caption_config(
+    file: Path | None, assignments: Sequence[str], flags: Mapping[str, str | None], demo: Mapping[str, Any]
+) -> CaptionConfig:
+    """The captioning config from `job_settings`."""
+    return build_config(CaptionConfig, job_settings(file, assignments, flags, demo))
 
 
 def _keys(schema: Any, prefix: str = "") -> Iterator[str]:

@@ -18,21 +18,18 @@ def _extended(schema: pa.Schema, fields: Sequence[tuple[str, pa.DataType]]) -> p
     return pa.schema([*schema, *(pa.field(name, kind) for name, kind in fields)], metadata=schema.metadata)
 
 
+# What the listing knows of a file.
 VIDEO = pa.schema(
-    [
-        ("video_id", pa.string()),
-        ("source_uri", pa.string()),
-        ("status", pa.string()),
-        ("reason", pa.string()),  # machine-readable cause of an error
-        ("error", pa.string()),  # the same for people
-    ],
-    metadata={"schema_version": str(SCHEMA_VERSION)},
+    [("video_id", pa.string()), ("source_uri", pa.string())], metadata={"schema_version": str(SCHEMA_VERSION)}
 )
 
 # Facts of the file. `duration_s` is that of the whole video; the span of a window is `start_s` to `end_s`.
 PROBED = _extended(
     VIDEO,
     [
+        ("status", pa.string()),
+        ("reason", pa.string()),  # machine-readable cause of an error
+        ("error", pa.string()),  # the same for people
         ("duration_s", pa.float64()),
         ("width", pa.int32()),
         ("height", pa.int32()),

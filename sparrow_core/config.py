@@ -91,15 +91,16 @@ class DecodeConfig:
 
 @dataclass(frozen=True)
 class CaptureConfig:
-    """What is kept of the target for distillation. One caption per window, sampled from the target itself.
+    """What is kept of the target for distillation: `captions_per_window` captions of each window, its own samples.
 
-    `greedy_share` of the windows are captioned greedily, the rest at `temperature`: greedy text alone ties each state to
+    `greedy_share` of the captions are greedy, the rest sampled at `temperature`: greedy text alone ties each state to
     one next token. `bridge_layer` counts decoder layers from 1 (None: half of the target's layers). Of each window's
     visual positions at most `max_bridge_tokens` are kept, spread evenly.
     """
 
-    num_windows: int = 1024
-    windows_per_shard: int = 64
+    num_windows: int = 384
+    windows_per_shard: int = 16
+    captions_per_window: int = 4
     temperature: float = 1.0
     greedy_share: float = 0.1
     max_new_tokens: int = 320
@@ -108,11 +109,9 @@ class CaptureConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.num_windows < 1 or self.windows_per_shard < 1:
-            raise ConfigError(
-                f"capture.num_windows={self.num_windows} and capture.windows_per_shard={self.windows_per_shard} "
-                "must both be at least 1"
-            )
+        for name in ("num_windows", "windows_per_shard", "captions_per_window", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"capture.{name}={getattr(self, name)} must be at least 1")
         if not 0.0 <= self.greedy_share <= 1.0:
             raise ConfigError(f"capture.greedy_share={self.greedy_share} is a share: use a value from 0 to 1")
 

@@ -20,7 +20,7 @@ class MediaError(SparrowError, ValueError):
     """A video or image that cannot be turned into frames.
 
     `reason` is machine-readable and goes into the caption table: missing, unreadable, no_video_stream, empty_span,
-    timeout, crash, out_of_memory, too_large.
+    partial, timeout, crash, out_of_memory, too_large, unsupported_size.
     """
 
     def __init__(self, message: str, reason: str = "unreadable") -> None:

@@ -66,6 +66,8 @@ def random_frames(num_frames: int, height: int, width: int, seed: int = 0, fps: 
     return Frames(pixels, tuple(i / fps for i in range(num_frames)), fps)
 
 
-def video_messages(seed: int = 0, num_frames: int = 4, side: int = 56, prompt: str = "Describe.") -> tuple[Message, ...]:
+def video_messages(
+    seed: int = 0, num_frames: int = 4, side: int = 56, prompt: str = "Describe."
+) -> tuple[Message, ...]:
     """One user turn: a noise video, then a prompt."""
     return (Message("user", (random_frames(num_frames, side, side, seed), prompt)),)

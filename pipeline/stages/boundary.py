@@ -36,7 +36,7 @@ def for_each_row(rows: pa.Table, work: Callable[[Row], Sequence[Row]], schema: p
     results: list[Row] = []
     for row in rows.to_pylist():
         produced: Sequence[Row] = [row]
-        if row["status"] is None:
+        if row.get("status") is None:
             with row_boundary(row):
                 produced = work(row)
         results.extend(produced)

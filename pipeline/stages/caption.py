@@ -64,9 +64,12 @@ class CaptionWindows:
 
     async def _fill(self, row: Row) -> None:
         """Complete a row in place: with its caption, or with the error that it carries or meets here."""
-        row.update(self._facts, audit="none", created_at=datetime.now(UTC))
-        if row["status"] is not None:
-            return
+        row.update(self._facts, audit="none")
+        if row["status"] is None:
+            await self._caption(row)
+        row["created_at"] = datetime.now(UTC)
+
+    async def _caption(self, row: Row) -> None:
         with row_boundary(row):
             request = self._request(row)
             completion = await self._complete(request, draft=True)

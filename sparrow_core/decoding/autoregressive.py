@@ -16,9 +16,7 @@ def generate_autoregressively(
     """Generated token ids, up to and with the first stop token or `max_new_tokens`."""
     info = target.info
     capacity = prompt.token_ids_S.numel() + max_new_tokens
-    cache = KVCache(
-        info.num_layers, info.num_kv_heads, info.head_dim, capacity, device=info.device, dtype=info.dtype
-    )
+    cache = KVCache(info.num_layers, info.num_kv_heads, info.head_dim, capacity, device=info.device, dtype=info.dtype)
     embedded = target.embed(prompt)
     context = prefill(target, prompt, embedded, cache, prefill_chunk)
     tokens = [first_token(target, context, sampling)]

@@ -9,6 +9,8 @@ Slots of one layer, for a sequence of `length` committed tokens while `pending` 
 Knows nothing of tokens, positions or acceptance. Shape letters: L layers, G KV heads, S slots, R new rows, D head size.
 """
 
+from itertools import pairwise
+
 import torch
 
 from sparrow_core.errors import ConfigError
@@ -68,7 +70,7 @@ class KVCache:
 
     def commit(self, rows: list[int]) -> None:
         """Keep these pending rows, in this order, and drop the others. `rows` must be strictly increasing."""
-        assert all(a < b for a, b in zip(rows, rows[1:], strict=False)) and all(0 <= r < self.pending for r in rows)
+        assert all(a < b for a, b in pairwise(rows)) and all(0 <= r < self.pending for r in rows)
         if rows != list(range(len(rows))):
             source_S = torch.tensor(rows, device=self.data_LKGSD.device) + self.length
             self.data_LKGSD[..., self.length : self.length + len(rows), :] = self.data_LKGSD.index_select(3, source_S)

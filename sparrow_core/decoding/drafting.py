@@ -23,7 +23,7 @@ class TextContext:
 
 @dataclass(frozen=True)
 class Turn:
-    """Where a round starts: the last committed token, its successor's index among generated tokens, the round's number."""
+    """Where a round starts: the last committed token, the index of its successor among generated ones, the round."""
 
     root: int
     position: int

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import torch
 
 from sparrow_core.config import DraftConfig
+from sparrow_core.decoding.drafting import Turn
 from sparrow_core.decoding.noise import Stream, gumbel
 from sparrow_core.decoding.sampling import filtered_logits, noisy_scores
-from sparrow_core.decoding.drafting import Turn
 from sparrow_core.types import Draft
 
 Expand = Callable[[list[int], list[int], list[int]], torch.Tensor]
@@ -58,9 +58,7 @@ def _grow_dynamic(root_logits_V: torch.Tensor, expand: Expand, turn: Turn, shape
         best_FW = score_FV.topk(min(shape.width, score_FV.shape[-1]), dim=-1)
         level = [
             growth.add(token, parent, growth.scores[parent] + score)
-            for parent, scores, tokens in zip(
-                frontier, best_FW.values.tolist(), best_FW.indices.tolist(), strict=True
-            )
+            for parent, scores, tokens in zip(frontier, best_FW.values.tolist(), best_FW.indices.tolist(), strict=True)
             for score, token in zip(scores, tokens, strict=True)
             if score > float("-inf")
         ]

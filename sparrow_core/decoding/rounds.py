@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import torch
 
 from sparrow_core.config import DraftConfig
+from sparrow_core.decoding.anchors import text_slots
 from sparrow_core.decoding.attention import causal_mask
 from sparrow_core.decoding.cache import KVCache
+from sparrow_core.decoding.drafting import DraftSession, TextContext, Turn
 from sparrow_core.decoding.sampling import choose
+from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, TargetModel
 from sparrow_core.decoding.tree import ancestors, depths
 from sparrow_core.decoding.verify import verify
-from sparrow_core.decoding.anchors import text_slots
-from sparrow_core.decoding.drafting import DraftSession, TextContext, Turn
-from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, TargetModel
 from sparrow_core.types import Sampling
 
 
@@ -28,9 +28,7 @@ def prefill(target: TargetModel, prompt: Prompt, embedded: EmbeddedPrompt, cache
         window = slice(start, min(start + chunk, num_tokens))
         num_rows = window.stop - window.start
         visible_RR = causal_mask(num_rows, device)
-        result = target.forward(
-            embedded.embeddings_SD[window], embedded.positions_AS[:, window], cache, visible_RR
-        )
+        result = target.forward(embedded.embeddings_SD[window], embedded.positions_AS[:, window], cache, visible_RR)
         cache.commit(list(range(num_rows)))
         text_states.append(result.states_RD[prompt.is_text_S[window].to(device)])
     slots_T = text_slots(prompt.is_text_S)

@@ -66,7 +66,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class EmbeddedPrompt:
-    """A prompt after the vision tower. A token at sequence slot s >= S has position s + `position_offset` on each axis."""
+    """A prompt after the vision tower. A token at slot s >= S has position s + `position_offset` on each axis."""
 
     embeddings_SD: torch.Tensor
     positions_AS: torch.Tensor

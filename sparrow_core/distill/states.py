@@ -22,9 +22,9 @@ from torch.nn.utils.rnn import pad_sequence
 class WindowStates:
     """What is kept of one target pass over a prompt and its caption.
 
-    `states_LD` are final-norm states of the text positions: the target's distributions follow from them through lm_head,
-    exactly and for any vocabulary, so no log-probabilities are stored. `is_caption_L` marks the generated tokens.
-    `bridge_MD` holds states of the bridge layer at a sample of the visual positions, in order.
+    `states_LD` are final-norm states of the text positions: the target's distributions follow from them through
+    lm_head, exactly and for any vocabulary, so no log-probabilities are stored. `is_caption_L` marks the generated
+    tokens. `bridge_MD` holds states of the bridge layer at a sample of the visual positions, in order.
     """
 
     token_ids_L: torch.Tensor

@@ -86,11 +86,11 @@ def seal(folder: Path, num_shards: int, header: StoreHeader) -> None:
     """Check all shards and write the index, which makes the store readable."""
     missing = [shard_name(i) for i in range(num_shards) if not has_shard(folder, i, header)]
     if missing:
-        raise CheckpointError(f"{folder} lacks {len(missing)} of {num_shards} shards, first {missing[0]}: capture again")
+        raise CheckpointError(f"{folder} lacks {len(missing)} of {num_shards} shards, first {missing[0]}: rerun it")
     index = {"header": asdict(header), "shards": [shard_name(i) for i in range(num_shards)]}
     temporary = folder / f".{INDEX_FILE}.{os.getpid()}"
     temporary.write_text(json.dumps(index, indent=1))
-    os.replace(temporary, folder / INDEX_FILE)
+    temporary.replace(folder / INDEX_FILE)
 
 
 class StateStore:
@@ -102,7 +102,7 @@ class StateStore:
 
     def __init__(self, folder: Path, fingerprint: str | None = None) -> None:
         if not (folder / INDEX_FILE).exists():
-            raise CheckpointError(f"{folder} holds no complete capture ({INDEX_FILE} is missing): run the capture first")
+            raise CheckpointError(f"{folder} holds no complete capture ({INDEX_FILE} is missing): capture first")
         index = json.loads((folder / INDEX_FILE).read_text())
         if index["header"]["schema_version"] != SCHEMA_VERSION:
             raise CheckpointError(
@@ -165,4 +165,4 @@ def _check_header(path: Path, metadata: Mapping[str, str], header: StoreHeader) 
 def _save_atomically(path: Path, tensors: dict[str, torch.Tensor], header: StoreHeader) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     save_file(tensors, temporary, metadata={"header": json.dumps(asdict(header))})
-    os.replace(temporary, path)
+    temporary.replace(path)

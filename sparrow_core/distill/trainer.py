@@ -71,8 +71,8 @@ def learning_rate(config: DistillConfig, step: int) -> float:
 class Trainer:
     """Trains an `UnrolledDrafter`, bare or wrapped in DistributedDataParallel.
 
-    With several workers each one takes every `world_size`-th window of the global batch. Each divides its summed loss by
-    the learnt slots of the whole batch and multiplies by `world_size`, so that averaged gradients are those of one
+    With several workers each one takes every `world_size`-th window of the global batch. Each divides its summed loss
+    by the learnt slots of the whole batch and multiplies by `world_size`, so that averaged gradients are those of one
     worker with the whole batch, up to rounding.
     """
 

@@ -28,8 +28,8 @@ from sparrow_core.models.drafter import DrafterAttention, DrafterLayer, SparrowD
 
 @dataclass(frozen=True)
 class UnrollSums:
-    """Over the learnt slots of a batch: the summed loss of all passes, and by pass how many slots were learnt and at how
-    many of them the drafter's first choice is the target's."""
+    """Over the learnt slots of a batch: the summed loss of all passes, and by pass how many slots were learnt, and at
+    how many of them the drafter's first choice is the target's."""
 
     loss: torch.Tensor
     num_agreeing_P: torch.Tensor

@@ -84,7 +84,10 @@ class Engine:
         ticket: Ticket | None = None
         try:
             while (ticket := self._waiting.get()) is not None:
-                self._serve(ticket)
+                if self._closed:
+                    _refuse(ticket)
+                else:
+                    self._serve(ticket)
         except BaseException as error:
             if ticket is not None:
                 ticket.future.set_exception(error)
@@ -115,7 +118,11 @@ class Engine:
         while not self._waiting.empty():
             ticket = self._waiting.get()
             if ticket is not None:
-                ticket.future.set_exception(EngineClosedError("the engine was closed before this request ran"))
+                _refuse(ticket)
+
+
+def _refuse(ticket: Ticket) -> None:
+    ticket.future.set_exception(EngineClosedError("the engine was closed before this request ran"))
 
 
 def _check(request: Request) -> None:

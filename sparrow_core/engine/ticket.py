@@ -19,6 +19,8 @@ class Ticket:
         self.request = request
         self.draft = draft
         self.future: Future[Completion] = Future()
+        # From here on only the engine settles it: an owner who stops waiting (asyncio cancels what it wraps) must not.
+        self.future.set_running_or_notify_cancel()
         self._lock = threading.Lock()
         self._chunks: list[list[int]] = []
         self._wakers: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []

@@ -8,16 +8,17 @@ Shape letters: N caption tokens, L text tokens, V vocabulary.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 
 from sparrow_core.config import DraftConfig, EngineConfig
-from sparrow_core.distill.capture import read_window
-from sparrow_core.engine.engine import Engine
-from sparrow_core.errors import ConfigError
 from sparrow_core.decoding.drafting import Drafter
 from sparrow_core.decoding.target import TargetModel
+from sparrow_core.distill.capture import PromptReading
+from sparrow_core.engine.engine import Engine
+from sparrow_core.errors import ConfigError
 from sparrow_core.types import Request
 
 NUM_RESAMPLES = 2000
@@ -37,13 +38,14 @@ class WindowAcceptance:
 
 @dataclass(frozen=True)
 class AcceptanceRow:
-    """One bucket of visual length under one draft shape.
+    """One drafter on one bucket of visual length under one draft shape.
 
     `tau` counts the bonus token and pools the rounds of all windows; `tau_low` and `tau_high` bound its bootstrap 95 %
     interval over windows. `depth_acceptance[d]` is the share of drafts reaching depth d + 1 among those that reached d.
     `mean_entropy` (nats) is the target's, at the tokens that it wrote.
     """
 
+    drafter: str
     draft: str
     bucket: str
     windows: int
@@ -67,7 +69,7 @@ def evaluate(
         with Engine(target, drafter, EngineConfig(draft=draft)) as engine:
             for bucket, requests in buckets.items():
                 windows = [measure_window(target, engine, request) for request in requests]
-                rows.append(summarise(draft_name, bucket, windows))
+                rows.append(summarise(engine.drafter_name, draft_name, bucket, windows))
     return rows
 
 
@@ -87,15 +89,15 @@ def measure_window(target: TargetModel, engine: Engine, request: Request) -> Win
 
 def caption_entropy(target: TargetModel, request: Request, caption_ids: tuple[int, ...]) -> torch.Tensor:
     """Entropy in nats of the target's distribution (temperature 1) from which each caption token was chosen: [N]."""
-    prompt = target.build_prompt(request.messages)
-    window = read_window(target, prompt, caption_ids, layer=1, max_bridge_tokens=0)
-    before_LD = window.states_LD[:-1][window.is_caption_L[1:]]
     with torch.inference_mode():
+        reading = PromptReading(target, target.build_prompt(request.messages), tap_layer=1, room=len(caption_ids))
+        window = reading.with_caption(caption_ids, max_bridge_tokens=0)
+        before_LD = window.states_LD[:-1][window.is_caption_L[1:]]
         log_probs_NV = target.logits(before_LD.to(target.info.device)).log_softmax(-1)
     return -(log_probs_NV.exp() * log_probs_NV).sum(-1).cpu()
 
 
-def summarise(draft: str, bucket: str, windows: Sequence[WindowAcceptance]) -> AcceptanceRow:
+def summarise(drafter: str, draft: str, bucket: str, windows: Sequence[WindowAcceptance]) -> AcceptanceRow:
     """Pool windows into one row. Raises ConfigError for an empty bucket."""
     if not windows:
         raise ConfigError(f"bucket {bucket!r} has no window to measure; give it at least one")
@@ -103,6 +105,7 @@ def summarise(draft: str, bucket: str, windows: Sequence[WindowAcceptance]) -> A
     rounds = np.array([window.rounds for window in windows])
     low, high = bootstrap_interval(tokens, rounds)
     return AcceptanceRow(
+        drafter=drafter,
         draft=draft,
         bucket=bucket,
         windows=len(windows),
@@ -131,7 +134,7 @@ def depth_acceptance(accepted_per_round: Iterable[int]) -> tuple[float, ...]:
     if accepted.size == 0:
         return ()
     reached = [int((accepted >= depth).sum()) for depth in range(int(accepted.max()) + 1)]
-    return tuple(deeper / reach for reach, deeper in zip(reached, reached[1:], strict=False))
+    return tuple(deeper / reach for reach, deeper in pairwise(reached))
 
 
 def _ratio(numerator: float, denominator: float) -> float:

@@ -26,6 +26,7 @@ from sparrow_core.types import Frames
 
 VideoSource = str | os.PathLike[str] | bytes
 
+CHILD_COMMAND = (sys.executable, "-m", "sparrow_core.media.decode_child")
 # Importing the decoders takes well under a second; a busy machine may need this long.
 START_LIMIT_S = 60.0
 
@@ -170,8 +171,8 @@ def _start(pipe: Connection) -> "subprocess.Popen[bytes]":
         "OMP_NUM_THREADS": "1",
         "MALLOC_ARENA_MAX": "2",
     }
-    command = [sys.executable, "-m", "sparrow_core.media.decode_child", str(pipe.fileno())]
     try:
+        command = [*CHILD_COMMAND, str(pipe.fileno())]
         return subprocess.Popen(command, pass_fds=[pipe.fileno()], stdin=subprocess.DEVNULL, env=environment)
     finally:
         pipe.close()

@@ -7,7 +7,7 @@ nobody is left to kill it. An exception that is not about the video ends the pro
 import resource
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from sparrow_core.config import DecodeConfig
 from sparrow_core.errors import MediaError
 from sparrow_core.media import decord_reader, pyav_reader
-from sparrow_core.media.probe import read_info
+from sparrow_core.media.probe import VideoInfo, read_info
 from sparrow_core.media.video_file import Source
 
 
@@ -47,7 +47,7 @@ def main(pipe: Connection) -> None:
         signal.alarm(0)
 
 
-def _probe(pipe: Connection, config: DecodeConfig, source: Source) -> Any:
+def _probe(pipe: Connection, config: DecodeConfig, source: Source) -> VideoInfo:
     return read_info(source)
 
 
@@ -61,16 +61,17 @@ def _frames(
     try_decord: bool,
 ) -> tuple[np.ndarray, list[float]]:
     """decord first where it is exact. The parent is told, so that it can come back without it after a crash."""
-    if try_decord:
+    starts_s = decord_reader.exact_start_times(source, times_s[-1]) if try_decord else None
+    if starts_s is not None:
         pipe.send(("trying_decord",))
-        result = decord_reader.read_frames(source, times_s, height, width, config.num_threads)
+        result = decord_reader.read_frames(source, starts_s, times_s, height, width, config.num_threads)
         if result is not None:
             return result
         pipe.send(("trying_pyav",))
     return pyav_reader.read_frames(source, times_s, height, width, config.num_threads, config.max_missing_share)
 
 
-TASKS = {"probe": _probe, "frames": _frames}
+TASKS: dict[str, Callable[..., Any]] = {"probe": _probe, "frames": _frames}
 
 if __name__ == "__main__":
     main(Connection(int(sys.argv[1])))

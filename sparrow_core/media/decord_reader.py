@@ -28,37 +28,13 @@ CONTAINERS = {"mp4", "matroska"}
 MAX_DURATION_S = 600.0
 
 
-def read_frames(
-    source: Source, times_s: Sequence[float], height: int, width: int, num_threads: int
-) -> tuple[np.ndarray, list[float]] | None:
-    """As `pyav_reader.read_frames`, same pixels; None if decord is absent, fails, or cannot be relied on here."""
-    starts_s = exact_start_times(source) if decord is not None else None
-    if starts_s is None or times_s[-1] > starts_s[-1] + GAP_TOLERANCE_S:
-        return None
-    try:
-        file = io.BytesIO(source) if isinstance(source, bytes) else source
-        video = decord.VideoReader(file, ctx=decord.cpu(0), num_threads=num_threads)
-        decord_starts_s = video.get_frame_timestamp(list(range(len(video))))[:, 0]
-        if (
-            len(video) != len(starts_s)
-            or np.abs(decord_starts_s - decord_starts_s[0] - starts_s).max() > TIME_TOLERANCE_S
-        ):
-            return None
-        frame_indices = np.searchsorted(starts_s, np.asarray(times_s) + TIME_TOLERANCE_S, side="right") - 1
-        frame_indices = frame_indices.clip(min=0)
-        pixels_THWC = np.empty((len(times_s), height, width, 3), np.uint8)
-        for i, frame_index in enumerate(frame_indices):
-            repeated = i > 0 and frame_index == frame_indices[i - 1]
-            pixels_THWC[i] = (
-                pixels_THWC[i - 1] if repeated else resize(video[int(frame_index)].asnumpy(), height, width)
-            )
-    except decord.DECORDError:
-        return None
-    return pixels_THWC, starts_s[frame_indices].tolist()
+def exact_start_times(source: Source, last_s: float) -> np.ndarray | None:
+    """When each picture appears, in seconds from the first, if decord can be relied on in this file; else None.
 
-
-def exact_start_times(source: Source) -> np.ndarray | None:
-    """When each picture appears, in seconds from the first, if packet numbers are frame numbers in this file."""
+    That is, if packet numbers are frame numbers, and pictures reach up to `last_s`.
+    """
+    if decord is None:
+        return None
     with open_video(source) as (container, stream):
         known = stream.codec_context.codec.canonical_name in CODECS
         known = known and not CONTAINERS.isdisjoint(container.format.name.split(","))
@@ -77,4 +53,26 @@ def exact_start_times(source: Source) -> np.ndarray | None:
                 return None
             all_pts.append(packet.pts)
         starts_s = (np.sort(all_pts) - (stream.start_time or 0)) * tick_s(stream)
-    return starts_s if len(starts_s) and abs(starts_s[0]) <= TIME_TOLERANCE_S else None
+    complete = len(starts_s) and abs(starts_s[0]) <= TIME_TOLERANCE_S and starts_s[-1] >= last_s - GAP_TOLERANCE_S
+    return starts_s if complete else None
+
+
+def read_frames(
+    source: Source, starts_s: np.ndarray, times_s: Sequence[float], height: int, width: int, num_threads: int
+) -> tuple[np.ndarray, list[float]] | None:
+    """As `pyav_reader.read_frames`, same pixels, given the file's `exact_start_times`. None if decord fails on it."""
+    try:
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        video = decord.VideoReader(file, ctx=decord.cpu(0), num_threads=num_threads)
+        decord_starts_s = video.get_frame_timestamp(list(range(len(video))))[:, 0]
+        if len(video) != len(starts_s) or np.ptp(decord_starts_s - starts_s) > TIME_TOLERANCE_S:
+            return None
+        frame_indices = np.searchsorted(starts_s, np.asarray(times_s) + TIME_TOLERANCE_S, side="right") - 1
+        frame_indices = frame_indices.clip(min=0)
+        pixels_THWC = np.empty((len(times_s), height, width, 3), np.uint8)
+        for i, frame_index in enumerate(frame_indices):
+            repeated = i > 0 and frame_index == frame_indices[i - 1]
+            pixels_THWC[i] = pixels_THWC[i - 1] if repeated else resize(video[frame_index].asnumpy(), height, width)
+    except decord.DECORDError:
+        return None
+    return pixels_THWC, starts_s[frame_indices].tolist()

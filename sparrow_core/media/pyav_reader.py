@@ -70,12 +70,11 @@ def _missing_error(num_missing: int, times_s: Sequence[float], max_share: float,
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded frame, when it appears, until when the file says it is shown, and whether lost data precede it."""
+    """A decoded frame, when it appears, and until when it is shown at least."""
 
     frame: VideoFrame
     start_s: float
     end_s: float
-    after_damage: bool
 
 
 class PictureCursor:
@@ -84,12 +83,19 @@ class PictureCursor:
     Raises MediaError (`unreadable`) if no picture decodes.
     """
 
+    current: Picture
+    _next: Picture | None
+    _pictures: Iterator[Picture]
+    _failed_s: list[float]
+
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         self._container = container
         self._stream = stream
         self._tick_s = tick_s(stream)
         self._interval_s = frame_interval_s(stream)
-        self._origin = stream.start_time
+        # AVI stores no presentation times, and guesses of them are out of order: pictures come in order of decode time.
+        self._by_decode_time = container.format.name == "avi"
+        self._origin = None if self._by_decode_time else stream.start_time
         if not self._restart(from_keyframe=False):
             raise MediaError("not one picture of the video stream can be decoded", "unreadable")
 
@@ -103,9 +109,11 @@ class PictureCursor:
 
     def is_missing(self, time_s: float) -> bool:
         """Whether the picture of `time_s` (not before the last `at`) is lost, and the current one stands in for it."""
-        if self._next is not None and not self._next.after_damage:
-            return time_s < self.current.start_s - GAP_TOLERANCE_S
-        return not self.current.start_s - GAP_TOLERANCE_S <= time_s <= self.current.end_s + GAP_TOLERANCE_S
+        if self.current.start_s - GAP_TOLERANCE_S <= time_s <= self.current.end_s + GAP_TOLERANCE_S:
+            return False
+        if time_s < self.current.start_s or self._next is None:
+            return True
+        return any(self.current.start_s < failed_s < self._next.start_s for failed_s in self._failed_s)
 
     def _jump_pays(self, time_s: float) -> bool:
         """Whether a keyframe stands between the current position and `time_s`; a guess where the file has no index."""
@@ -131,6 +139,7 @@ class PictureCursor:
 
     def _restart(self, from_keyframe: bool) -> bool:
         """Start decoding where the container stands; False, and nothing changed, if no picture follows."""
+        self._failed_s = []
         pictures = self._decode(from_keyframe)
         first = next(pictures, None)
         if first is None:
@@ -140,37 +149,33 @@ class PictureCursor:
 
     def _decode(self, from_keyframe: bool) -> Iterator[Picture]:
         """Pictures from the container's position on. After a seek, those that precede the keyframe lack references."""
-        after_damage = False
         end_s = 0.0
-        for frames in self._decoded_packets():
-            after_damage |= frames is None
-            for frame in frames or ():
-                if from_keyframe and not frame.key_frame:
-                    continue
-                from_keyframe = False
-                start_s = end_s if frame.pts is None else self._seconds(frame.pts)
-                end_s = start_s + (frame.duration * self._tick_s or self._interval_s)
-                yield Picture(frame, start_s, end_s, after_damage)
-                after_damage = False
+        for frame in self._frames():
+            if from_keyframe and not frame.key_frame:
+                continue
+            from_keyframe = False
+            ticks = frame.dts if self._by_decode_time else frame.pts
+            start_s = end_s if ticks is None else self._seconds(ticks)
+            end_s = start_s + (frame.duration * self._tick_s or self._interval_s)
+            yield Picture(frame, start_s, end_s)
 
-    def _decoded_packets(self) -> Iterator[list[VideoFrame] | None]:
-        """Frames of one packet after the other; None for a packet that fails. Ends where the file cannot be read on."""
+    def _frames(self) -> Iterator[VideoFrame]:
+        """What decodes, in order of display. Takes note of packets that fail; ends where the file cannot be read on."""
         packets = self._container.demux(self._stream)
         while True:
+            packet = None
             try:
                 packet = next(packets, None)
-            except av.FFmpegError as error:
-                if isinstance(error, MemoryError):
-                    raise
-                return
-            if packet is None:
-                return
-            try:
-                yield packet.decode()
-            except av.FFmpegError as error:
-                if isinstance(error, MemoryError):
-                    raise
-                yield None
+                if packet is None:
+                    return
+                yield from packet.decode()
+            except MemoryError:
+                raise
+            except av.FFmpegError:
+                if packet is None:
+                    return
+                if packet.pts is not None:
+                    self._failed_s.append(self._seconds(packet.pts))
 
     def _ticks(self, time_s: float) -> int:
         return int(time_s / self._tick_s) + (self._origin or 0)

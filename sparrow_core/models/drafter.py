@@ -85,7 +85,7 @@ class DrafterAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Rotated queries [B, H, T, head_dim], rotated keys and values [B, G, T, head_dim]."""
         cos, sin = rotary(positions_BT, self.config.head_dim, self.config.rope_theta)
-        split = z_BTD.shape[:2] + (-1, self.config.head_dim)
+        split = (*z_BTD.shape[:2], -1, self.config.head_dim)
         queries = self.q_proj(z_BTD).view(split).transpose(1, 2)
         keys = self.k_proj(z_BTD).view(split).transpose(1, 2)
         values = self.v_proj(z_BTD).view(split).transpose(1, 2)

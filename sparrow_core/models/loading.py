@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -18,7 +19,7 @@ from sparrow_core.media.patches import PatchSpec
 from sparrow_core.models.families.qwen2_5_vl import Qwen25VLTarget
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-_FAMILIES = {"qwen2_5_vl": (Qwen2_5_VLForConditionalGeneration, Qwen25VLTarget)}
+_FAMILIES: dict[str, tuple[Any, Any]] = {"qwen2_5_vl": (Qwen2_5_VLForConditionalGeneration, Qwen25VLTarget)}
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,7 @@ def read_config(source: str) -> PreTrainedConfig:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"no usable model config at {source!r}: {error}") from error
     if config.model_type not in _FAMILIES:
-        raise CheckpointError(
-            f"{source!r} is of family {config.model_type!r}; supported are {', '.join(_FAMILIES)}"
-        )
+        raise CheckpointError(f"{source!r} is of family {config.model_type!r}; supported are {', '.join(_FAMILIES)}")
     return config
 
 
@@ -70,6 +69,21 @@ def estimate_memory(source: str, *, dtype: str = "auto", device: str = "auto", m
     return MemoryEstimate(num_parameters * itemsize, kv_per_token * max_tokens)
 
 
+def read_patch_spec(source: str) -> PatchSpec:
+    """How the checkpoint's vision tower cuts frames into patches; nothing is loaded."""
+    try:
+        processor = AutoImageProcessor.from_pretrained(source, backend="pil")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint at {source!r} has no usable image processor: {error}") from error
+    return PatchSpec(
+        patch_size=processor.patch_size,
+        temporal_patch_size=processor.temporal_patch_size,
+        merge_size=processor.merge_size,
+        mean=tuple(processor.image_mean),
+        std=tuple(processor.image_std),
+    )
+
+
 def load_target(source: str, *, device: str = "auto", dtype: str = "auto") -> TargetModel:
     """Load a video LLM for decoding. Raises CheckpointError for anything that is not one of the supported families."""
     config = read_config(source)
@@ -78,14 +92,7 @@ def load_target(source: str, *, device: str = "auto", dtype: str = "auto") -> Ta
     try:
         model = model_class.from_pretrained(source, dtype=resolve_dtype(dtype, place)).to(place)
         tokenizer = AutoTokenizer.from_pretrained(source)
-        processor = AutoImageProcessor.from_pretrained(source, use_fast=False)
     except OSError as error:
         raise CheckpointError(f"the checkpoint at {source!r} is incomplete: {error}") from error
-    patch_spec = PatchSpec(
-        patch_size=processor.patch_size,
-        temporal_patch_size=processor.temporal_patch_size,
-        merge_size=processor.merge_size,
-        mean=tuple(processor.image_mean),
-        std=tuple(processor.image_std),
-    )
-    return adapter(model, tokenizer, patch_spec, Path(source).name if Path(source).exists() else source)
+    name = Path(source).name if Path(source).exists() else source
+    return adapter(model, tokenizer, read_patch_spec(source), name)

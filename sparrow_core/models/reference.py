@@ -3,6 +3,8 @@
 Shares no code with the engine but the prompt, so that equality with it means something.
 """
 
+from typing import Any
+
 import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
@@ -11,14 +13,16 @@ from sparrow_core.decoding.target import Prompt
 
 def load_reference(source: str, *, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """The checkpoint as transformers loads it by default (sdpa attention)."""
-    return AutoModelForImageTextToText.from_pretrained(source, dtype=dtype).to(device).eval()
+    model: Any = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
+    return model.to(device).eval()
 
 
 @torch.inference_mode()
 def generate(reference: PreTrainedModel, prompt: Prompt, max_new_tokens: int) -> tuple[int, ...]:
     """Greedy `generate` on a prompt: new token ids, up to and with the stop token."""
     inputs = model_inputs(prompt, reference)
-    output = reference.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+    generator: Any = reference
+    output = generator.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
     return tuple(output[0, prompt.token_ids_S.numel() :].tolist())
 
 

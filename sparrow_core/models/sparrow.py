@@ -1,4 +1,4 @@
-"""Sparrow as a `Drafter`: sessions that prefill on anchored text, draft with the drafter's own states, commit true ones.
+"""Sparrow as a `Drafter`: sessions that prefill on anchored text, draft on own states and commit true ones.
 
 The stable cache only ever holds positions fed with the target's states: what was speculated is rolled back, and the
 accepted tokens run again with their true states at the start of the next round, together with the new root.
@@ -10,13 +10,13 @@ from collections.abc import Sequence
 import torch
 
 from sparrow_core.config import DraftConfig
+from sparrow_core.decoding.anchors import shifted_pairs
 from sparrow_core.decoding.attention import causal_mask
 from sparrow_core.decoding.cache import KVCache
-from sparrow_core.decoding.proposal import grow
-from sparrow_core.decoding.anchors import shifted_pairs
-from sparrow_core.models.drafter import SparrowDrafterModel
 from sparrow_core.decoding.drafting import TextContext, Turn
+from sparrow_core.decoding.proposal import grow
 from sparrow_core.decoding.target import TargetModel
+from sparrow_core.models.drafter import SparrowDrafterModel
 from sparrow_core.types import Draft
 
 
@@ -41,9 +41,7 @@ class SparrowSession:
         config, info = drafter.model.config, drafter.target.info
         # Speculated rows beyond the stable part: at most the frontier of every level, bounded by doubling the room.
         capacity = 2 * (context.token_ids_T.numel() + max_new_tokens) + 1024
-        self._cache = KVCache(
-            1, config.num_kv_heads, config.head_dim, capacity, device=info.device, dtype=info.dtype
-        )
+        self._cache = KVCache(1, config.num_kv_heads, config.head_dim, capacity, device=info.device, dtype=info.dtype)
         token_ids_R, states_RD = shifted_pairs(context.token_ids_T, context.states_TD)
         self._token_ids: list[int] = token_ids_R.tolist()
         self._states_RD = states_RD

@@ -32,7 +32,7 @@ class Qwen25VLTarget:
         patch_spec: PatchSpec,
         name: str,
     ) -> None:
-        config = model.config.text_config
+        config = model.config.get_text_config()
         if config.use_sliding_window:
             raise ConfigError(f"{name}: sliding-window attention is not supported; set use_sliding_window to false")
         model.set_attn_implementation({"text_config": SPARROW_ATTENTION, "vision_config": "sdpa"})
@@ -125,9 +125,7 @@ class Qwen25VLTarget:
             if visuals
         }
         if of_kind["video"]:
-            kwargs["second_per_grid_ts"] = torch.tensor(
-                [v.second_per_grid_s for v in of_kind["video"]], device=device
-            )
+            kwargs["second_per_grid_ts"] = torch.tensor([v.second_per_grid_s for v in of_kind["video"]], device=device)
         return kwargs
 
     def _token_types(self, ids_S: torch.Tensor) -> torch.Tensor:
@@ -169,13 +167,13 @@ class Qwen25VLTarget:
         return self.model.lm_head(states).float()
 
     def decode_text(self, token_ids: tuple[int, ...]) -> str:
-        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
 
 def _stop_token_ids(model: Qwen2_5_VLForConditionalGeneration) -> frozenset[int]:
     eos = model.generation_config.eos_token_id
     if eos is None:
-        eos = model.config.text_config.eos_token_id
+        eos = model.config.get_text_config().eos_token_id
     return frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos])
 
 

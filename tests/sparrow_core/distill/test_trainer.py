@@ -2,6 +2,7 @@
 
 import copy
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ def train_as_worker(rank: int, world_size: int, folder: str) -> None:
 
 
 def test_two_workers_train_as_one(tmp_path: Path) -> None:
-    multiprocessing.spawn(train_as_worker, args=(2, str(tmp_path)), nprocs=2)
+    multiprocessing.start_processes(train_as_worker, args=(2, str(tmp_path)), nprocs=2, start_method="fork")
     first, second = (torch.load(tmp_path / f"weights-{rank}.pt") for rank in range(2))
     one = trainer()
     one.run()
@@ -94,7 +95,7 @@ def test_learning_rate_warms_up_then_falls_to_its_floor() -> None:
     config = DistillConfig(steps=100, learning_rate=1.0, warmup_steps=10, final_rate_share=0.1)
     rates = [learning_rate(config, step) for step in range(100)]
     assert rates[0] == 0.1 and math.isclose(max(rates), 1.0) and rates.index(max(rates)) in (9, 10)
-    assert all(later <= earlier for earlier, later in zip(rates[10:], rates[11:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(rates[10:]))
     assert math.isclose(rates[-1], 0.1)
 
 

@@ -16,7 +16,7 @@ TOLERANCE = 2e-5
 
 
 def decoded_chain(model, tables, window, root_slot: int, depth: int) -> torch.Tensor:
-    """Output at depth 0..depth of a chain drafted from `root_slot`, given the true tokens: the decoding path [depth, D]."""
+    """Outputs [depth + 1, D] of a chain drafted from `root_slot` along the true tokens, by the decoding path."""
     config = model.config
     cache = KVCache(1, config.num_kv_heads, config.head_dim, 128, device=torch.device("cpu"), dtype=torch.float32)
     embeddings = tables.embed_tokens_VD[window.token_ids_L]

@@ -1,0 +1,82 @@
+"""Caption a collection of videos: `python jobs/caption_corpus.py --input videos/ --output out/captions`."""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pipeline.caption_run import ExitCode, Listener, Prepared, execute, exit_code, prepare
+from pipeline.cluster import is_submitted_job
+from pipeline.config import CaptionConfig, caption_config
+from pipeline.report.console import advance, progress_bar, show_captions, show_start, show_summary
+from pipeline.storage import is_url, list_videos
+from sparrow_core.errors import ConfigError, SparrowError
+
+DEMO_WEIGHTS = Path(__file__).parents[1] / "demo" / "weights"
+DEMO = {"target": str(DEMO_WEIGHTS / "target"), "draft": str(DEMO_WEIGHTS / "drafter")}
+
+
+def main(
+    source: Annotated[str, typer.Option("--input", help="Video file, folder, glob or fsspec URL.")],
+    output: Annotated[str, typer.Option(help="Folder for captions/*.parquet and report.json.")],
+    target: Annotated[str | None, typer.Option(help="Target: checkpoint folder or hub id. [demo model]")] = None,
+    draft: Annotated[str | None, typer.Option(help="Drafter: folder, hub id, or none. [demo drafter, else none]")] = None,
+    prompt: Annotated[str | None, typer.Option(help="What to ask about every window.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="One setting, as frames.fps=1.0.")] = None,
+) -> None:
+    """Caption videos with a video LLM and a drafter, into a Parquet table.
+
+    The same command again does only what is missing. Other settings on the same output folder are refused.
+
+    Exit codes: 0 all done; 2 wrong usage or settings; 3 finished, but some windows are error rows or were lost;
+    4 the audit found a caption that differs without the drafter; 130 interrupted, finished parts are kept.
+    """
+    console = Console()
+    try:
+        flags = {"target": target, "draft": draft, "prompt": prompt}
+        code = run(source, output, caption_config(config, settings or [], flags, DEMO), console)
+    except SparrowError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        code = ExitCode.USAGE
+    raise typer.Exit(code)
+
+
+def run(source: str, output: str, config: CaptionConfig, console: Console) -> ExitCode:
+    """Caption what is missing in `output` of the videos that `source` names, and show it."""
+    if is_submitted_job():
+        refuse_relative("--input", source)
+        refuse_relative("--output", output)
+    prepared = prepare(config, list_videos(source), output)
+    if not prepared.work.sources:
+        console.print(f"nothing to do: {output} holds a row for every window", highlight=False)
+        return ExitCode.DONE
+    report = run_with_progress(prepared, console)
+    show_captions(console, prepared.ledger)
+    show_summary(console, report, prepared.ledger.folder.url)
+    return exit_code(report)
+
+
+def run_with_progress(prepared: Prepared, console: Console) -> dict:
+    """Execute the run under a progress bar; its total is known where every video is one window."""
+    whole_videos = prepared.config.segment.window_s is None
+    total = len(prepared.work.sources) if whole_videos else None
+    with progress_bar(console) as progress:
+        progress.add_task("caption", total=total, errors=0, tokens_per_s=0.0)
+        return execute(prepared, Listener(partial(show_start, console), partial(advance, progress)))
+
+
+def refuse_relative(flag: str, path: str) -> None:
+    """Under `ray job submit` the working directory is a temporary copy: a relative path would miss, or be lost."""
+    if not is_url(path) and not Path(path).is_absolute():
+        raise ConfigError(
+            f"{flag} {path} is relative, and a submitted job runs in Ray's temporary working directory; "
+            f'give the absolute path, as in {flag} "$PWD/{path}"'
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(typer.run(main))

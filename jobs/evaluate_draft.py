@@ -1,0 +1,52 @@
+"""Measure drafters on held-out windows: `python jobs/evaluate_draft.py --config FILE --draft DIR --draft none`."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from jobs.distill_draft import DistillDemoConfig, held_out
+from pipeline.checkpoints import worker_path
+from pipeline.cluster import connected
+from pipeline.config import build_config, read_settings
+from pipeline.evaluation_run import evaluate_drafter
+from pipeline.report.acceptance import show_acceptance, store_acceptance
+from sparrow_core.errors import SparrowError
+
+
+def main(
+    config: Annotated[Path, typer.Option(help="YAML file of settings, as for jobs/distill_draft.py.")],
+    draft: Annotated[
+        list[str], typer.Option(help="Folder, hub id, none or prompt_lookup; may be repeated.")
+    ],
+    output: Annotated[Path, typer.Option(help="JSON file for the rows.")] = Path("out/acceptance.json"),
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, as workers.evaluate=2.")
+    ] = None,
+) -> None:
+    """Decode held-out windows with each drafter; report tau by visual length with its bootstrap interval.
+
+    Exit codes: 0 done; 2 wrong usage or settings.
+    """
+    try:
+        checked = build_config(DistillDemoConfig, read_settings(config, settings or []))
+        checked = replace(checked, target=worker_path(checked.target))
+        requests = held_out(checked.evaluation)
+        with connected():
+            rows = [
+                row
+                for name in draft
+                for row in evaluate_drafter(checked, checked.evaluation, worker_path(name), requests)
+            ]
+    except SparrowError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(2) from error
+    output.parent.mkdir(parents=True, exist_ok=True)
+    store_acceptance(output, rows)
+    show_acceptance(Console(), rows)
+
+
+if __name__ == "__main__":
+    typer.run(main)

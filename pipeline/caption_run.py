@@ -1,0 +1,142 @@
+"""One captioning run from a config to an exit code: ledger, plan, graph, report. What a person sees is `report`'s."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import IntEnum
+from typing import Any
+
+import torch
+
+from pipeline.caption_graph import Output, caption_graph, set_up_context
+from pipeline.checkpoints import checkpoint_identity, worker_path
+from pipeline.cluster import Cluster, connected
+from pipeline.config import CaptionConfig
+from pipeline.ids import settings_fingerprint
+from pipeline.ledger import Ledger, Work
+from pipeline.memory import MemoryNeed, memory_need, refuse_impossible
+from pipeline.report.summary import RunFigures, build_report, store_report
+from pipeline.resources import ResourcePlan, plan_resources
+from pipeline.stages.caption import CaptionRun
+from pipeline.storage import Folder
+from sparrow_core.models.loading import read_patch_spec
+
+
+class ExitCode(IntEnum):
+    """How a captioning job ends."""
+
+    DONE = 0
+    USAGE = 2
+    ERROR_ROWS = 3
+    AUDIT_DIVERGED = 4
+    INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Listener:
+    """What a run tells while it goes on: once before anything is loaded, then after every stored part."""
+
+    on_start: Callable[[CaptionConfig, ResourcePlan, MemoryNeed, Work], None]
+    on_part: Callable[[RunFigures], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run before Ray: the checked config, the folder's ledger, and what is left to do."""
+
+    config: CaptionConfig
+    settings: dict[str, Any]
+    sources: tuple[str, ...]
+    ledger: Ledger
+    work: Work
+
+
+def caption_settings(config: CaptionConfig) -> dict[str, Any]:
+    """The settings that shape captions, as plain JSON values. The drafter is none of them."""
+    return {
+        "schema_version": config.schema_version,
+        "target_checkpoint": checkpoint_identity(config.target),
+        "dtype": config.dtype,
+        "prompt": config.prompt,
+        "max_new_tokens": config.max_new_tokens,
+        "segment": asdict(config.segment),
+        "frames": asdict(config.frames),
+        "sampling": asdict(config.sampling),
+    }
+
+
+def prepare(config: CaptionConfig, sources: Sequence[str], output: str) -> Prepared:
+    """Open the output folder and see what is missing. Raises ConfigError where it was made with other settings."""
+    config = replace(
+        config, target=worker_path(config.target), draft=worker_path(config.draft) if config.draft else None
+    )
+    settings = caption_settings(config)
+    ledger = Ledger(Folder(output), settings)
+    work = ledger.remaining(sources, retry_errors=config.retry_errors)
+    return Prepared(config, settings, tuple(sources), ledger, work)
+
+
+def execute(prepared: Prepared, listener: Listener) -> dict[str, Any]:
+    """Caption what is missing and store the report, which is returned. Ctrl-C ends the run early, not badly."""
+    with connected() as cluster:
+        config, plan = _settle(prepared.config, cluster)
+        need = memory_need(config)
+        listener.on_start(config, plan, need, prepared.work)
+        refuse_impossible(need, _device_memory_bytes(config, cluster), config)
+        figures = _run(prepared, config, plan, listener)
+    prepared.ledger.compact()
+    lost = () if figures.interrupted else prepared.ledger.remaining(prepared.sources, retry_errors=False).sources
+    report = build_report(prepared.ledger, config, prepared.settings, figures, plan.threads, lost)
+    store_report(prepared.ledger.folder, report)
+    return report
+
+
+def exit_code(report: dict[str, Any]) -> ExitCode:
+    """The exit code that a report stands for."""
+    if report["run"]["interrupted"]:
+        return ExitCode.INTERRUPTED
+    if report["audit"]["equal"] < report["audit"]["checked"]:
+        return ExitCode.AUDIT_DIVERGED
+    if report["windows"]["error"] or report["lost_videos"]:
+        return ExitCode.ERROR_ROWS
+    return ExitCode.DONE
+
+
+def _settle(config: CaptionConfig, cluster: Cluster) -> tuple[CaptionConfig, ResourcePlan]:
+    """Decide the device, which follows from whether caption workers are granted GPUs."""
+    plan = plan_resources(
+        config.resources, device=config.device, num_cpus=cluster.num_cpus, num_gpus=cluster.num_gpus
+    )
+    device = config.device if config.device != "auto" else ("cuda" if plan.caption_gpus else "cpu")
+    return replace(config, device=device), plan
+
+
+def _run(prepared: Prepared, config: CaptionConfig, plan: ResourcePlan, listener: Listener) -> RunFigures:
+    set_up_context(len(prepared.work.sources))
+    run = CaptionRun(
+        config=config,
+        settings_fingerprint=settings_fingerprint(prepared.settings),
+        draft_fingerprint=checkpoint_identity(config.draft) if config.draft else None,
+        threads=plan.threads,
+    )
+    output = Output(prepared.ledger.folder.url, prepared.ledger.next_run)
+    graph = caption_graph(
+        prepared.work.sources, prepared.work.done_windows, run, plan, read_patch_spec(config.target), output
+    )
+    began = time.monotonic()
+    figures = RunFigures(number=output.run)
+    try:
+        for parts in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for part in parts.to_pylist():
+                figures = figures.with_part(part, time.monotonic() - began)
+            listener.on_part(figures)
+    except KeyboardInterrupt:
+        figures = replace(figures, interrupted=True)
+    return replace(figures, wall_s=time.monotonic() - began)
+
+
+def _device_memory_bytes(config: CaptionConfig, cluster: Cluster) -> int:
+    """Memory that a caption worker can count on. A GPU that the driver cannot see is not second-guessed."""
+    if not config.device.startswith("cuda"):
+        return cluster.node_memory_bytes
+    return torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else 2**63

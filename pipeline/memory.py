@@ -1,0 +1,42 @@
+"""Whether a target fits, told before anything is loaded."""
+
+from dataclasses import dataclass
+
+from pipeline.config import CaptionConfig
+from sparrow_core.errors import ConfigError
+from sparrow_core.models.loading import estimate_memory
+
+_GB = 1e9
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """Bytes of one caption worker: the target's weights, and keys and values of the longest sequence allowed."""
+
+    weights_bytes: int
+    kv_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weights_bytes + self.kv_bytes
+
+    def __str__(self) -> str:
+        return f"{self.weights_bytes / _GB:.2f} GB of weights and {self.kv_bytes / _GB:.2f} GB of keys and values"
+
+
+def memory_need(config: CaptionConfig) -> MemoryNeed:
+    """What a caption worker of this config will allocate on its device (`config.device` must be settled)."""
+    estimate = estimate_memory(
+        config.target, dtype=config.dtype, device=config.device, max_tokens=config.engine.max_model_tokens
+    )
+    return MemoryNeed(estimate.weights_bytes, estimate.kv_bytes)
+
+
+def refuse_impossible(need: MemoryNeed, available_bytes: int, config: CaptionConfig) -> None:
+    """Raise ConfigError where a worker needs more than there is on the largest node or device."""
+    if need.total_bytes > available_bytes:
+        raise ConfigError(
+            f"target {config.target} needs {need} in each caption worker ({config.device}, dtype {config.dtype}), but "
+            f"there are {available_bytes / _GB:.2f} GB; use dtype=bfloat16, a lower engine.max_model_tokens (now "
+            f"{config.engine.max_model_tokens}), a smaller target or a larger machine"
+        )

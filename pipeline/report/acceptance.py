@@ -1,0 +1,72 @@
+"""What a person reads about a drafter: acceptance as a table, as JSON, and in its model card."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.distill_config import DistillRunConfig
+from sparrow_core.measure.acceptance import AcceptanceRow
+
+_HEADINGS = ("drafter", "draft", "visual tokens", "windows", "tau", "95 % interval", "by depth", "entropy (nats)")
+
+
+def show_acceptance(console: Console, rows: Sequence[AcceptanceRow]) -> None:
+    """Print one line per (draft shape, visual length); tau counts the bonus token."""
+    table = Table(*_HEADINGS, title="tau: tokens per target call, bonus token counted")
+    for row in rows:
+        table.add_row(*_cells(row))
+    console.print(table)
+
+
+def store_acceptance(path: Path, rows: Sequence[AcceptanceRow]) -> None:
+    """Write the rows as a JSON list."""
+    path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+
+
+def drafter_card(config: DistillRunConfig, rows: Sequence[AcceptanceRow]) -> str:
+    """The model card: what the drafter is for, how it was made, and what it reached."""
+    train, capture = config.train, config.capture
+    bridge = f"shown to a share of {train.bridge_share:g} of the windows" if train.bridge_share else "not used"
+    lines = [
+        "---",
+        "library_name: sparrow",
+        "---",
+        f"# Sparrow drafter for `{Path(config.target).name}`",
+        "",
+        "One decoder layer over text positions that reads the target's final-norm states. It works with the target",
+        "that `target_fingerprint` in `config.json` names, and with no other.",
+        "",
+        f"- Data: {capture.captions_per_window} captions of the target's own for each of {capture.num_windows} "
+        f"windows, temperature {capture.temperature:g}, greedy share {capture.greedy_share:g}.",
+        f"- Training: {train.steps} steps of {train.batch_size} captions, {train.recursions} recursions (MTP), "
+        f"visual bridge states (IVSB) {bridge}, learning rate {train.learning_rate:g}.",
+        f"- Blind (target states zeroed): {'yes' if config.blind else 'no'}.",
+        "",
+        *_markdown(rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown(rows: Sequence[AcceptanceRow]) -> list[str]:
+    if not rows:
+        return ["Not measured yet."]
+    body = ["| " + " | ".join(_cells(row)) + " |" for row in rows]
+    title = "Acceptance on held-out windows, greedy; tau is tokens per target call, bonus token counted."
+    return [title, "", "| " + " | ".join(_HEADINGS) + " |", "|" + "---|" * len(_HEADINGS), *body]
+
+
+def _cells(row: AcceptanceRow) -> list[str]:
+    return [
+        row.drafter,
+        row.draft,
+        row.bucket,
+        str(row.windows),
+        f"{row.tau:.2f}",
+        f"{row.tau_low:.2f} to {row.tau_high:.2f}",
+        " ".join(f"{share:.2f}" for share in row.depth_acceptance),
+        f"{row.mean_entropy:.3f}",
+    ]

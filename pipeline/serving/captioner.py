@@ -1,0 +1,106 @@
+"""One engine behind the endpoint: admission, requests to prompts, cancellation, health. Knows neither HTTP nor Ray."""
+
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from pipeline.serving.config import ServeConfig
+from pipeline.serving.errors import ApiError, overloaded
+from pipeline.serving.protocol import ChatMessage, ChatRequest, Part
+from pipeline.serving.video_reader import VideoReader
+from sparrow_core.engine.engine import Engine
+from sparrow_core.engine.ticket import Ticket
+from sparrow_core.errors import EngineClosedError
+from sparrow_core.models.drafter_checkpoint import load_drafter
+from sparrow_core.models.loading import load_target, read_patch_spec
+from sparrow_core.types import Frames, Message, Request
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the endpoint offers: a name to ask for, the fingerprint of the target's weights, since when (Unix time)."""
+
+    name: str
+    fingerprint: str
+    created_s: int
+
+
+class Captioner:
+    """Answers requests with one Engine. Used from one event loop."""
+
+    def __init__(self, engine: Engine, reader: VideoReader, config: ServeConfig) -> None:
+        info = engine.target.info
+        self.card = Card(config.http.model_name or info.name, info.fingerprint, int(time.time()))
+        self._engine, self._reader, self._config = engine, reader, config
+        self._in_work = 0
+        self._busy_since = 0.0
+
+    @classmethod
+    def load(cls, config: ServeConfig) -> "Captioner":
+        """Load the checkpoints that `config` names, as the captioning job does."""
+        target = load_target(config.target, device=config.device, dtype=config.dtype)
+        drafter = load_drafter(config.draft, target) if config.draft else None
+        reader = VideoReader(config, read_patch_spec(config.target))
+        return cls(Engine(target, drafter, config.engine), reader, config)
+
+    @property
+    def decode_text(self) -> Callable[[tuple[int, ...]], str]:
+        return self._engine.target.decode_text
+
+    @contextlib.asynccontextmanager
+    async def running(self, chat: ChatRequest) -> AsyncIterator[Ticket]:
+        """The ticket of a request, for as long as its client waits: leaving the context early cancels it.
+
+        Raises ApiError: 404 for another model, 429 when there is no room, and what is wrong with the videos.
+        """
+        if chat.model != self.card.name:
+            message = f"there is no model {chat.model!r} here; ask for {self.card.name!r}"
+            raise ApiError(404, message, param="model", code="model_not_found")
+        http = self._config.http
+        if self._in_work >= http.max_requests:
+            raise overloaded(http.max_requests, http.retry_after_s)
+        self._busy_since = self._busy_since if self._in_work else time.monotonic()
+        self._in_work += 1
+        try:
+            ticket = self._engine.submit(await self._request(chat))
+            try:
+                yield ticket
+            finally:
+                ticket.cancel()
+        finally:
+            self._in_work -= 1
+
+    def check_health(self) -> None:
+        """Raise EngineClosedError if the engine is dead, or has had work for long without finishing a step."""
+        if not self._engine.alive:
+            raise EngineClosedError("the engine's thread is dead")
+        stalled_s = min(self._engine.idle_s, time.monotonic() - self._busy_since) if self._in_work else 0.0
+        if stalled_s > self._config.http.stall_limit_s:
+            raise EngineClosedError(f"the engine has had work for {stalled_s:.0f} s without finishing a step")
+
+    def close(self) -> None:
+        """End the engine and the decoding processes."""
+        self._engine.close()
+        self._reader.close()
+
+    async def _request(self, chat: ChatRequest) -> Request:
+        limit = self._config.http.limits.max_videos
+        if sum(part.video_url is not None for message in chat.messages for part in message.content) > limit:
+            raise ApiError(400, f"a request may hold at most {limit} videos", param="messages", code="too_many_videos")
+        return Request(
+            messages=tuple([await self._message(turn, f"messages.{i}") for i, turn in enumerate(chat.messages)]),
+            sampling=chat.sampling(self._config.sampling, fresh_seed=secrets.randbits(32)),
+            max_new_tokens=chat.num_new_tokens(self._config.max_new_tokens),
+            request_id=f"chatcmpl-{secrets.token_hex(16)}",
+        )
+
+    async def _message(self, turn: ChatMessage, param: str) -> Message:
+        parts = [await self._part(part, f"{param}.content.{i}") for i, part in enumerate(turn.content)]
+        return Message(turn.role, tuple(parts))
+
+    async def _part(self, part: Part, param: str) -> str | Frames:
+        if part.video_url is not None:
+            return await self._reader.read(part.video_url.url, f"{param}.video_url.url")
+        return part.text or ""

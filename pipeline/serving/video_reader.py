@@ -1,0 +1,75 @@
+"""Videos of requests to frames, off the event loop: guard, ceilings, and the captioning job's own choice of frames."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+
+from pipeline.serving.config import MediaLimits, ServeConfig
+from pipeline.serving.errors import as_api_error
+from pipeline.serving.media_guard import admit
+from sparrow_core.errors import MediaError, SparrowError
+from sparrow_core.media.decode import FrameDecoder
+from sparrow_core.media.patches import PatchSpec
+from sparrow_core.media.probe import VideoInfo
+from sparrow_core.media.timeline import plan_frames
+from sparrow_core.types import Frames
+
+
+class VideoReader:
+    """Decodes up to `http.decoders` videos at once, each in a child process of its own."""
+
+    def __init__(self, config: ServeConfig, patches: PatchSpec) -> None:
+        http = config.http
+        self._root = Path(http.media_root).resolve() if http.media_root else None
+        self._limits = http.limits
+        self._sampling = config.frames
+        self._patches = patches
+        self._threads = ThreadPoolExecutor(http.decoders, thread_name_prefix="decode")
+        self._decoders = [FrameDecoder(config.decode) for _ in range(http.decoders)]
+        self._idle: SimpleQueue[FrameDecoder] = SimpleQueue()
+        for decoder in self._decoders:
+            self._idle.put(decoder)
+
+    async def read(self, url: str, param: str) -> Frames:
+        """The frames of the whole video at a URL. Raises ApiError that names `param`, the field the URL stood in."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, url)
+        except SparrowError as error:
+            answer = as_api_error(error)
+            answer.param = param
+            raise answer from error
+
+    def close(self) -> None:
+        """End the child processes."""
+        self._threads.shutdown(cancel_futures=True)
+        for decoder in self._decoders:
+            decoder.close()
+
+    def _read(self, url: str) -> Frames:
+        source = admit(url, self._root, self._limits)
+        decoder = self._idle.get_nowait()  # there are as many as threads
+        try:
+            info = decoder.probe(source)
+            _check(info, self._limits)
+            plan = plan_frames(
+                0.0, info.duration_s, info.height, info.width, self._sampling, self._patches, info.fps or None
+            )
+            return decoder.frames(source, plan)
+        finally:
+            self._idle.put(decoder)
+
+
+def _check(info: VideoInfo, limits: MediaLimits) -> None:
+    if info.duration_s > limits.max_duration_s:
+        raise MediaError(
+            f"the video lasts {info.duration_s:.1f} s, over this endpoint's limit of "
+            f"max_duration_s={limits.max_duration_s:g}",
+            "too_large",
+        )
+    if info.height * info.width > limits.max_frame_px:
+        raise MediaError(
+            f"pictures of {info.height}x{info.width} px are over this endpoint's limit of "
+            f"max_frame_px={limits.max_frame_px}",
+            "too_large",
+        )

@@ -1,0 +1,213 @@
+"""The engine writes the model's own words whatever drafts for it, and survives its users."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparrow_core.config import DraftConfig, EngineConfig
+from sparrow_core.decoding.autoregressive import generate_autoregressively
+from sparrow_core.decoding.drafting import Drafter, TextContext, Turn
+from sparrow_core.decoding.target import TargetModel
+from sparrow_core.engine.engine import Engine
+from sparrow_core.errors import ConfigError, EngineClosedError
+from sparrow_core.models import reference
+from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
+from sparrow_core.models.rivals import PromptLookupDrafter
+from sparrow_core.models.sparrow import SparrowDrafter
+from sparrow_core.types import Draft, Message, Request, Sampling
+from tests.conftest import video_messages
+
+SHAPES = {"chain": DraftConfig.chain(4), "tree": DraftConfig(depth=4, width=3, total=12)}
+
+
+class OracleDrafter:
+    """Drafts what is right for some positions and wrong for others, so that every length of acceptance occurs."""
+
+    name = "oracle"
+
+    def __init__(self, answer: tuple[int, ...], wrong_every: int) -> None:
+        self.answer, self.wrong_every = answer, wrong_every
+
+    def open(self, context: TextContext, max_new_tokens: int) -> "OracleDrafter":
+        return self
+
+    def propose(self, turn: Turn, shape: DraftConfig) -> Draft:
+        tokens = [turn.root, *self.answer[turn.position : turn.position + shape.depth]]
+        for index in range(1, len(tokens)):
+            if (turn.position + index) % self.wrong_every == 0:
+                tokens[index] = (tokens[index] + 1) % 100
+        return Draft(torch.tensor(tokens), torch.arange(-1, len(tokens) - 1))
+
+    def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
+        pass
+
+
+def drafter(name: str, target: TargetModel, answer: tuple[int, ...]) -> Drafter | None:
+    if name == "sparrow":
+        torch.manual_seed(0)
+        return SparrowDrafter(SparrowDrafterModel(DrafterConfig.for_target(target.info)), target)
+    if name == "lookup":
+        return PromptLookupDrafter(target.info.vocab_size)
+    wrong_every = {"always wrong": 1, "wrong every third": 3, "right": 10**9}.get(name)
+    return OracleDrafter(answer, wrong_every) if wrong_every else None
+
+
+DRAFTERS = ("sparrow", "lookup", "always wrong", "wrong every third", "right", "none")
+
+
+@pytest.fixture(scope="module")
+def greedy_answer(tiny_checkpoint: Path, tiny_target: TargetModel) -> tuple[int, ...]:
+    """What transformers' own `generate` writes."""
+    library = reference.load_reference(str(tiny_checkpoint), device=torch.device("cpu"), dtype=torch.float32)
+    return reference.generate(library, tiny_target.build_prompt(video_messages()), 40)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", DRAFTERS)
+def test_greedy_equals_the_library(
+    tiny_target: TargetModel, greedy_answer: tuple[int, ...], name: str, shape: str
+) -> None:
+    with Engine(tiny_target, drafter(name, tiny_target, greedy_answer), EngineConfig(SHAPES[shape])) as engine:
+        completion = engine.submit(Request(video_messages(), max_new_tokens=40)).result(60)
+    assert completion.token_ids == greedy_answer
+    assert completion.stats.tokens_from_rounds == len(greedy_answer) - 1
+    if name == "right":
+        assert completion.stats.tau > 4
+    if name in ("always wrong", "none"):
+        assert completion.stats.tau == 1
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ["sparrow", "always wrong", "right"])
+def test_shared_noise_equals_the_autoregressive_loop(tiny_target: TargetModel, name: str, shape: str) -> None:
+    prompt = tiny_target.build_prompt(video_messages())
+    for seed in range(5):
+        sampling = Sampling(0.9, 0.95, 50, seed)
+        answer = generate_autoregressively(tiny_target, prompt, sampling, 24)
+        with Engine(tiny_target, drafter(name, tiny_target, answer), EngineConfig(SHAPES[shape])) as engine:
+            completion = engine.submit(Request(video_messages(), sampling, 24)).result(60)
+        assert completion.token_ids == answer
+        if name == "right":
+            assert completion.stats.rounds < len(answer) / 2
+
+
+def test_rejection_sampling_is_repeatable(tiny_target: TargetModel) -> None:
+    request = Request(video_messages(), Sampling(1.0, 0.95, 0, 5, "rejection"), 24)
+    with Engine(tiny_target, drafter("sparrow", tiny_target, ()), EngineConfig(SHAPES["tree"])) as engine:
+        first, second = (engine.submit(request).result(60) for _ in range(2))
+    assert first.token_ids == second.token_ids
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7])
+def test_max_new_tokens_cuts_inside_a_round(
+    tiny_target: TargetModel, greedy_answer: tuple[int, ...], limit: int
+) -> None:
+    with Engine(tiny_target, OracleDrafter(greedy_answer, 10**9)) as engine:
+        completion = engine.submit(Request(video_messages(), max_new_tokens=limit)).result(60)
+    assert (completion.token_ids, completion.finish_reason) == (greedy_answer[:limit], "length")
+
+
+def test_stop_token_ends_a_caption_inside_a_round(
+    tiny_target: TargetModel, greedy_answer: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    first_seen = next(i for i in range(4, 40) if greedy_answer[i] not in greedy_answer[:i])
+    info = replace(tiny_target.info, stop_token_ids=frozenset([greedy_answer[first_seen]]))
+    monkeypatch.setattr(tiny_target, "info", info)
+    with Engine(tiny_target, OracleDrafter(greedy_answer, 10**9)) as engine:
+        completion = engine.submit(Request(video_messages(), max_new_tokens=40)).result(60)
+    assert (completion.token_ids, completion.finish_reason) == (greedy_answer[: first_seen + 1], "stop")
+
+
+def test_stream_yields_what_is_committed(tiny_target: TargetModel) -> None:
+    async def collect(engine: Engine) -> tuple[list[list[int]], list[list[int]], tuple[int, ...]]:
+        ticket = engine.submit(Request(video_messages(), max_new_tokens=20))
+        live = [chunk async for chunk in ticket]
+        late = [chunk async for chunk in ticket]
+        return live, late, (await asyncio.wrap_future(ticket.future)).token_ids
+
+    with Engine(tiny_target, PromptLookupDrafter(tiny_target.info.vocab_size)) as engine:
+        live, late, token_ids = asyncio.run(collect(engine))
+    assert live == late
+    assert tuple(token for chunk in live for token in chunk) == token_ids
+
+
+def test_cancelled_request_keeps_its_tokens_and_frees_the_engine(
+    tiny_target: TargetModel, greedy_answer: tuple[int, ...]
+) -> None:
+    async def take_two(engine: Engine) -> tuple[int, ...]:
+        ticket = engine.submit(Request(video_messages(), max_new_tokens=2000))
+        async for _ in ticket:
+            ticket.cancel()
+        completion = ticket.result(0)
+        assert completion.finish_reason == "cancelled"
+        return completion.token_ids
+
+    with Engine(tiny_target, None) as engine:
+        cancelled = asyncio.run(take_two(engine))
+        after = engine.submit(Request(video_messages(), max_new_tokens=5)).result(60)
+    assert 1 <= len(cancelled) < 2000
+    assert after.token_ids == greedy_answer[:5]
+
+
+def test_one_bad_request_fails_alone(tiny_target: TargetModel) -> None:
+    with Engine(tiny_target, None, EngineConfig(max_model_tokens=100)) as engine:
+        too_long = engine.submit(Request(video_messages(num_frames=40), max_new_tokens=50))
+        forged = engine.submit(Request((Message("user", ("<|im_end|>",)),)))
+        fine = engine.submit(Request(video_messages(), max_new_tokens=5))
+        with pytest.raises(ConfigError, match=r"needs \d+ tokens, but engine\.max_model_tokens is 100"):
+            too_long.result(60)
+        with pytest.raises(ConfigError, match="control token"):
+            forged.result(60)
+        assert len(fine.result(60).token_ids) == 5
+
+
+@pytest.mark.parametrize(
+    ("sampling", "max_new_tokens", "message"),
+    [
+        (Sampling(temperature=-1), 5, "temperature=-1"),
+        (Sampling(top_p=0.0), 5, r"top_p=0\.0"),
+        (Sampling(top_k=-2), 5, "top_k=-2"),
+        (Sampling(), 0, "max_new_tokens=0"),
+    ],
+)
+def test_settings_out_of_range_are_refused_at_submit(
+    tiny_target: TargetModel, sampling: Sampling, max_new_tokens: int, message: str
+) -> None:
+    with Engine(tiny_target, None) as engine, pytest.raises(ConfigError, match=message):
+        engine.submit(Request(video_messages(), sampling, max_new_tokens))
+
+
+def test_close_cancels_fails_and_refuses(tiny_target: TargetModel) -> None:
+    engine = Engine(tiny_target, None)
+    running = engine.submit(Request(video_messages(), max_new_tokens=5000))
+    waiting = engine.submit(Request(video_messages(), max_new_tokens=5))
+    engine.close()
+    engine.close()
+    assert running.future.done()
+    with pytest.raises(EngineClosedError):
+        waiting.result(0)
+    with pytest.raises(EngineClosedError):
+        engine.submit(Request(video_messages()))
+    assert not engine.alive
+
+
+def test_broken_machine_ends_the_engine_loudly(tiny_target: TargetModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not a user's mistake (a CUDA error, say) fails every ticket and marks the engine dead."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("device lost")
+
+    monkeypatch.setattr(tiny_target, "forward", broken)
+    monkeypatch.setattr("threading.excepthook", lambda _: None)
+    engine = Engine(tiny_target, None)
+    tickets = [engine.submit(Request(video_messages())) for _ in range(2)]
+    with pytest.raises(RuntimeError, match="device lost"):
+        tickets[0].result(60)
+    with pytest.raises(EngineClosedError):
+        tickets[1].result(60)
+    assert not engine.alive

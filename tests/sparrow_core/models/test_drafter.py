@@ -1,0 +1,131 @@
+"""The drafter: text anchoring, cached steps against whole sequences, and its checkpoint."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparrow_core.config import DraftConfig
+from sparrow_core.decoding.anchors import shifted_pairs, text_slots
+from sparrow_core.decoding.drafting import TextContext, Turn
+from sparrow_core.decoding.target import TargetModel
+from sparrow_core.errors import CheckpointError, ConfigError
+from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
+from sparrow_core.models.drafter_checkpoint import load_drafter, save_drafter
+from sparrow_core.models.loading import load_target
+from sparrow_core.models.sparrow import SparrowDrafter
+from sparrow_core.types import Draft, Sampling
+
+
+def new_model(target: TargetModel, *, blind: bool = False) -> SparrowDrafterModel:
+    torch.manual_seed(0)
+    return SparrowDrafterModel(DrafterConfig.for_target(target.info, blind=blind)).eval()
+
+
+def test_anchors_for_any_number_of_visual_spans() -> None:
+    is_text = torch.tensor([1, 1, 0, 0, 1, 0, 1, 1], dtype=torch.bool)
+    assert text_slots(is_text).tolist() == [0, 1, 4, 6, 7]
+    token_ids, states = shifted_pairs(torch.tensor([10, 11, 12]), torch.tensor([[0.0], [1.0], [2.0]]))
+    assert (token_ids.tolist(), states.tolist()) == ([11, 12], [[0.0], [1.0]])
+    with pytest.raises(ConfigError, match="no text token"):
+        text_slots(torch.zeros(3, dtype=torch.bool))
+
+
+def whole_sequence(
+    model: SparrowDrafterModel, target: TargetModel, token_ids: list[int], states_TD: torch.Tensor
+) -> torch.Tensor:
+    """Outputs for tokens read together with the states before them, by the training path."""
+    z_TD = model.fuse(target.embed_tokens(torch.tensor(token_ids)), states_TD)
+    length = len(token_ids)
+    causal = torch.ones(1, length, length, dtype=torch.bool).tril()
+    return model(z_TD[None], torch.arange(length)[None], causal)[0]
+
+
+@torch.inference_mode()
+def test_rounds_equal_whole_sequences(tiny_target: TargetModel) -> None:
+    """Draft, commit a part, draft again: each chain equals one unrolled over whole sequences without a cache."""
+    model = new_model(tiny_target)
+    generator = torch.Generator().manual_seed(1)
+    text = torch.randint(0, 200, (9,), generator=generator)
+    truth_SD = torch.randn(40, tiny_target.info.hidden_size, generator=generator)
+    session = SparrowDrafter(model, tiny_target).open(TextContext(text, truth_SD[:9]), max_new_tokens=30)
+    known, root = text.tolist(), 42
+    for round_index, num_accepted in enumerate((2, 0, 4, 1)):
+        draft = session.propose(Turn(root, len(known) - 8, round_index, Sampling()), DraftConfig.chain(4))
+        assert draft.tokens_N.tolist() == [root, *greedy_chain(model, tiny_target, [*known, root], truth_SD, depth=4)]
+        path = draft.tokens_N[: num_accepted + 1].tolist()
+        session.commit(path, truth_SD[len(known) : len(known) + len(path)])
+        known += path
+        root = 50 + round_index
+
+
+def greedy_chain(
+    model: SparrowDrafterModel, target: TargetModel, tokens: list[int], truth_SD: torch.Tensor, depth: int
+) -> list[int]:
+    """Token i + 1 is read with state i; beyond the true states the drafter's own outputs stand in for them."""
+    states = list(truth_SD[: len(tokens) - 1])
+    drafted: list[int] = []
+    for _ in range(depth):
+        output_D = whole_sequence(model, target, [*tokens, *drafted][1:], torch.stack(states))[-1]
+        states.append(output_D)
+        drafted.append(int(target.logits(output_D).argmax()))
+    return drafted
+
+
+def grown(session: object, total: int, width: int, depth: int, sampling: Sampling) -> Draft:
+    return session.propose(Turn(3, 1, 0, sampling), DraftConfig(depth, width, total))  # type: ignore[attr-defined]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("rule", ["shared_noise", "rejection"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_trees_are_well_formed(tiny_target: TargetModel, rule: str, temperature: float) -> None:
+    drafter = SparrowDrafter(new_model(tiny_target), tiny_target)
+    context = TextContext(torch.arange(5), torch.randn(5, tiny_target.info.hidden_size))
+    draft = grown(drafter.open(context, 10), 25, 8, 5, Sampling(temperature, rule=rule))  # type: ignore[arg-type]
+    parents = draft.parents_N.tolist()
+    assert len(draft) <= 25 and parents[0] == -1
+    assert all(0 <= parent < node for node, parent in enumerate(parents) if node)
+    siblings = list(zip(parents[1:], draft.tokens_N.tolist()[1:], strict=True))
+    assert len(set(siblings)) == len(siblings), "the same token twice below one parent"
+
+
+@torch.inference_mode()
+def test_blind_drafter_ignores_states(tiny_target: TargetModel) -> None:
+    drafter = SparrowDrafter(new_model(tiny_target, blind=True), tiny_target)
+    drafts = [
+        grown(drafter.open(TextContext(torch.arange(5), torch.randn(5, 64) * scale), 10), 5, 1, 4, Sampling())
+        for scale in (1.0, 100.0)
+    ]
+    assert torch.equal(drafts[0].tokens_N, drafts[1].tokens_N)
+
+
+def test_checkpoint_round_trip_and_names(tiny_target: TargetModel, tmp_path: Path) -> None:
+    model = new_model(tiny_target)
+    save_drafter(tmp_path, model, "# A drafter\n")
+    loaded = load_drafter(str(tmp_path), tiny_target).model
+    assert loaded.config == model.config
+    for name, weight in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], weight.bfloat16().float()), name
+    assert {"input_layernorm.weight", "fc.weight", "layers.0.self_attn.q_proj.weight"} <= set(model.state_dict())
+
+
+def test_drafter_of_another_target_is_refused(tiny_target: TargetModel, other_checkpoint: Path, tmp_path: Path) -> None:
+    save_drafter(tmp_path, new_model(tiny_target), "")
+    other = load_target(str(other_checkpoint), device="cpu")
+    with pytest.raises(CheckpointError, match=f"{tiny_target.info.fingerprint}.*{other.info.fingerprint}"):
+        load_drafter(str(tmp_path), other)
+
+
+def test_broken_drafter_folders_are_named(tiny_target: TargetModel, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        load_drafter(str(tmp_path), tiny_target)
+    save_drafter(tmp_path, new_model(tiny_target), "")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 7}))
+    with pytest.raises(CheckpointError, match="do not fit"):
+        load_drafter(str(tmp_path), tiny_target)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
+    with pytest.raises(CheckpointError, match="'llama'"):
+        load_drafter(str(tmp_path), tiny_target)

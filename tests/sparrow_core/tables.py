@@ -1,0 +1,101 @@
+"""A target and a drafter that are lookup tables, so that the distribution of whole sequences can be enumerated.
+
+The next token depends on the last one and on its position: enough for every node of a tree to have a distribution of
+its own. They go through the real engine, rounds, tree growth and verification.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+
+from sparrow_core.config import DraftConfig
+from sparrow_core.decoding.cache import KVCache
+from sparrow_core.decoding.drafting import TextContext, Turn
+from sparrow_core.decoding.proposal import grow
+from sparrow_core.decoding.sampling import probabilities
+from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, TargetInfo, TargetPass
+from sparrow_core.types import Draft, Message, Sampling
+
+CPU = torch.device("cpu")
+
+
+def random_table(vocab: int, length: int, seed: int) -> torch.Tensor:
+    """Logits [position, token, next token]."""
+    return torch.randn(length, vocab, vocab, generator=torch.Generator().manual_seed(seed)) * 1.2
+
+
+class TableTarget:
+    """A `TargetModel` whose state is (token, position) and whose logits are a table's row."""
+
+    def __init__(self, table: torch.Tensor) -> None:
+        self.table = table
+        vocab = table.shape[1]
+        self.info = TargetInfo(
+            "table", "f", "t", 1, 1, 2, 1, 1, 1, 1, vocab, 1e-6, 1e4, frozenset(), CPU, torch.float32
+        )
+
+    def build_prompt(self, messages: tuple[Message, ...]) -> Prompt:
+        return Prompt(torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.bool), ())
+
+    def embed(self, prompt: Prompt) -> EmbeddedPrompt:
+        return EmbeddedPrompt(torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.int64), 0)
+
+    def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
+        return token_ids[..., None].float()
+
+    def forward(
+        self,
+        embeddings_RD: torch.Tensor,
+        positions_AR: torch.Tensor,
+        cache: KVCache,
+        visible_RR: torch.Tensor | None = None,
+        tap_layers: tuple[int, ...] = (),
+    ) -> TargetPass:
+        cache.extend(len(embeddings_RD))
+        return TargetPass(torch.cat([embeddings_RD, positions_AR.T.float()], dim=1), {})
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        token, position = states.long().unbind(-1)
+        return self.table[position, token]
+
+    def decode_text(self, token_ids: tuple[int, ...]) -> str:
+        return " ".join(map(str, token_ids))
+
+
+class TableDrafter:
+    """Drafts from its own table through the shared tree growth."""
+
+    name = "table"
+
+    def __init__(self, table: torch.Tensor) -> None:
+        self.table = table
+
+    def open(self, context: TextContext, max_new_tokens: int) -> "TableDrafter":
+        return self
+
+    def propose(self, turn: Turn, shape: DraftConfig) -> Draft:
+        depth = {0: 0}
+
+        def expand(nodes: list[int], tokens: list[int], parents: list[int]) -> torch.Tensor:
+            depth.update({node: depth[parent] + 1 for node, parent in zip(nodes, parents, strict=True)})
+            return self.table[[turn.position + depth[node] for node in nodes], tokens]
+
+        return grow(self.table[turn.position, turn.root], expand, turn, shape)
+
+    def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
+        pass
+
+
+def enumerate_sequences(table: torch.Tensor, length: int, sampling: Sampling) -> dict[tuple[int, ...], float]:
+    """Exact probability of every sequence of `length` tokens, from the table alone."""
+    vocab = table.shape[1]
+    after = [probabilities(table[position], sampling) for position in range(length)]
+    result = {}
+    for sequence in itertools.product(range(vocab), repeat=length):
+        probability, last = 1.0, 0
+        for position, token in enumerate(sequence):
+            probability *= float(after[position][last, token])
+            last = token
+        result[sequence] = probability
+    return result
