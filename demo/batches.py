@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +13,14 @@ from transformers import PreTrainedTokenizerFast
 
 from demo.curriculum import draw_difficulty
 from demo.labels import token_labels
+from demo.model import token_id
 from demo.tokenizer import DEFAULT_PROMPT, PROMPTS, load_tokenizer
 from demo.world import Difficulty, Scene, caption_of, frame_times, make_scene, render, through_codec
 from demo.world.captions import fact_words
 
 SEEDS_PER_BATCH = 64  # seeds reserved for a batch, so that batch k is the same whatever came before it
 FACT_WEIGHT, PLAIN_WEIGHT = 1.0, 0.15
+EXTRA_LOOKS = 320  # visual tokens of frame pairs that every caption batch carries along
 CODEC_SHARE = 0.4  # of training clips that go through a real encoder and decoder
 
 
@@ -30,21 +33,20 @@ class Batch:
     input_ids: torch.Tensor  # int64 [B, S], padded on the right
     weights: torch.Tensor  # float32 [B, S], of predicting this token from those before it
     seconds_per_grid: float
+    extra: "Batch | None" = None  # more to look at, without words
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, num_visual_tokens: int, prompt: str = DEFAULT_PROMPT) -> list[int]:
     """Token ids of a one-video conversation up to where the answer begins."""
-    content = [{"type": "video"}, {"type": "text", "text": prompt}]
-    ids = tokenizer.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)["input_ids"]
-    pad = tokenizer.convert_tokens_to_ids("<|video_pad|>")
-    place = ids.index(pad)
-    return ids[:place] + [pad] * num_visual_tokens + ids[place + 1 :]
+    messages: Any = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": prompt}]}]
+    text = str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+    return tokenizer(text.replace("<|video_pad|>", "<|video_pad|>" * num_visual_tokens)).input_ids
 
 
 def token_weights(tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
     """Loss weight of each token of the vocabulary: words that carry facts count several times more."""
     facts = fact_words()
-    words = [tokenizer.decode([i]).strip().lower() for i in range(len(tokenizer))]
+    words = [str(tokenizer.decode([i])).strip().lower() for i in range(len(tokenizer))]
     return torch.tensor([FACT_WEIGHT if word in facts else PLAIN_WEIGHT for word in words])
 
 
@@ -72,17 +74,15 @@ def make_batch(number: int, progress: float, tokenizer: PreTrainedTokenizerFast,
     clips = [_clip(scene, frame_times(scene), rng) for scene in scenes]
     prompt = PROMPTS[0] if rng.random() < 0.7 else PROMPTS[int(rng.integers(len(PROMPTS)))]
     start = prompt_ids(tokenizer, difficulty.num_visual_tokens, prompt)
-    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    answers = [tokenizer(caption_of(scene)).input_ids + [end] for scene in scenes]
-    ids, weight = _pad(start, answers, tokenizer.convert_tokens_to_ids("<|endoftext|>"), weights)
+    end = token_id(tokenizer, "<|im_end|>")
+    answers = [[*tokenizer(caption_of(scene)).input_ids, end] for scene in scenes]
+    ids, weight = _pad(start, answers, token_id(tokenizer, "<|endoftext|>"), weights)
     frames, labels = (np.stack(part) for part in zip(*clips, strict=True))
-    return Batch(frames, labels, ids, weight, 2 / difficulty.fps)
+    return Batch(frames, labels, ids, weight, 2 / difficulty.fps, make_look_batch(number, EXTRA_LOOKS))
 
 
 class LookBatches(IterableDataset[Batch]):
     """Endless batches of single frame pairs with labels but no words, for the vision tower alone."""
-
-    SHAPES = ((112, 112, 40), (112, 112, 40), (168, 168, 18), (224, 224, 10))
 
     def __init__(self, first: int) -> None:
         self.first = first
@@ -91,20 +91,27 @@ class LookBatches(IterableDataset[Batch]):
         torch.set_num_threads(1)
         number = self.first
         while True:
-            yield self._batch(number)
+            yield make_look_batch(number)
             number += 1
 
-    def _batch(self, number: int) -> Batch:
-        rng = np.random.default_rng([8, number])
-        width, height, size = self.SHAPES[int(rng.integers(len(self.SHAPES)))]
-        clips = []
-        for i in range(size // 2):
-            scene = make_scene((1 << 32) + number * SEEDS_PER_BATCH + i, "train", Difficulty(width, height))
-            for grid in rng.permutation(scene.difficulty.num_frames // 2)[:2]:
-                clips.append(_clip(scene, frame_times(scene)[2 * grid : 2 * grid + 2], rng))
-        frames, labels = (np.stack(part) for part in zip(*clips, strict=True))
-        nothing = torch.zeros(0)
-        return Batch(frames, labels, nothing, nothing, 1.0)
+
+LOOK_SHAPES = ((112, 112),) * 5 + ((168, 168), (224, 168), (224, 224))
+LOOKS_PER_SCENE = 2
+
+
+def make_look_batch(number: int, tokens: int = 768) -> Batch:
+    """Build a batch of crowded frame pairs with this many visual tokens or a little fewer."""
+    rng = np.random.default_rng([8, number])
+    width, height = LOOK_SHAPES[int(rng.integers(len(LOOK_SHAPES)))]
+    difficulty = Difficulty(width, height, min_objects=2, max_events=0)
+    clips = []
+    for i in range(max(1, tokens * 784 // (width * height) // LOOKS_PER_SCENE)):
+        scene = make_scene((1 << 32) + number * SEEDS_PER_BATCH + i, "train", difficulty)
+        for grid in rng.permutation(difficulty.num_frames // 2)[:LOOKS_PER_SCENE]:
+            clips.append(_clip(scene, frame_times(scene)[2 * grid : 2 * grid + 2], rng))
+    frames, labels = (np.stack(part) for part in zip(*clips, strict=True))
+    nothing = torch.zeros(0)
+    return Batch(frames, labels, nothing, nothing, 1.0)
 
 
 def _clip(scene: Scene, times_s: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -19,8 +19,7 @@ CLIP_SHAPES = {
     25000: ((224, 224, 784), (336, 280, 418)),
 }
 FPS = (1.0, 2.0, 2.0, 2.0, 4.0)
-import os
-TOKENS_PER_BATCH = int(os.environ.get("TPB","2600"))
+TOKENS_PER_BATCH = 2600
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,11 @@ class Stage:
 
 
 STAGES = (
-    Stage(0.10, 1, 1, {64: 1.0}),
-    Stage(0.20, 2, 2, {64: 0.9, 96: 0.1}),
-    Stage(0.35, 3, 3, {64: 0.8, 96: 0.1, 144: 0.1}),
-    Stage(0.60, 4, 3, {64: 0.6, 96: 0.15, 144: 0.15, 256: 0.1}),
-    Stage(0.85, 4, 3, {64: 0.4, 96: 0.1, 144: 0.15, 256: 0.2, 512: 0.15}),
+    Stage(0.06, 1, 1, {64: 1.0}),
+    Stage(0.15, 2, 2, {64: 1.0}),
+    Stage(0.30, 3, 3, {64: 0.9, 96: 0.1}),
+    Stage(0.60, 4, 3, {64: 0.7, 96: 0.15, 144: 0.15}),
+    Stage(0.85, 4, 3, {64: 0.5, 96: 0.1, 144: 0.15, 256: 0.15, 512: 0.1}),
     Stage(1.01, 4, 3, {64: 0.3, 144: 0.2, 256: 0.25, 512: 0.15, 1500: 0.1}),
 )
 
@@ -50,7 +49,5 @@ def draw_difficulty(progress: float, rng: np.random.Generator) -> tuple[Difficul
     length = lengths[int(rng.choice(len(lengths), p=np.array(list(stage.lengths.values()))))]
     width, height, frames = CLIP_SHAPES[length][int(rng.integers(len(CLIP_SHAPES[length])))]
     fps = FPS[int(rng.integers(len(FPS)))]
-    difficulty = Difficulty(
-        width, height, frames, fps, max_objects=stage.max_objects, max_events=stage.max_events
-    )
+    difficulty = Difficulty(width, height, frames, fps, max_objects=stage.max_objects, max_events=stage.max_events)
     return difficulty, max(1, TOKENS_PER_BATCH // (difficulty.num_visual_tokens + 100))

@@ -8,6 +8,7 @@ Greedy captions from transformers' own `generate`, on clips that went through a 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +26,7 @@ TOKENS_AT_ONCE = 4096  # of visual input in one call of `generate`
 FPS = 2.0
 
 
-def caption_clips(
-    model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, clips: list[np.ndarray]
-) -> list[str]:
+def caption_clips(model: Any, tokenizer: PreTrainedTokenizerFast, clips: list[np.ndarray]) -> list[str]:
     """Greedy captions of clips uint8 [T, H, W, 3] of one shape, sampled at FPS."""
     patches, grids = zip(*(patchify(clip, PatchSpec()) for clip in clips), strict=True)
     t, h, w = grids[0]
@@ -50,11 +49,12 @@ def caption_clips(
 def heldout_scenes(length: int, count: int, split: str = "heldout", max_objects: int = 4) -> list[Scene]:
     """Scenes of the given visual length, of its first clip shape."""
     width, height, frames = CLIP_SHAPES[length][0]
-    return [make_scene(seed, split, Difficulty(width, height, frames, FPS, max_objects=max_objects)) for seed in range(count)]
+    difficulty = Difficulty(width, height, frames, FPS, max_objects=max_objects)
+    return [make_scene(seed, split, difficulty) for seed in range(count)]
 
 
 def evaluate(
-    model: Qwen2_5_VLForConditionalGeneration,
+    model: Any,
     tokenizer: PreTrainedTokenizerFast,
     scenes: list[Scene],
     blank: bool = False,
@@ -96,8 +96,8 @@ def main() -> None:
 
 
 def _print_row(name: str, means: dict[str, float]) -> None:
-    rest = [key for key in means if key not in MAIN_FACTS]
-    print(f"{name:>22} " + " ".join(f"{key} {means[key]:.3f}" for key in (*MAIN_FACTS, *rest) if key in means), flush=True)
+    order = [*MAIN_FACTS, *(key for key in means if key not in MAIN_FACTS)]
+    print(f"{name:>22} " + " ".join(f"{key} {means[key]:.3f}" for key in order if key in means), flush=True)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import scaled_dot_product_attention
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 
 
-def speed_up(visual: nn.Module) -> None:
+def speed_up(visual: Any) -> None:
     """Replace the tower's patch convolution by a product and its attention loop over windows by batched calls."""
     visual.patch_embed.forward = partial(_embed, visual.patch_embed.proj)
     for block in visual.blocks:
@@ -32,6 +32,6 @@ def _attend(
     for length in lengths.unique().tolist():
         index = (starts[lengths == length, None] + torch.arange(length)).flatten()
         parts = (x[index].unflatten(0, (-1, length)).transpose(1, 2) for x in (q, k, v))
-        outputs.append(F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(0, 1).flatten(1))
+        outputs.append(scaled_dot_product_attention(*parts).transpose(1, 2).flatten(0, 1).flatten(1))
         rows.append(index)
     return attention.proj(torch.cat(outputs)[torch.cat(rows).argsort()])

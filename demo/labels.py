@@ -69,8 +69,8 @@ def _story_table(scene: Scene) -> np.ndarray:
     rows = [[0] * len(STORIES)]
     for index, thing in enumerate(scene.things):
         row, column = thing.place
-        told = (COLOURS.index(thing.colour), SHAPES.index(thing.shape), list(SIZES).index(thing.size))
-        told += (ROWS.index(row), COLUMNS.index(column), MOTIONS.index(thing.motion))
+        told = [COLOURS.index(thing.colour), SHAPES.index(thing.shape), list(SIZES).index(thing.size)]
+        told += [ROWS.index(row), COLUMNS.index(column), MOTIONS.index(thing.motion)]
         rows.append([index + 1, *(value + 1 for value in told)])
     return np.array(rows)
 
@@ -88,7 +88,9 @@ def _thing_table(scene: Scene, times_s: np.ndarray) -> np.ndarray:
         table[:, index + 1, 0] = 1 + np.where(repainted, late, COLOURS.index(thing.colour))
         table[:, index + 1, 1] = 1 + SHAPES.index(thing.shape)
         table[:, index + 1, 2] = 1 + nearest
-        table[:, index + 1, 3] = [1 + MOVES.index(_move(thing, *step)) for step in zip(np.diff(x), np.diff(y))]
+        table[:, index + 1, 3] = [
+            1 + MOVES.index(_move(thing, *step)) for step in zip(np.diff(x), np.diff(y), strict=True)
+        ]
         table[:, index + 1, 4] = 1 + np.clip(y[:, 0] * 3, 0, 2).astype(int)
         table[:, index + 1, 5] = 1 + np.clip(x[:, 0] * 3, 0, 2).astype(int)
     return table

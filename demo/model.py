@@ -1,7 +1,9 @@
 """Shape of the demo target, a tiny Qwen2.5-VL, and its hub folder. Knows nothing of training."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -25,10 +27,13 @@ PREPROCESSOR_CONFIG = {
 }
 
 
+def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    """Id of one token of the vocabulary."""
+    return int(tokenizer.get_vocab()[token])
+
+
 def target_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
     """Configuration of the demo target for this tokenizer."""
-    token = tokenizer.convert_tokens_to_ids
-    ends = {"bos_token_id": token("<|endoftext|>"), "eos_token_id": token("<|im_end|>")}
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": 256,
@@ -38,12 +43,12 @@ def target_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
         "num_key_value_heads": 2,
         "max_position_embeddings": 32768,
         "rms_norm_eps": 1e-6,
-        # Positions of a small model are small too: with the large base of the full-sized family, the slow
-        # frequencies, which M-RoPE gives to the width, would hardly turn within a frame.
-        "rope_parameters": {"rope_type": "default", "rope_theta": 50.0, "mrope_section": [8, 12, 12]},
+        # A smaller base than the full-sized family's, as suits frames of few tokens and short captions.
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0, "mrope_section": [8, 12, 12]},
         "initializer_range": 0.04,
-        "pad_token_id": token("<|endoftext|>"),
-        **ends,
+        "bos_token_id": token_id(tokenizer, "<|endoftext|>"),
+        "eos_token_id": token_id(tokenizer, "<|im_end|>"),
+        "pad_token_id": token_id(tokenizer, "<|endoftext|>"),
     }
     vision = {
         "depth": 4,
@@ -59,22 +64,22 @@ def target_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
     return Qwen2_5_VLConfig(
         text_config=text,
         vision_config=vision,
-        image_token_id=token("<|image_pad|>"),
-        video_token_id=token("<|video_pad|>"),
-        vision_start_token_id=token("<|vision_start|>"),
-        vision_end_token_id=token("<|vision_end|>"),
+        image_token_id=token_id(tokenizer, "<|image_pad|>"),
+        video_token_id=token_id(tokenizer, "<|video_pad|>"),
+        vision_start_token_id=token_id(tokenizer, "<|vision_start|>"),
+        vision_end_token_id=token_id(tokenizer, "<|vision_end|>"),
         tie_word_embeddings=False,
-        **ends,
     )
 
 
 def new_target(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:
     """A target with random weights; residual outputs start small, as suits a deep narrow stack."""
     torch.manual_seed(seed)
-    model = Qwen2_5_VLForConditionalGeneration(target_config(tokenizer))
+    config: Any = target_config(tokenizer)
+    model = Qwen2_5_VLForConditionalGeneration(config)
     for name, weight in model.named_parameters():
         if name.endswith(("o_proj.weight", "down_proj.weight")):
-            depth = NUM_LAYERS if "language_model" in name else model.config.vision_config.depth
+            depth = NUM_LAYERS if "language_model" in name else config.vision_config.depth
             weight.data /= (2 * depth) ** 0.5
     return model
 
@@ -84,15 +89,10 @@ def save_target(
 ) -> None:
     """Write the model as a hub folder in bfloat16; `card` becomes its README."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().to(torch.bfloat16) for name, tensor in model.state_dict().items()}
-    copy = Qwen2_5_VLForConditionalGeneration(model.config).to(torch.bfloat16)
-    copy.load_state_dict(weights)
-    token = tokenizer.convert_tokens_to_ids
+    copy = deepcopy(model).bfloat16()
+    im_end, endoftext = token_id(tokenizer, "<|im_end|>"), token_id(tokenizer, "<|endoftext|>")
     copy.generation_config = GenerationConfig(
-        bos_token_id=token("<|endoftext|>"),
-        pad_token_id=token("<|endoftext|>"),
-        eos_token_id=[token("<|im_end|>"), token("<|endoftext|>")],
-        do_sample=False,
+        bos_token_id=endoftext, pad_token_id=endoftext, eos_token_id=[im_end, endoftext], do_sample=False
     )
     copy.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -5,6 +5,7 @@ In float32 and batched by shape, since a CPU gains nothing from bfloat16 and muc
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,11 @@ class Muon(torch.optim.Optimizer):
     """Takes two-dimensional parameters only."""
 
     def __init__(
-        self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
@@ -27,7 +32,8 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
             for weight in group["params"]:
-                by_shape[weight.shape].append(weight)
+                if weight.grad is not None:
+                    by_shape[weight.shape].append(weight)
             for weights in by_shape.values():
                 updates = orthogonalise(torch.stack([self._momentum(w, group["momentum"]) for w in weights]))
                 scale = RMS_OF_ADAM * max(weights[0].shape) ** 0.5
@@ -36,10 +42,11 @@ class Muon(torch.optim.Optimizer):
 
     def _momentum(self, weight: nn.Parameter, momentum: float) -> Tensor:
         """Nesterov momentum of the weight's gradient."""
-        assert weight.grad is not None
+        gradient = weight.grad
+        assert gradient is not None
         buffer = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
-        buffer.lerp_(weight.grad, 1 - momentum)
-        return weight.grad.lerp(buffer, momentum)
+        buffer.lerp_(gradient, 1 - momentum)
+        return gradient.lerp(buffer, momentum)
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:

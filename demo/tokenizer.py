@@ -40,7 +40,7 @@ CHAT_TEMPLATE = """\
 
 
 def train_tokenizer(num_captions: int = 4000) -> PreTrainedTokenizerFast:
-    """Learn the merges from training captions and the prompts. Special tokens stand behind the learnt ones, as Qwen's do."""
+    """Learn the merges from training captions and the prompts; special tokens stand behind them, as Qwen's do."""
     texts = [caption_of(make_scene(seed)) for seed in range(num_captions)]
     texts += [f"system\nuser\nassistant\n{prompt} You are a helpful assistant." for prompt in PROMPTS] * 50
     tokenizer = Tokenizer(models.BPE())

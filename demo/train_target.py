@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
@@ -31,11 +31,9 @@ from sparrow_core.media.patches import PatchSpec, patchify
 
 CHECKPOINT_EVERY_S = 180
 LOG_EVERY = 20
-USE_MUON = os.environ.get("MUON", "1") == "1"
-INNER_RATE = float(os.environ.get("INNER", "2e-3"))
-LM_RATE, VISION_RATE, LOOK_RATE = 1e-3, 8e-4, 1.5e-3
+RATES = {"vision": 1e-3, "language": 1e-3, "inner vision": 2e-3, "inner language": 2e-3}
 LABEL_LOSS_WEIGHT = 0.25
-WARM_UP_STEPS = 100
+WARM_UP_STEPS = 40
 
 
 class Trainer:
@@ -45,13 +43,13 @@ class Trainer:
         self.folder, self.total_s, self.vision_s = folder, hours * 3600, vision_minutes * 60
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer = self._tokenizer(init)
-        self.model = (
+        self.model: Any = (
             Qwen2_5_VLForConditionalGeneration.from_pretrained(init, dtype=torch.float32)
             if init
             else new_target(self.tokenizer)
         )
         speed_up(self.model.model.visual)
-        width = self.model.config.text_config.hidden_size
+        width = self.model.lm_head.in_features
         looks = nn.Linear(width, sum(LOOKS.values()))
         stories = nn.Sequential(nn.RMSNorm(width), nn.Linear(width, sum(STORIES.values())))
         self.heads = nn.ModuleDict({"looks": looks, "stories": stories})
@@ -72,10 +70,9 @@ class Trainer:
         self._save()
 
     def _phase(self, batches: Any, loss_of: Any, until_s: float) -> None:
-        loader = DataLoader(
-            batches, batch_size=None, num_workers=1, prefetch_factor=4, multiprocessing_context="spawn"
-        )
-        began, saved, means = time.monotonic() - self.elapsed_s, time.monotonic(), {}
+        loader = DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=4, multiprocessing_context="spawn")
+        began, saved = time.monotonic() - self.elapsed_s, time.monotonic()
+        means: dict[str, list[float]] = {}
         for batch in loader:
             self._set_rates(until_s)
             losses = loss_of(batch)
@@ -110,9 +107,13 @@ class Trainer:
         stories = self._label_losses(middle, batch, STORIES)
         wanted = batch.weights[:, 1:] > 0
         targets, weights = batch.input_ids[:, 1:][wanted], batch.weights[:, 1:][wanted]
-        token_losses = F.cross_entropy(self.model.lm_head(states[:, :-1][wanted]), targets, reduction="none")
+        token_losses = cross_entropy(self.model.lm_head(states[:, :-1][wanted]), targets, reduction="none")
         words = (token_losses * weights).sum() / weights.sum()
         labels = torch.stack([*looks.values(), *stories.values()]).sum()
+        if batch.extra:
+            more = self._label_losses(self._features(batch.extra), batch.extra, LOOKS)
+            labels = labels + torch.stack(list(more.values())).sum()
+            looks = more  # the ones to report: of scenes with many objects at every stage
         facts = token_losses[weights > 0.5].mean()
         return {"loss": words + LABEL_LOSS_WEIGHT * labels, "words": words, "facts": facts, **looks, **stories}
 
@@ -127,7 +128,7 @@ class Trainer:
         logits = self.heads["looks" if fields is LOOKS else "stories"](features).split(list(fields.values()), dim=-1)
         weights = torch.where(labels[:, 2] > 0, 1.0, 0.3)  # most tokens show no object
         weights = weights / weights.sum()
-        losses = (F.cross_entropy(part, labels[:, i], reduction="none") for i, part in enumerate(logits))
+        losses = (cross_entropy(part, labels[:, i], reduction="none") for i, part in enumerate(logits))
         return {name: (loss * weights).sum() for name, loss in zip(fields, losses, strict=True)}
 
     def _states(self, batch: Batch, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,17 +161,21 @@ class Trainer:
         return [*self.model.parameters(), *self.heads.parameters()]
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
-        """Muon for the language model's inner matrices, AdamW for everything else."""
-        inner = [w for w in self.model.model.language_model.layers.parameters() if w.ndim == 2 and USE_MUON]
-        taken = {id(w) for w in inner}
-        vision = [*self.model.model.visual.parameters(), *self.heads.parameters()]
-        language = [*self.model.model.language_model.parameters(), *self.model.lm_head.parameters()]
-        groups = [
-            {"params": vision, "name": "vision"},
-            {"params": [w for w in language if id(w) not in taken], "name": "language"},
+        """Muon for the matrices inside the two towers, AdamW for everything else."""
+        visual, language = self.model.model.visual, self.model.model.language_model
+        seeing = _matrices(visual.blocks, visual.merger)
+        talking = _matrices(language.layers)
+        inner = {id(weight) for weight in (*seeing, *talking)}
+        rest = {
+            "vision": [*visual.parameters(), *self.heads.parameters()],
+            "language": [*language.parameters(), *self.model.lm_head.parameters()],
+        }
+        groups = [{"params": [w for w in part if id(w) not in inner], "name": name} for name, part in rest.items()]
+        inner_groups = [{"params": seeing, "name": "inner vision"}, {"params": talking, "name": "inner language"}]
+        return [
+            torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.02, fused=True),
+            Muon(inner_groups, lr=0.0, weight_decay=0.02),
         ]
-        adam = torch.optim.AdamW(groups, lr=LM_RATE, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
-        return [adam, Muon([{"params": inner, "name": "inner"}], lr=LM_RATE, weight_decay=0.02)] if USE_MUON else [adam]
 
     def _set_rates(self, until_s: float) -> None:
         """Warm up, then decay to nothing at the phase's end, by the clock."""
@@ -179,10 +184,9 @@ class Trainer:
         self.progress.value = done
         factor = min(1.0, (self.step - self.phase_start + 1) / WARM_UP_STEPS)
         factor *= 0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * done)) if start else 1 - 0.8 * done
-        rates = {"vision": VISION_RATE if start else LOOK_RATE, "language": LM_RATE, "inner": INNER_RATE}
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rates[group["name"]] * factor
+                group["lr"] = RATES[group["name"]] * factor
 
     def _report(self, means: dict[str, float]) -> None:
         row = {"step": self.step, "minutes": round(self.elapsed_s / 60, 2), "progress": round(self.progress.value, 4)}
@@ -200,7 +204,7 @@ class Trainer:
         }
         partial = self.folder / "checkpoint.partial"
         torch.save(state, partial)
-        os.replace(partial, self.folder / "checkpoint.pt")
+        partial.replace(self.folder / "checkpoint.pt")
 
     def _restore(self) -> None:
         path = self.folder / "checkpoint.pt"
@@ -214,9 +218,13 @@ class Trainer:
             else self.heads["looks"].load_state_dict(state["head"])
         )
         self.elapsed_s, self.step, self.phase_start = state["clock"]
-        if "optimizers" in state and self.step > self.phase_start:
+        if self.step > self.phase_start:
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
+
+
+def _matrices(*modules: nn.Module) -> list[nn.Parameter]:
+    return [weight for module in modules for weight in module.parameters() if weight.ndim == 2]
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """Caption a collection of videos: `python jobs/caption_corpus.py --input videos/ --output out/captions`."""
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -15,15 +14,20 @@ from pipeline.report.console import advance, progress_bar, show_captions, show_s
 from pipeline.storage import is_url, list_videos
 from sparrow_core.errors import ConfigError, SparrowError
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
 DEMO_WEIGHTS = Path(__file__).parents[1] / "demo" / "weights"
 DEMO = {"target": str(DEMO_WEIGHTS / "target"), "draft": str(DEMO_WEIGHTS / "drafter")}
 
 
+@app.command()
 def main(
     source: Annotated[str, typer.Option("--input", help="Video file, folder, glob or fsspec URL.")],
     output: Annotated[str, typer.Option(help="Folder for captions/*.parquet and report.json.")],
     target: Annotated[str | None, typer.Option(help="Target: checkpoint folder or hub id. [demo model]")] = None,
-    draft: Annotated[str | None, typer.Option(help="Drafter: folder, hub id, or none. [demo drafter, else none]")] = None,
+    draft: Annotated[
+        str | None, typer.Option(help="Drafter: folder, hub id, or none. [demo drafter, else none]")
+    ] = None,
     prompt: Annotated[str | None, typer.Option(help="What to ask about every window.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="One setting, as frames.fps=1.0.")] = None,
@@ -79,4 +83,4 @@ def refuse_relative(flag: str, path: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(typer.run(main))
+    app()

@@ -18,13 +18,9 @@ from sparrow_core.errors import SparrowError
 
 def main(
     config: Annotated[Path, typer.Option(help="YAML file of settings, as for jobs/distill_draft.py.")],
-    draft: Annotated[
-        list[str], typer.Option(help="Folder, hub id, none or prompt_lookup; may be repeated.")
-    ],
+    draft: Annotated[list[str], typer.Option(help="Folder, hub id, none or prompt_lookup; may be repeated.")],
     output: Annotated[Path, typer.Option(help="JSON file for the rows.")] = Path("out/acceptance.json"),
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="One setting, as workers.evaluate=2.")
-    ] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="One setting, as workers.evaluate=2.")] = None,
 ) -> None:
     """Decode held-out windows with each drafter; report tau by visual length with its bootstrap interval.
 

@@ -3,6 +3,7 @@
 Owns what Ray must be told, and nothing of what a stage does. Rows are keyed by window id throughout; order is free.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +17,8 @@ from pipeline.resources import ResourcePlan
 from pipeline.stages.caption import CaptionRun, CaptionWindows
 from pipeline.stages.decode import DecodeWindows
 from pipeline.stages.probe import ProbeVideos
-from pipeline.stages.segment import segment_videos
-from pipeline.stages.write import write_part
+from pipeline.stages.segment import make_segmenter
+from pipeline.stages.write import make_writer
 from sparrow_core.media.patches import PatchSpec
 
 # A worker that dies takes its windows along: try them again, but not for ever, and then go on without them.
@@ -53,7 +54,7 @@ def caption_graph(
             [{"source_uri": source, "video_id": video_id(source)} for source in sources],
             override_num_blocks=min(len(sources), _MOST_INPUT_BLOCKS),
         )
-        # 1 video -> 1 video. Workers, not tasks: each keeps a decoding child process. Reads headers only: a CPU's share.
+        # 1 video -> 1 video. Workers, not tasks: each keeps a decoding child process. It reads headers only.
         .map_batches(
             ProbeVideos,
             fn_constructor_args=(config.decode,),
@@ -65,15 +66,11 @@ def caption_graph(
         )
         # 1 video -> its missing windows, 0..n. Arithmetic.
         .map_batches(
-            segment_videos,
-            fn_kwargs={"config": config.segment, "name_window": name_window, "done": done_windows},
+            make_segmenter(config.segment, name_window, done_windows),
             num_cpus=plan.task_cpus,
             batch_size=1,
             batch_format="pyarrow",
         )
-        # One window per block: the unit of scheduling, of retry, and of what one worker holds in memory. Ray runs this
-        # inside the tasks above because their batch size is a multiple of 1; on its own it would ask for a whole CPU.
-        .repartition(target_num_rows_per_block=1)
         # 1 window -> 1 window with its pixels, tens of MB. CPU; runs ahead of the engines as far as memory allows.
         .map_batches(
             DecodeWindows,
@@ -101,8 +98,7 @@ def caption_graph(
         )
         # n rows -> 1 part. A batch is what a crash can lose beyond the windows in flight.
         .map_batches(
-            write_part,
-            fn_kwargs={"folder_url": output.folder_url, "run": output.run},
+            make_writer(output.folder_url, output.run),
             num_cpus=plan.task_cpus,
             batch_size=config.windows_per_part,
             batch_format="pyarrow",
@@ -112,7 +108,11 @@ def caption_graph(
 
 def set_up_context(num_videos: int) -> None:
     """Settings of Ray Data for a captioning run in this process."""
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")  # see _finite_retries
     context = DataContext.get_current()
+    # One row per block, everywhere: a window is the unit of scheduling, of retry, and of what a worker holds in memory.
+    # (A repartition would do it between two stages, but it asks for a whole CPU, which a small machine has not left.)
+    context.target_max_block_size = 1
     context.max_errored_blocks = max(_MOST_LOST_OF_A_SMALL_RUN, int(num_videos * _MOST_LOST_SHARE))
     context.execution_no_progress_timeout_s = _NO_PROGRESS_TIMEOUT_S
     context.enable_progress_bars = False  # the run shows windows and tokens/s instead
@@ -123,5 +123,5 @@ def _name_window(source_uri: str, span: tuple[float, float] | None, *, prompt: s
 
 
 def _finite_retries() -> dict[str, Any]:
-    """Actor options without a named parameter yet. Ray's own default is to retry a window that kills workers for ever."""
+    """Actor options without a named parameter yet. Ray's own default is to retry a deadly window for ever."""
     return {"max_restarts": -1, "max_task_retries": _MAX_TASK_RETRIES}

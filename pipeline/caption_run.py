@@ -104,9 +104,7 @@ def exit_code(report: dict[str, Any]) -> ExitCode:
 
 def _settle(config: CaptionConfig, cluster: Cluster) -> tuple[CaptionConfig, ResourcePlan]:
     """Decide the device, which follows from whether caption workers are granted GPUs."""
-    plan = plan_resources(
-        config.resources, device=config.device, num_cpus=cluster.num_cpus, num_gpus=cluster.num_gpus
-    )
+    plan = plan_resources(config.resources, device=config.device, num_cpus=cluster.num_cpus, num_gpus=cluster.num_gpus)
     device = config.device if config.device != "auto" else ("cuda" if plan.caption_gpus else "cpu")
     return replace(config, device=device), plan
 
@@ -126,9 +124,8 @@ def _run(prepared: Prepared, config: CaptionConfig, plan: ResourcePlan, listener
     began = time.monotonic()
     figures = RunFigures(number=output.run)
     try:
-        for parts in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for part in parts.to_pylist():
-                figures = figures.with_part(part, time.monotonic() - began)
+        for part in graph.iter_rows():
+            figures = figures.with_part(part, time.monotonic() - began)
             listener.on_part(figures)
     except KeyboardInterrupt:
         figures = replace(figures, interrupted=True)

@@ -33,7 +33,7 @@ class SegmentConfig:
     min_remainder_s: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.window_s is not None and not 0 < self.window_s:
+        if self.window_s is not None and self.window_s <= 0:
             raise ConfigError(f"segment.window_s={self.window_s} must be positive, or null for whole videos")
         if self.min_remainder_s < 0:
             raise ConfigError(f"segment.min_remainder_s={self.min_remainder_s} must be 0 or more")
@@ -115,7 +115,7 @@ def read_settings(file: Path | None, assignments: Sequence[str] = ()) -> dict[st
         settings = OmegaConf.to_container(merged, resolve=True)
     except OSError as error:
         raise ConfigError(f"config file {file} cannot be read: {error.strerror}") from error
-    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+    except (OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
         raise ConfigError(f"the settings cannot be read ({file or '--set'}): {error}") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"config file {file} must hold a mapping of settings, not a {type(settings).__name__}")
@@ -172,7 +172,7 @@ def _explain(fault: Any, keys: Sequence[str]) -> str:
     if fault["type"] == "unexpected_keyword_argument":
         nearest = difflib.get_close_matches(name, keys, n=1, cutoff=0.0)
         return f"unknown setting {name!r}; the nearest valid one is {nearest[0]!r}"
-    if fault["type"] == "missing_argument":
+    if fault["type"] == "missing":
         return f"setting {name!r} is required"
     message = fault["msg"].removeprefix("Value error, ")
     given = "" if isinstance(fault["input"], dict) else f", got {fault['input']!r}"

@@ -7,6 +7,7 @@ Owns the order of stages, workers and checkpoints. It knows nothing of losses or
     OUTPUT/drafter/                       the drafter of the latest run
 """
 
+import os
 import shutil
 import tempfile
 from dataclasses import asdict, replace
@@ -60,6 +61,9 @@ def train_drafter(config: DistillRunConfig, geometry: DrafterConfig, states: Pat
     nothing and gives the same drafter.
     """
     name = run_name(config, states.name)
+    # Workers count as started once they have imported torch. On a busy machine that takes longer than Ray's own limit,
+    # after which they would all start again from nothing.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "180")
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"run": config, "geometry": geometry, "states": str(states.absolute())},

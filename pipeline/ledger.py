@@ -99,7 +99,7 @@ class Ledger:
         standing = {(entry.part, entry.window_id) for entry in _standing(self._entries())}
         pieces = [pa.schema([CAPTION.field(column) for column in columns]).empty_table()]
         for part in self._parts():
-            rows = self._read(part, ["window_id", *columns])
+            rows = self._read(part, list({"window_id", *columns}))
             stands = [(part, window) in standing for window in rows["window_id"].to_pylist()]
             pieces.append(rows.filter(pa.array(stands, pa.bool_())).select(columns))
         return pa.concat_tables(pieces)

@@ -1,4 +1,4 @@
-"""What made a result: versions of the code and of the libraries under it. The same on every host of one installation."""
+"""What made a result: versions of the code and of the libraries under it, the same on every host of an installation."""
 
 import platform
 import subprocess

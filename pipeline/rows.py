@@ -1,7 +1,7 @@
 """The rows that travel between stages: one Arrow schema per boundary, each an extension of the one before it.
 
-Owns names and types of columns. A row is a plain dict; `status` stays null while a row is in work, becomes "error" where
-a stage fails, and is "success" or "error" in the caption table.
+Owns names and types of columns. A row is a plain dict; `status` stays null while a row is in work, becomes "error"
+where a stage fails, and is "success" or "error" in the caption table.
 """
 
 from collections.abc import Iterable, Sequence
@@ -65,7 +65,7 @@ FRAMES = _extended(
     SAMPLED, [("pixels", pa.large_binary()), ("pixels_height", pa.int32()), ("pixels_width", pa.int32())]
 )
 
-# The caption table. Times are wall seconds of this window; `accept_hist[i]` counts rounds that accepted i drafted tokens.
+# The caption table. Times are wall seconds; `accept_hist[i]` counts the rounds that accepted i drafted tokens.
 CAPTION = _extended(
     SAMPLED,
     [

@@ -19,7 +19,10 @@ from fsspec.core import url_to_fs
 from sparrow_core.errors import ConfigError, MediaError
 
 VIDEO_SUFFIXES = frozenset(
-    ".3gp .asf .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv .y4m".split()
+    {
+        *{".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"},
+        *{".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"},
+    }
 )
 
 
@@ -93,7 +96,8 @@ class Folder:
         if not self._filesystem.isdir(path):
             return []
         self._filesystem.invalidate_cache()
-        return sorted(Path(entry["name"]).name for entry in self._filesystem.ls(path) if entry["type"] == "file")
+        entries = self._filesystem.ls(path, detail=True)
+        return sorted(Path(entry["name"]).name for entry in entries if entry["type"] == "file")
 
     def read(self, name: str) -> bytes | None:
         """Content of a file, or None where there is no such file."""

@@ -20,9 +20,9 @@ def _same(names: tuple[str, ...]) -> Words:
     return {name: (name,) for name in names}
 
 
-COUNT_WORDS: Words = {str(n): (word,) for n, word in enumerate(("no", "one", "two", "three", "four", "five", "six", "seven"))}
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven")
 SLOTS: dict[str, Words] = {
-    "count": COUNT_WORDS,
+    "count": {str(n): (word,) for n, word in enumerate(NUMBERS)},
     "background": _same(BACKGROUNDS),
     "texture": _same(TEXTURES),
     "size": {"small": ("small", "little"), "medium": ("medium", "midsize"), "large": ("large", "big")},
@@ -86,7 +86,11 @@ CLOSINGS = ("At the end {count} shapes remain.", "When it ends, {count} shapes a
 
 def write_caption(facts: Facts, rng: np.random.Generator) -> str:
     """Tell the facts in words; the generator picks the phrasing only."""
-    opening = {"count": str(facts.count), "background": facts.background, "texture": facts.texture}
+    opening: dict[str, str | None] = {
+        "count": str(facts.count),
+        "background": facts.background,
+        "texture": facts.texture,
+    }
     sentences = [_fill(_pick(rng, OPENINGS), opening, rng)]
     for index, thing in enumerate(facts.things):
         lead = _pick(rng, NEXT_LEADS if index else FIRST_LEADS)
@@ -127,8 +131,10 @@ def parse_caption(text: str) -> Facts:
 
 def fact_words() -> frozenset[str]:
     """Lower-case words that carry facts, for those who want to weigh them apart from the template's words."""
-    words = {word for slot in SLOTS.values() for phrases in slot.values() for phrase in phrases for word in phrase.split()}
-    verbs = {"appears", "pops", "vanishes", "disappears", "turns", "changes", "bumps", "collides", "overtakes", "passes"}
+    phrases = [phrase for slot in SLOTS.values() for choices in slot.values() for phrase in choices]
+    words = {word for phrase in phrases for word in phrase.split()}
+    verbs = {"appears", "pops", "vanishes", "disappears", "turns", "changes"}
+    verbs |= {"bumps", "collides", "overtakes", "passes"}
     glue = {"to", "the", "in", "on", "of", "and", "from", "keeps", "steadily", "place", "spot", "clip", "does", "not"}
     return frozenset({word.lower() for word in words | verbs | {"nothing", "no", "next", "then", "further"}} - glue)
 
@@ -185,7 +191,8 @@ def _compile() -> list[tuple[str, re.Pattern[str]]]:
 def _match(sentence: str) -> tuple[str, dict[str, str]]:
     for kind, pattern in PATTERNS:
         if found := pattern.fullmatch(sentence):
-            return kind, {slot: _MEANINGS[slot.removeprefix("other_")][word] for slot, word in found.groupdict().items()}
+            said = found.groupdict().items()
+            return kind, {slot: _MEANINGS[slot.removeprefix("other_")][word] for slot, word in said}
     return "", {}
 
 

@@ -13,7 +13,7 @@ import numpy as np
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "white")
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart")
 ROUND_SHAPES = ("circle", "ring")
-SIZES = {"small": 0.22, "medium": 0.34, "large": 0.48}
+SIZES = {"small": 0.28, "medium": 0.42, "large": 0.58}
 BACKGROUNDS = ("black", "gray", "navy", "olive", "maroon", "teal")
 TEXTURES = ("plain", "striped", "checkered", "dotted", "shaded")
 MOTIONS = ("still", "right", "left", "up", "down", "sideways", "vertical", "spin", "grow", "shrink")
@@ -24,8 +24,9 @@ ROWS = ("top", "middle", "bottom")
 COLUMNS = ("left", "center", "right")
 SPLITS = ("train", "validation", "heldout")
 
-GROWTH = {"grow": 1.7, "shrink": 0.55}
+GROWTH = {"grow": 1.5, "shrink": 0.55}
 SHUTTLE = 0.3  # how far a bouncing object travels before it turns, as a fraction of the frame
+PAIR_EVENT_SHARE = 0.25  # of scenes with at least two objects
 MIN_X_GAP = 0.15  # captions name objects from left to right, so starting places must differ visibly
 SHORT_CLIP_FRAMES = 10  # up to here a path stays inside the frame; longer ones leave and come back in
 
@@ -114,7 +115,9 @@ def make_scene(seed: int, split: str = "train", difficulty: Difficulty | None = 
     rng = np.random.default_rng([SPLITS.index(split), seed])
     num_things = int(rng.integers(level.min_objects, level.max_objects + 1))
     colours = list(rng.permutation(COLOURS))
-    pair_event = _choose(rng, ("collide", "overtake")) if num_things >= 2 and level.max_events and rng.random() < 0.25 else None
+    pair_event = None
+    if num_things >= 2 and level.max_events and rng.random() < PAIR_EVENT_SHARE:
+        pair_event = _choose(rng, ("collide", "overtake"))
     things = _place_things(rng, level, num_things, colours, pair_event)
     things, events = _add_events(rng, level, things, colours[num_things:], pair_event)
     background, texture = _choose(rng, BACKGROUNDS), _choose(rng, TEXTURES)
@@ -242,11 +245,10 @@ def _make_pair(rng: np.random.Generator, colours: list[str], kind: str) -> list[
         paths = [((0.0, s), (time, meet), (1.0, s + (meet - s) / time)) for s in starts]
         motions, rows = ["right", "right"], [0.26, 0.74] if rng.random() < 0.5 else [0.74, 0.26]
         if rng.random() < 0.5:
-            paths = [tuple((t, 1 - x) for t, x in path) for path in paths]
+            paths = [((0.0, 1 - s), (time, 1 - meet), (1.0, 1 - s - (meet - s) / time)) for s in starts]
             motions = ["left", "left"]
     return [
-        Thing(colours[i], shapes[i], sizes[i], paths[i][0][1], rows[i], motions[i], path=tuple(paths[i]))
-        for i in range(2)
+        Thing(colours[i], shapes[i], sizes[i], paths[i][0][1], rows[i], motions[i], path=paths[i]) for i in range(2)
     ]
 
 

@@ -1,6 +1,7 @@
 """Frames to H.264 MP4 files and back, through PyAV."""
 
 import io
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -12,8 +13,6 @@ from demo.world.scenes import Scene
 
 def write_mp4(target: Path | io.BytesIO, frames: np.ndarray, fps: float, crf: int = 18, preset: str = "fast") -> None:
     """Encode frames uint8 [T, H, W, 3] (even H and W) as H.264, yuv420p."""
-    from fractions import Fraction
-
     with av.open(str(target) if isinstance(target, Path) else target, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
@@ -26,7 +25,7 @@ def write_mp4(target: Path | io.BytesIO, frames: np.ndarray, fps: float, crf: in
 
 def read_mp4(source: Path | io.BytesIO) -> np.ndarray:
     """Decode every frame of a clip, uint8 [T, H, W, 3]."""
-    with av.open(str(source) if isinstance(source, Path) else source) as container:
+    with av.open(str(source) if isinstance(source, Path) else source, "r") as container:
         container.streams.video[0].thread_count = 1
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 

@@ -17,17 +17,18 @@ from pipeline.resources import ResourcePlan
 MOST_CAPTIONS_SHOWN = 20
 
 
-def show_start(
-    console: Console, config: CaptionConfig, plan: ResourcePlan, need: MemoryNeed, work: Work
-) -> None:
+def show_start(console: Console, config: CaptionConfig, plan: ResourcePlan, need: MemoryNeed, work: Work) -> None:
     """Say what will run, on what, and what it needs, before anything is loaded."""
     gpus = f", {plan.caption_gpus:g} GPU" if plan.caption_gpus else ""
-    console.print(f"target   {config.target} ({config.device}, dtype {config.dtype}; {need})", highlight=False, soft_wrap=True)
+    console.print(
+        f"target   {config.target} ({config.device}, dtype {config.dtype}; {need})", highlight=False, soft_wrap=True
+    )
     drafter = config.draft or "none: the target decodes alone, one token per call"
     console.print(f"drafter  {drafter}", highlight=False, soft_wrap=True)
     console.print(
         f"workers  {plan.caption_workers} captioning ({plan.threads} threads{gpus}), {plan.decode_workers} decoding",
-        highlight=False, soft_wrap=True,
+        highlight=False,
+        soft_wrap=True,
     )
     console.print(f"videos   {len(work.sources)} to do", highlight=False, soft_wrap=True)
 
@@ -70,18 +71,16 @@ def show_summary(console: Console, report: dict[str, Any], folder: str) -> None:
         table.add_row("tau", f"{report['tau']:.2f} tokens per target call")
     table.add_row("audit", _audit_line(audit, report["draft"]))
     table.add_row("seconds", ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in report["stage_s"].items()))
-    table.add_row(
-        "ran on", f"{', '.join(report['device'])} {', '.join(report['dtype'])}, {report['threads']} threads"
-    )
+    table.add_row("ran on", f"{', '.join(report['device'])} {', '.join(report['dtype'])}, {report['threads']} threads")
     if report["lost_videos"]:
         table.add_row(
             "lost",
-            f"{len(report['lost_videos'])} videos lack captions because their worker failed (see above); run again, with --set "
-            "resources.windows_in_flight=1 to keep the others apart from the one that kills it",
+            f"{len(report['lost_videos'])} videos lack captions because their worker failed (see above); run again, "
+            "with --set resources.windows_in_flight=1 to keep the others apart from the one that kills it",
         )
     table.add_row("stored in", folder)
     console.print()
-    console.print(table)
+    console.print(table, soft_wrap=True)
 
 
 def advance(progress: Progress, figures: RunFigures) -> None:

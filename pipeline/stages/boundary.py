@@ -17,7 +17,7 @@ _WORKER_FAULTS = (EngineClosedError, CheckpointError)
 
 @contextlib.contextmanager
 def row_boundary(row: Row) -> Iterator[None]:
-    """Turn an exception into `status`, `reason` and `error` of the row that was in work; workers' faults pass through."""
+    """Turn an exception into `status`, `reason` and `error` of the row in work; faults of the worker pass through."""
     try:
         yield
     except _WORKER_FAULTS:

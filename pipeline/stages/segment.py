@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from pipeline.config import SegmentConfig
 from pipeline.ids import Span
-from pipeline.rows import WINDOW, Row
+from pipeline.rows import WINDOW, Row, to_table
 from pipeline.stages.boundary import for_each_row
 
 # Window id of a span (None: the whole video) of a source URI.
@@ -40,13 +40,17 @@ def segment_video(row: Row, config: SegmentConfig, name_window: NameWindow, done
     return [window for window in windows if window["window_id"] not in done]
 
 
-def segment_videos(
-    videos: pa.Table, config: SegmentConfig, name_window: NameWindow, done: frozenset[str]
-) -> pa.Table:
-    """PROBED rows to WINDOW rows. A video that could not be opened keeps one row, named as a whole video."""
-    windows = for_each_row(videos, lambda row: segment_video(row, config, name_window, done), WINDOW)
-    rows = windows.to_pylist()
-    for row in rows:
-        if row["window_id"] is None:
-            row["window_id"] = name_window(row["source_uri"], None)
-    return pa.Table.from_pylist(rows, schema=WINDOW)
+def make_segmenter(
+    config: SegmentConfig, name_window: NameWindow, done: frozenset[str]
+) -> Callable[[pa.Table], pa.Table]:
+    """A function from PROBED rows to WINDOW rows. A video that could not be opened keeps one row, named as a whole."""
+
+    def segment_videos(videos: pa.Table) -> pa.Table:
+        windows = for_each_row(videos, lambda row: segment_video(row, config, name_window, done), WINDOW)
+        rows = windows.to_pylist()
+        for row in rows:
+            if row["window_id"] is None:
+                row["window_id"] = name_window(row["source_uri"], None)
+        return to_table(rows, WINDOW)
+
+    return segment_videos

@@ -1,7 +1,8 @@
-"""Stage 5: caption rows to a part of the table. Whole parts, written atomically; a repeated call writes the same file."""
+"""Stage 5: caption rows to a part of the table. Parts are written atomically; a repeated call writes the same file."""
 
 import io
 import uuid
+from collections.abc import Callable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -34,10 +35,14 @@ def parquet_bytes(rows: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def write_part(rows: pa.Table, folder_url: str, run: int) -> pa.Table:
-    """Store CAPTION rows as one part under `captions/` of the folder; returns one PART row about it."""
-    name = part_name(run, rows["window_id"].to_pylist())
-    Folder(folder_url).write(f"{CAPTIONS}/{name}", parquet_bytes(rows))
-    errors = pc.sum(pc.equal(rows["status"], "error")).as_py()
-    tokens = pc.sum(rows["output_tokens"]).as_py() or 0
-    return to_table([{"part": name, "windows": rows.num_rows, "errors": errors or 0, "tokens": tokens}], PART)
+def make_writer(folder_url: str, run: int) -> Callable[[pa.Table], pa.Table]:
+    """A function that stores CAPTION rows as one part under `captions/` of the folder and returns one PART row."""
+
+    def write_part(rows: pa.Table) -> pa.Table:
+        name = part_name(run, rows["window_id"].to_pylist())
+        Folder(folder_url).write(f"{CAPTIONS}/{name}", parquet_bytes(rows))
+        errors = pc.sum(pc.equal(rows["status"], "error")).as_py() or 0
+        tokens = pc.sum(rows["output_tokens"]).as_py() or 0
+        return to_table([{"part": name, "windows": rows.num_rows, "errors": errors, "tokens": tokens}], PART)
+
+    return write_part

@@ -3,12 +3,24 @@
 Shares no code with the engine but the prompt, so that equality with it means something.
 """
 
+import time
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers.generation import BaseStreamer
 
 from sparrow_core.decoding.target import Prompt
+
+
+@dataclass(frozen=True)
+class ReferenceResult:
+    """New token ids, up to and with the stop token; seconds to the first of them and from there to the last."""
+
+    token_ids: tuple[int, ...]
+    first_token_s: float
+    decode_s: float
 
 
 def load_reference(source: str, *, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
@@ -18,12 +30,30 @@ def load_reference(source: str, *, device: torch.device, dtype: torch.dtype) -> 
 
 
 @torch.inference_mode()
-def generate(reference: PreTrainedModel, prompt: Prompt, max_new_tokens: int) -> tuple[int, ...]:
-    """Greedy `generate` on a prompt: new token ids, up to and with the stop token."""
+def generate(reference: PreTrainedModel, prompt: Prompt, max_new_tokens: int) -> ReferenceResult:
+    """Greedy `generate` on a prompt."""
     inputs = model_inputs(prompt, reference)
+    clock = _Clock()
     generator: Any = reference
-    output = generator.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
-    return tuple(output[0, prompt.token_ids_S.numel() :].tolist())
+    began = time.perf_counter()
+    output = generator.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens, streamer=clock)
+    ended = time.perf_counter()
+    token_ids = tuple(output[0, prompt.token_ids_S.numel() :].tolist())
+    return ReferenceResult(token_ids, clock.first_token - began, ended - clock.first_token)
+
+
+@torch.inference_mode()
+def top_two_gap(reference: PreTrainedModel, prompt: Prompt, token_ids: tuple[int, ...]) -> float:
+    """Difference of the two largest logits after a prompt and the first generated tokens."""
+    inputs = model_inputs(prompt, reference)
+    added_1N = torch.tensor([token_ids], dtype=torch.int64, device=reference.device)
+    inputs["input_ids"] = torch.cat([inputs["input_ids"], added_1N], dim=1)
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    types_1N = torch.zeros_like(added_1N, dtype=torch.int32)
+    inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], types_1N], dim=1)
+    model: Any = reference
+    largest, second = model(**inputs, logits_to_keep=1).logits[0, -1].topk(2).values.tolist()
+    return largest - second
 
 
 def model_inputs(prompt: Prompt, reference: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -42,3 +72,19 @@ def model_inputs(prompt: Prompt, reference: PreTrainedModel) -> dict[str, torch.
         if visuals and kind == "video":
             inputs["second_per_grid_ts"] = torch.tensor([v.second_per_grid_s for v in visuals], device=device)
     return inputs
+
+
+class _Clock(BaseStreamer):
+    """Notes when `generate` hands out its first new token; the call before it hands out the prompt."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self.first_token = 0.0
+
+    def put(self, value: torch.Tensor) -> None:
+        self._calls += 1
+        if self._calls == 2:
+            self.first_token = time.perf_counter()
+
+    def end(self) -> None:
+        pass

@@ -1,4 +1,4 @@
-"""Drafters without weights: the floor (none at all) and prompt lookup."""
+"""Drafters without weights: none at all, prompt lookup, and one that is always wrong."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,7 @@ import torch
 
 from sparrow_core.config import DraftConfig
 from sparrow_core.decoding.drafting import TextContext, Turn
+from sparrow_core.decoding.proposal import grow
 from sparrow_core.types import Draft
 
 
@@ -71,3 +72,28 @@ class PromptLookupSession:
 
     def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
         self._text.extend(token_ids)
+
+
+class ConstantDrafter:
+    """Proposes the same tokens whatever the text says; with tokens that no caption holds, it is always wrong.
+
+    The floor of acceptance, and the hardest case for losslessness: every round ends in a rollback.
+    """
+
+    name = "constant"
+
+    def __init__(self, token_ids: Sequence[int], vocab_size: int, device: torch.device) -> None:
+        self._logits_V = torch.zeros(vocab_size, device=device)
+        self._logits_V[list(token_ids)] = 100.0
+
+    def open(self, context: TextContext, max_new_tokens: int) -> "ConstantDrafter":
+        return self
+
+    def propose(self, turn: Turn, shape: DraftConfig) -> Draft:
+        def expand(nodes: list[int], tokens: list[int], parents: list[int]) -> torch.Tensor:
+            return self._logits_V.expand(len(nodes), -1)
+
+        return grow(self._logits_V, expand, turn, shape)
+
+    def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
+        pass

@@ -40,7 +40,7 @@ def test_splits_share_no_scene() -> None:
 
 
 def test_unknown_split_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="'test'.*train, validation, heldout"):
+    with pytest.raises(ValueError, match=r"'test'.*train, validation, heldout"):
         make_scene(0, "test")
 
 
@@ -148,7 +148,7 @@ def test_mp4_round_trip(tmp_path) -> None:
     decoded = read_mp4(path)
     assert decoded.shape == (24, 168, 224, 3)
     frames, cover = render(scene)
-    for index, thing in enumerate(scene.things):
+    for index in range(len(scene.things)):
         inside = cover[0] == index + 1
         if inside.sum() > 200:  # colours survive up to chroma subsampling at the edges
             assert np.abs(decoded[0][inside].mean(axis=0) - frames[0][inside].mean(axis=0)).max() < 16

@@ -62,7 +62,7 @@ DRAFTERS = ("sparrow", "lookup", "always wrong", "wrong every third", "right", "
 def greedy_answer(tiny_checkpoint: Path, tiny_target: TargetModel) -> tuple[int, ...]:
     """What transformers' own `generate` writes."""
     library = reference.load_reference(str(tiny_checkpoint), device=torch.device("cpu"), dtype=torch.float32)
-    return reference.generate(library, tiny_target.build_prompt(video_messages()), 40)
+    return reference.generate(library, tiny_target.build_prompt(video_messages()), 40).token_ids
 
 
 @pytest.mark.parametrize("shape", SHAPES)

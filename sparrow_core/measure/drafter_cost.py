@@ -1,0 +1,60 @@
+"""What drafting costs by visual length: bytes of the drafter's own cache and time of one proposal.
+
+The drafter never sees the video, so both should stay where they are as the video grows.
+"""
+
+import time
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+from sparrow_core.config import DraftConfig
+from sparrow_core.decoding.cache import KVCache
+from sparrow_core.decoding.drafting import Turn
+from sparrow_core.decoding.rounds import first_token, prefill
+from sparrow_core.models.sparrow import SparrowDrafter
+from sparrow_core.types import Request
+
+NUM_PROPOSALS = 30
+PREFILL_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class DrafterCost:
+    """After prefill of one window: the target's and the drafter's cache in bytes, drafter prefill, one proposal."""
+
+    visual_tokens: int
+    text_tokens: int
+    target_cache_bytes: int
+    drafter_cache_bytes: int
+    open_ms: float
+    propose_ms: float
+
+
+@torch.inference_mode()
+def drafter_cost(drafter: SparrowDrafter, request: Request, shape: DraftConfig) -> DrafterCost:
+    """Prefill a window for real, then propose the same first draft again and again; medians."""
+    target = drafter.target
+    prompt = target.build_prompt(request.messages)
+    info = target.info
+    num_tokens = prompt.token_ids_S.numel()
+    cache = KVCache(info.num_layers, info.num_kv_heads, info.head_dim, num_tokens, device=info.device, dtype=info.dtype)
+    context = prefill(target, prompt, target.embed(prompt), cache, PREFILL_CHUNK)
+    turn = Turn(first_token(target, context, request.sampling), 1, 0, request.sampling)
+    opening, proposing = [], []
+    for _ in range(NUM_PROPOSALS):
+        began = time.perf_counter()
+        session = drafter.open(context, request.max_new_tokens)
+        opened = time.perf_counter()
+        session.propose(turn, shape)
+        opening.append(opened - began)
+        proposing.append(time.perf_counter() - opened)
+    return DrafterCost(
+        visual_tokens=prompt.num_visual_tokens,
+        text_tokens=context.token_ids_T.numel(),
+        target_cache_bytes=cache.data_LKGSD.numel() * cache.data_LKGSD.element_size(),
+        drafter_cache_bytes=session.cache_bytes,
+        open_ms=1000 * median(opening),
+        propose_ms=1000 * median(proposing),
+    )

@@ -1,0 +1,105 @@
+"""Losslessness, checked: the engine's token ids against transformers' own `generate` and our autoregressive loop.
+
+Owns the comparison and the one excuse that is accepted for a difference: a tie. It knows no drafter by name and does
+not know where windows come from.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from sparrow_core.config import DraftConfig, EngineConfig
+from sparrow_core.decoding.autoregressive import generate_autoregressively
+from sparrow_core.decoding.drafting import Drafter
+from sparrow_core.decoding.target import TargetModel
+from sparrow_core.engine.engine import Engine
+from sparrow_core.models import reference
+from sparrow_core.models.loading import load_target
+from sparrow_core.types import Request
+
+MAX_TIE_GAP = 1e-5
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One window under one arm. `first_difference` indexes generated tokens and is None where all are equal.
+
+    `excused` marks a difference that float64 shows to be a tie; `gap_float64` is the gap of the top two logits there.
+    """
+
+    window: str
+    visual_tokens: int
+    arm: str
+    num_tokens: int
+    tau: float
+    first_difference: int | None = None
+    excused: bool = False
+    gap_float64: float | None = None
+
+    @property
+    def equal(self) -> bool:
+        return self.first_difference is None
+
+
+def first_difference(left: tuple[int, ...], right: tuple[int, ...]) -> int | None:
+    """Index of the first token in which two captions differ (their common length, if one is longer), or None."""
+    if left == right:
+        return None
+    return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+
+
+class EqualityCheck:
+    """Engines for every pairing of drafter and draft shape, and the two references that they are held against."""
+
+    def __init__(
+        self, source: str, target: TargetModel, drafters: Mapping[str, Drafter], shapes: Mapping[str, DraftConfig]
+    ) -> None:
+        self._source, self._target = source, target
+        self._library = reference.load_reference(source, device=target.info.device, dtype=target.info.dtype)
+        self._engines = {
+            f"{name}, {shape}": Engine(target, drafter, EngineConfig(draft=draft))
+            for name, drafter in drafters.items()
+            for shape, draft in shapes.items()
+        }
+
+    def close(self) -> None:
+        for engine in self._engines.values():
+            engine.close()
+
+    def compare(self, request: Request) -> Iterator[Comparison]:
+        """Every arm on one request: against `generate` when greedy, against our one-row loop when sampling."""
+        prompt = self._target.build_prompt(request.messages)
+        if request.sampling.temperature == 0:
+            expected = reference.generate(self._library, prompt, request.max_new_tokens).token_ids
+        else:
+            expected = generate_autoregressively(self._target, prompt, request.sampling, request.max_new_tokens)
+        for arm, engine in self._engines.items():
+            completion = engine.submit(request).result()
+            difference = first_difference(completion.token_ids, expected)
+            excused, gap = (False, None) if difference is None else self._is_tie(request, difference)
+            yield Comparison(
+                request.request_id,
+                completion.visual_tokens,
+                arm,
+                len(expected),
+                completion.stats.tau,
+                difference,
+                excused,
+                gap,
+            )
+
+    def _is_tie(self, request: Request, position: int) -> tuple[bool, float | None]:
+        """In float64, do both paths write the same caption, and is the gap at `position` below `MAX_TIE_GAP`?
+
+        A sampled request is never excused: its noise decides between tokens whose logits need not be close.
+        """
+        if request.sampling.temperature > 0:
+            return False, None
+        target = load_target(self._source, device=str(self._target.info.device), dtype="float64")
+        library = reference.load_reference(self._source, device=target.info.device, dtype=torch.float64)
+        prompt = target.build_prompt(request.messages)
+        written = reference.generate(library, prompt, request.max_new_tokens).token_ids
+        ours = generate_autoregressively(target, prompt, request.sampling, request.max_new_tokens)
+        gap = reference.top_two_gap(library, prompt, written[:position])
+        return written == ours and gap < MAX_TIE_GAP, gap
