@@ -32,8 +32,10 @@ from sparrow_core.media.patches import PatchSpec, patchify
 CHECKPOINT_EVERY_S = 180
 LOG_EVERY = 20
 RATES = {"vision": 1e-3, "language": 1e-3, "inner vision": 2e-3, "inner language": 2e-3}
+JOINT_VISION_RATE = 0.2  # of the vision tower's own rate, once it is trained along with the rest
 LABEL_LOSS_WEIGHT = 0.25
 WARM_UP_STEPS = 40
+SEE_APART_UNTIL = 0.5  # share of the joint training in which the vision tower learns from its own labels only
 
 
 class Trainer:
@@ -84,7 +86,7 @@ class Trainer:
             self.step += 1
             self.elapsed_s = time.monotonic() - began
             for name, value in losses.items():
-                means.setdefault(name, []).append(float(value))
+                means.setdefault(name, []).append(value.item())
             if self.step % LOG_EVERY == 0:
                 self._report({name: sum(v) / len(v) for name, v in means.items()})
                 means = {}
@@ -100,22 +102,19 @@ class Trainer:
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
     def _caption(self, batch: Batch) -> dict[str, Tensor]:
-        """Weighted loss of the captions' tokens, plus those of the labels: looks of the tower, stories half way up."""
-        features = self._features(batch)
-        looks = self._label_losses(features, batch, LOOKS)
+        """Weighted loss of the captions' tokens, and of the labels: looks of the tower, stories half way up."""
+        with torch.set_grad_enabled(self.progress.value > SEE_APART_UNTIL):
+            features = self._features(batch)
         states, middle = self._states(batch, features)
-        stories = self._label_losses(middle, batch, STORIES)
+        assert batch.extra is not None
+        labels = self._label_losses(self._features(batch.extra), batch.extra, LOOKS)
+        labels |= self._label_losses(middle, batch, STORIES)
         wanted = batch.weights[:, 1:] > 0
         targets, weights = batch.input_ids[:, 1:][wanted], batch.weights[:, 1:][wanted]
         token_losses = cross_entropy(self.model.lm_head(states[:, :-1][wanted]), targets, reduction="none")
         words = (token_losses * weights).sum() / weights.sum()
-        labels = torch.stack([*looks.values(), *stories.values()]).sum()
-        if batch.extra:
-            more = self._label_losses(self._features(batch.extra), batch.extra, LOOKS)
-            labels = labels + torch.stack(list(more.values())).sum()
-            looks = more  # the ones to report: of scenes with many objects at every stage
-        facts = token_losses[weights > 0.5].mean()
-        return {"loss": words + LABEL_LOSS_WEIGHT * labels, "words": words, "facts": facts, **looks, **stories}
+        loss = words + LABEL_LOSS_WEIGHT * torch.stack(list(labels.values())).sum()
+        return {"loss": loss, "words": words, "facts": token_losses[weights > 0.5].mean(), **labels}
 
     def _features(self, batch: Batch) -> Tensor:
         """Merged visual tokens of all clips, [B * V, D]."""
@@ -186,7 +185,8 @@ class Trainer:
         factor *= 0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * done)) if start else 1 - 0.8 * done
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = RATES[group["name"]] * factor
+                settled = JOINT_VISION_RATE if start and "vision" in group["name"] else 1.0
+                group["lr"] = RATES[group["name"]] * factor * settled
 
     def _report(self, means: dict[str, float]) -> None:
         row = {"step": self.step, "minutes": round(self.elapsed_s / 60, 2), "progress": round(self.progress.value, 4)}

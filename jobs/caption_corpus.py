@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pipeline.caption_run import ExitCode, Listener, Prepared, execute, exit_code, prepare
+from pipeline.caption_run import ExitCode, Listener, Prepared, execute, exit_code, exit_code_of_nothing_to_do, prepare
 from pipeline.cluster import is_submitted_job
 from pipeline.config import CaptionConfig, caption_config
 from pipeline.report.console import advance, progress_bar, show_captions, show_start, show_summary
@@ -57,7 +57,7 @@ def run(source: str, output: str, config: CaptionConfig, console: Console) -> Ex
     prepared = prepare(config, list_videos(source), output)
     if not prepared.work.sources:
         console.print(f"nothing to do: {output} holds a row for every window", highlight=False)
-        return ExitCode.DONE
+        return exit_code_of_nothing_to_do(prepared)
     report = run_with_progress(prepared, console)
     show_captions(console, prepared.ledger)
     show_summary(console, report, prepared.ledger.folder.url)

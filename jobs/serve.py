@@ -1,5 +1,6 @@
 """Answer caption requests over HTTP: `SPARROW_API_TOKEN=... python jobs/serve.py --media-root videos/`."""
 
+import shlex
 import signal
 import threading
 from pathlib import Path
@@ -11,8 +12,15 @@ from rich.console import Console
 from jobs.caption_corpus import DEMO
 from pipeline.cluster import connected
 from pipeline.report.endpoint import show_endpoint, show_ready
-from pipeline.serve_app import plan_replicas, refuse_busy_port, settle, start_endpoint, stop_endpoint
-from pipeline.serving.auth import chosen_token
+from pipeline.serve_app import (
+    plan_replicas,
+    refuse_busy_port,
+    refuse_missing_checkpoints,
+    settle,
+    start_endpoint,
+    stop_endpoint,
+)
+from pipeline.serving.auth import TOKEN_VARIABLE, chosen_token
 from pipeline.serving.config import ServeConfig, serve_config
 from sparrow_core.errors import SparrowError
 
@@ -37,21 +45,24 @@ def main(
     http_flags = {"host": host, "port": port, "media_root": media_root}
     try:
         chosen = serve_config(config, settings or [], {"target": target, "draft": draft}, http_flags, DEMO)
-        run(chosen, chosen_token(token_file, insecure_no_token), Console())
+        token = chosen_token(token_file, insecure_no_token)
+        credential = f"$(cat {shlex.quote(str(token_file))})" if token_file else f"${TOKEN_VARIABLE}"
+        run(chosen, token, credential if token else None, Console())
     except SparrowError as error:
         Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(2) from error
 
 
-def run(config: ServeConfig, token: str | None, console: Console) -> None:
-    """Serve until interrupted."""
+def run(config: ServeConfig, token: str | None, credential: str | None, console: Console) -> None:
+    """Serve until interrupted. `credential` is how a shell finds the token, for the example that is shown."""
+    refuse_missing_checkpoints(config)
     refuse_busy_port(config.http)
     with connected() as cluster:
         plan = plan_replicas(config.resources, config.device, cluster)
         config = settle(config, plan)
         show_endpoint(console, config, plan)
         start_endpoint(config, token, plan)
-        show_ready(console, config, needs_token=token is not None)
+        show_ready(console, config, credential)
         wait_for_signal()
         console.print("\nstopping")
         stop_endpoint()

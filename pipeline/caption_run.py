@@ -15,11 +15,11 @@ from pipeline.config import CaptionConfig
 from pipeline.ids import settings_fingerprint
 from pipeline.ledger import Ledger, Work
 from pipeline.memory import MemoryNeed, memory_need, refuse_impossible
-from pipeline.report.summary import RunFigures, build_report, store_report
+from pipeline.report.summary import RunFigures, build_report, store_report, table_figures
 from pipeline.resources import ResourcePlan, plan_resources
 from pipeline.stages.caption import CaptionRun
 from pipeline.storage import Folder
-from sparrow_core.models.loading import read_patch_spec
+from sparrow_core.models.loading import read_patch_spec, resolve_dtype
 
 
 class ExitCode(IntEnum):
@@ -93,20 +93,26 @@ def execute(prepared: Prepared, listener: Listener) -> dict[str, Any]:
 
 def exit_code(report: dict[str, Any]) -> ExitCode:
     """The exit code that a report stands for."""
-    if report["run"]["interrupted"]:
-        return ExitCode.INTERRUPTED
-    if report["audit"]["equal"] < report["audit"]["checked"]:
+    return ExitCode.INTERRUPTED if report["run"]["interrupted"] else _table_code(report, report["lost_videos"])
+
+
+def exit_code_of_nothing_to_do(prepared: Prepared) -> ExitCode:
+    """The exit code where every window has its row already."""
+    return _table_code(table_figures(prepared.ledger), ())
+
+
+def _table_code(figures: dict[str, Any], lost_videos: Sequence[str]) -> ExitCode:
+    if figures["audit"]["equal"] < figures["audit"]["checked"]:
         return ExitCode.AUDIT_DIVERGED
-    if report["windows"]["error"] or report["lost_videos"]:
-        return ExitCode.ERROR_ROWS
-    return ExitCode.DONE
+    return ExitCode.ERROR_ROWS if figures["windows"]["error"] or lost_videos else ExitCode.DONE
 
 
 def _settle(config: CaptionConfig, cluster: Cluster) -> tuple[CaptionConfig, ResourcePlan]:
-    """Decide the device, which follows from whether caption workers are granted GPUs."""
+    """Decide the device, which follows from whether caption workers are granted GPUs, and with it the dtype."""
     plan = plan_resources(config.resources, device=config.device, num_cpus=cluster.num_cpus, num_gpus=cluster.num_gpus)
     device = config.device if config.device != "auto" else ("cuda" if plan.caption_gpus else "cpu")
-    return replace(config, device=device), plan
+    dtype = str(resolve_dtype(config.dtype, torch.device(device))).removeprefix("torch.")
+    return replace(config, device=device, dtype=dtype), plan
 
 
 def _run(prepared: Prepared, config: CaptionConfig, plan: ResourcePlan, listener: Listener) -> RunFigures:

@@ -14,14 +14,14 @@ from ray import serve
 from ray.serve.config import BackpressureConfig, HTTPOptions
 from ray.serve.schema import LoggingConfig
 
-from pipeline.checkpoints import worker_path
+from pipeline.checkpoints import checkpoint_identity, worker_path
 from pipeline.cluster import Cluster
 from pipeline.config import ResourcesConfig
 from pipeline.serving.api import build_api
 from pipeline.serving.auth import token_digest
 from pipeline.serving.captioner import Captioner
 from pipeline.serving.config import HttpConfig, ServeConfig
-from sparrow_core.errors import ConfigError
+from sparrow_core.errors import CheckpointError, ConfigError
 
 APP_NAME = "sparrow"
 # Room beside the requests that a replica admits, for health checks and for those that it turns away itself.
@@ -75,6 +75,13 @@ def settle(config: ServeConfig, plan: ReplicaPlan) -> ServeConfig:
     )
 
 
+def refuse_missing_checkpoints(config: ServeConfig) -> None:
+    """Raise CheckpointError if there is no target or no drafter under the name given, before anything is started."""
+    for source in (config.target, config.draft):
+        if source is not None:
+            checkpoint_identity(source)
+
+
 def refuse_busy_port(http: HttpConfig) -> None:
     """Raise ConfigError if nobody can listen on the address, before anything is started."""
     family = socket.AF_INET6 if ":" in http.host else socket.AF_INET
@@ -110,7 +117,8 @@ def start_endpoint(config: ServeConfig, token: str | None, plan: ReplicaPlan) ->
     """Serve `config` on the Ray that this process is connected to; returns once requests are answered.
 
     Admission is the replicas' own (429 in OpenAI's shape), so that `/health` answers under load; Serve's limits behind
-    it are a second line that also counts requests without a token. `token` None lets everybody in.
+    it are a second line that also counts requests without a token. `token` None lets everybody in. Raises
+    CheckpointError where a replica cannot load what it is to serve.
     """
     http = config.http
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -125,7 +133,11 @@ def start_endpoint(config: ServeConfig, token: str | None, plan: ReplicaPlan) ->
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=http.retry_after_s),
     )(CaptionReplica)
     digest = token_digest(token) if token is not None else None
-    serve.run(deployment.bind(config, digest, plan.threads), name=APP_NAME, route_prefix="/", logging_config=quiet)
+    application = deployment.bind(config, digest, plan.threads)
+    try:
+        serve.run(application, name=APP_NAME, route_prefix="/", logging_config=quiet)
+    except RuntimeError as error:  # what Serve makes of every failure of a replica to start
+        raise CheckpointError(f"the endpoint did not start, for the reason given above: {error}") from error
 
 
 def stop_endpoint() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "white")
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart")
 ROUND_SHAPES = ("circle", "ring")
-SIZES = {"small": 0.28, "medium": 0.42, "large": 0.58}
+SIZES = {"small": 0.26, "medium": 0.38, "large": 0.54}
 BACKGROUNDS = ("black", "gray", "navy", "olive", "maroon", "teal")
 TEXTURES = ("plain", "striped", "checkered", "dotted", "shaded")
 MOTIONS = ("still", "right", "left", "up", "down", "sideways", "vertical", "spin", "grow", "shrink")
@@ -177,7 +177,7 @@ def _place_things(
     """Draw objects until they neither start nor (in short clips) meet on top of each other."""
     best: list[Thing] = []
     least = np.inf
-    for _ in range(80):
+    for _ in range(60):
         pair = _make_pair(rng, colours, pair_event) if pair_event else []
         others = [_make_thing(rng, level, colours[i], count) for i in range(len(pair), count)]
         things = sorted(pair + others, key=lambda thing: thing.x)
@@ -192,8 +192,8 @@ def _place_things(
 def _make_thing(rng: np.random.Generator, level: Difficulty, colour: str, count: int) -> Thing:
     motion = _draw(rng, MOTIONS, MOTION_WEIGHTS)
     shape = _choose(rng, SHAPES if motion != "spin" else tuple(s for s in SHAPES if s not in ROUND_SHAPES))
-    weights = (0.34, 0.33, 0.33) if count < 3 else (0.5, 0.35, 0.15)
-    possible = {"grow": (1, 1, 0), "shrink": (0, 1, 1)}.get(motion, (1, 1, 1))
+    weights = {3: (0.5, 0.4, 0.1), 4: (0.7, 0.3, 0.0)}.get(count, (0.34, 0.33, 0.33))
+    possible = {"grow": (1, 0.5, 0), "shrink": (0, 1, 1)}.get(motion, (1, 1, 1))
     size = _draw(rng, tuple(SIZES), tuple(w * p for w, p in zip(weights, possible, strict=True)))
     margin = SIZES[size] * (GROWTH["grow"] if motion == "grow" else 1.0) / 2
     margin = min(margin, 0.3)
@@ -263,7 +263,7 @@ def _clash(things: list[Thing], level: Difficulty) -> float:
     for i, j in combinations(range(len(things)), 2):
         radii = (SIZES[things[i].size] * scale(things[i], times) + SIZES[things[j].size] * scale(things[j], times)) / 2
         distance = np.hypot(*(centres[i] - centres[j]))
-        slack = 0.8 if not (things[i].path and things[j].path) else 0.0
+        slack = 0.7 if not (things[i].path and things[j].path) else 0.0
         worst = max(worst, float((radii * slack - distance).max()))
     return worst
 

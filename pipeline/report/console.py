@@ -55,9 +55,9 @@ def show_captions(console: Console, ledger: Ledger) -> None:
         span = "" if row["start_s"] is None else f"  {row['start_s']:.1f}-{row['end_s']:.1f} s"
         console.print(Text(f"\n{Path(row['source_uri']).name}{span}", style="bold"))
         if row["status"] == "success":
-            console.print(Text(row["caption"]))
+            console.print(Text(row["caption"]), soft_wrap=True)
         else:
-            console.print(Text(f"{row['reason']}: {row['error']}", style="red"))
+            console.print(Text(f"{row['reason']}: {row['error']}", style="red"), soft_wrap=True)
 
 
 def show_summary(console: Console, report: dict[str, Any], folder: str) -> None:

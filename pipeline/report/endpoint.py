@@ -7,7 +7,6 @@ from rich.console import Console
 
 from pipeline.memory import memory_need
 from pipeline.serve_app import ReplicaPlan
-from pipeline.serving.auth import TOKEN_VARIABLE
 from pipeline.serving.config import ServeConfig
 
 
@@ -20,11 +19,11 @@ def show_endpoint(console: Console, config: ServeConfig, plan: ReplicaPlan) -> N
     _say(console, f"files     {config.http.media_root or 'none may be named; give --media-root to allow one folder'}")
 
 
-def show_ready(console: Console, config: ServeConfig, *, needs_token: bool) -> None:
+def show_ready(console: Console, config: ServeConfig, credential: str | None) -> None:
     """Say where the endpoint answers, with a command to copy."""
     _say(console, f"\nanswering at {base_url(config)} (Ctrl-C stops it); for example:\n")
-    _say(console, curl_example(config, needs_token=needs_token))
-    if not needs_token:
+    _say(console, curl_example(config, credential))
+    if credential is None:
         console.print("\nno token is asked for: everybody who can reach this port is answered", style="yellow")
 
 
@@ -34,12 +33,12 @@ def base_url(config: ServeConfig) -> str:
     return f"http://{host}:{config.http.port}/v1"
 
 
-def curl_example(config: ServeConfig, *, needs_token: bool) -> str:
-    """A curl command that asks for a caption of a file."""
+def curl_example(config: ServeConfig, credential: str | None) -> str:
+    """A curl command that asks for a caption of a file; `credential` is how a shell finds the token."""
     video = "clip.mp4" if config.http.media_root else "data:video/mp4;base64,..."
     content = [{"type": "video_url", "video_url": {"url": video}}, {"type": "text", "text": config.prompt}]
     body = {"model": config.http.model_name, "temperature": 0, "messages": [{"role": "user", "content": content}]}
-    token = f' -H "Authorization: Bearer ${TOKEN_VARIABLE}"' if needs_token else ""
+    token = f' -H "Authorization: Bearer {credential}"' if credential else ""
     return (
         f"curl {base_url(config)}/chat/completions{token} -H 'Content-Type: application/json' \\\n"
         f"  -d {shlex.quote(json.dumps(body, ensure_ascii=False))}"

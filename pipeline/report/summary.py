@@ -74,7 +74,7 @@ def build_report(
     """
     return {
         "schema_version": SCHEMA_VERSION,
-        **table_figures(ledger.table(_COLUMNS)),
+        **table_figures(ledger),
         "tokens_per_s": round(figures.tokens_per_s, 3),
         "run": asdict(figures),
         "lost_videos": list(lost_videos),
@@ -90,8 +90,9 @@ def store_report(folder: Folder, report: dict[str, Any]) -> None:
     folder.write(REPORT, json.dumps(report, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
-def table_figures(table: pa.Table) -> dict[str, Any]:
-    """Sums over caption rows. `tau` is over all rounds: tokens that rounds committed, by rounds."""
+def table_figures(ledger: Ledger) -> dict[str, Any]:
+    """Sums over the caption table. `tau` is over all rounds: tokens that rounds committed, by rounds."""
+    table = ledger.table(_COLUMNS)
     success = table.filter(pc.equal(table["status"], "success"))
     rounds = _total(success["rounds"])
     from_rounds = _total(pc.multiply(success["tau"], pc.cast(success["rounds"], pa.float64())))

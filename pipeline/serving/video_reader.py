@@ -26,10 +26,9 @@ class VideoReader:
         self._sampling = config.frames
         self._patches = patches
         self._threads = ThreadPoolExecutor(http.decoders, thread_name_prefix="decode")
-        self._decoders = [FrameDecoder(config.decode) for _ in range(http.decoders)]
         self._idle: SimpleQueue[FrameDecoder] = SimpleQueue()
-        for decoder in self._decoders:
-            self._idle.put(decoder)
+        for _ in range(http.decoders):
+            self._idle.put(FrameDecoder(config.decode))
 
     async def read(self, url: str, param: str) -> Frames:
         """The frames of the whole video at a URL. Raises ApiError that names `param`, the field the URL stood in."""
@@ -41,10 +40,10 @@ class VideoReader:
             raise answer from error
 
     def close(self) -> None:
-        """End the child processes."""
-        self._threads.shutdown(cancel_futures=True)
-        for decoder in self._decoders:
-            decoder.close()
+        """End the idle child processes; one at work ends with its video, at its deadline, or with this process."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        while not self._idle.empty():
+            self._idle.get().close()
 
     def _read(self, url: str) -> Frames:
         source = admit(url, self._root, self._limits)

@@ -33,7 +33,7 @@ from sparrow_core.models.drafter_checkpoint import save_drafter
 from sparrow_core.models.loading import read_patch_spec
 
 TOKEN = "integration-token"
-# So many tokens take even the tiny model (1.6 ms each on one busy core, its drafter knows nothing) far longer than this.
+# So many tokens take even the tiny model (1.6 ms each, since its drafter knows nothing) far longer than this.
 MANY_TOKENS, FREE_AGAIN_S = 15_000, 10.0
 
 
@@ -162,7 +162,7 @@ def test_bad_requests_name_the_field(client: openai.OpenAI) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_frees_the_engine(client: openai.OpenAI, stream: bool) -> None:
-    request = {"model": "tiny", "temperature": 0, "messages": messages("clip.mp4"), "max_tokens": MANY_TOKENS}
+    request: dict = {"model": "tiny", "temperature": 0, "messages": messages("clip.mp4"), "max_tokens": MANY_TOKENS}
     if stream:
         with client.chat.completions.create(**request, stream=True) as events:
             next(iter(events))

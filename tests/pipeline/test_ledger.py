@@ -68,7 +68,9 @@ def test_a_video_is_done_when_all_of_its_windows_are(tmp_path: Path) -> None:
 
 
 def test_success_beats_failure_whichever_came_first(tmp_path: Path) -> None:
-    write(tmp_path, 1, row("a", "error"), row("b", "success", caption="kept"), row("c", "success", caption="whole part"))
+    write(
+        tmp_path, 1, row("a", "error"), row("b", "success", caption="kept"), row("c", "success", caption="whole part")
+    )
     write(tmp_path, 2, row("a", "success", caption="second try"), row("b", "error"))
     open_ledger(tmp_path)
     table = plain_read(tmp_path)

@@ -55,13 +55,13 @@ def test_a_busy_port_is_refused() -> None:
             refuse_busy_port(HttpConfig(port=other.getsockname()[1]))
 
 
-@pytest.mark.parametrize("needs_token", [True, False])
-def test_the_example_command_is_a_valid_request(tmp_path: Path, needs_token: bool) -> None:
+@pytest.mark.parametrize("credential", ["$SPARROW_API_TOKEN", None])
+def test_the_example_command_is_a_valid_request(tmp_path: Path, credential: str | None) -> None:
     http = HttpConfig(host="::1", model_name="tiny", media_root=str(tmp_path))
     config = replace(ServeConfig(target="tiny", prompt="What's shown?"), http=http)
-    words = shlex.split(curl_example(config, needs_token=needs_token).replace("\\\n", " "))
+    words = shlex.split(curl_example(config, credential).replace("\\\n", " "))
     assert words[1] == "http://[::1]:8000/v1/chat/completions"
-    assert ("Authorization: Bearer $SPARROW_API_TOKEN" in words) == needs_token
+    assert ("Authorization: Bearer $SPARROW_API_TOKEN" in words) == (credential is not None)
     request = parse_request(words[-1].encode())
     assert json.loads(words[-1])["temperature"] == 0
     assert [part.type for part in request.messages[0].content] == ["video_url", "text"]

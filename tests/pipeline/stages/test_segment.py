@@ -1,6 +1,7 @@
 """Windows of a video: they cover it exactly once, and carry their place."""
 
 from functools import partial
+from itertools import pairwise
 
 import pytest
 
@@ -18,7 +19,7 @@ def name(uri: str, span: tuple[float, float] | None) -> str:
 def test_spans_cover_the_video_once(duration_s: float, config: SegmentConfig) -> None:
     cut = spans(duration_s, config)
     assert cut[0][0] == 0.0 and cut[-1][1] == duration_s
-    assert all(end == next_start for (_, end), (next_start, _) in zip(cut, cut[1:], strict=False))
+    assert all(end == next_start for (_, end), (next_start, _) in pairwise(cut))
     assert all(start < end for start, end in cut)
 
 

@@ -1,4 +1,4 @@
-"""All stages in a row on real files and a tiny real model, without Ray: columns, failures that pass through, the audit."""
+"""All stages on real files and a tiny real model, without Ray: columns, failures that pass through, the audit."""
 
 import asyncio
 import os
@@ -137,9 +137,7 @@ def test_a_window_too_long_for_the_engine_is_one_error_row(config: CaptionConfig
     assert "max_model_tokens is 40" in first["error"]
 
 
-def test_dead_engine_ends_the_worker(
-    config: CaptionConfig, decoded: pa.Table, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dead_engine_ends_the_worker(config: CaptionConfig, decoded: pa.Table, monkeypatch: pytest.MonkeyPatch) -> None:
     class Ended(BaseException):
         pass
 

@@ -1,0 +1,160 @@
+"""The captioning job on Ray: one row per window, errors as rows, and a killed run ends like an unkilled one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from demo.world.video import write_mp4
+from jobs.caption_corpus import app
+from pipeline.caption_run import ExitCode
+from sparrow_core.decoding.target import TargetModel
+from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
+from sparrow_core.models.drafter_checkpoint import save_drafter
+
+REPOSITORY = Path(__file__).parents[2]
+NUM_VIDEOS, WINDOWS_PER_VIDEO = 3, 5
+NUM_WINDOWS = NUM_VIDEOS * WINDOWS_PER_VIDEO + 1  # and one file that is no video
+PART_DEADLINE_S, END_DEADLINE_S = 300.0, 60.0
+
+# Three starts of Ray, about 15 s each on two free cores; the limit allows for a machine that is busy with other things.
+pytestmark = pytest.mark.timeout(1200)
+
+
+@pytest.fixture(scope="module")
+def arguments(tiny_checkpoint: Path, tiny_target: TargetModel, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The command line without its output: clips of 5 s in windows of 1 s, and a text file named .mp4."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for index in range(NUM_VIDEOS):
+        pixels = np.random.default_rng(index).integers(0, 256, (50, 56, 56, 3), dtype=np.uint8)
+        write_mp4(folder / f"clip {index}.mp4", pixels, fps=10.0)
+    (folder / "garbage.mp4").write_text("this is no video")
+    torch.manual_seed(0)
+    drafter = tmp_path_factory.mktemp("drafter")
+    save_drafter(drafter, SparrowDrafterModel(DrafterConfig.for_target(tiny_target.info)), "# An untrained drafter\n")
+    settings = ["max_new_tokens=24", "frames.max_visual_tokens=16", "segment.window_s=1", "windows_per_part=1"]
+    settings += ["resources.caption_cpus=1", "engine.max_model_tokens=512", "audit.share=0.3"]
+    command = ["--input", str(folder), "--target", str(tiny_checkpoint), "--draft", str(drafter)]
+    return command + [word for setting in settings for word in ("--set", setting)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_ray() -> None:
+    """Never join somebody's cluster."""
+    os.environ.pop("RAY_ADDRESS", None)
+
+
+def run(arguments: list[str], output: Path) -> Result:
+    """The command in this process."""
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [*arguments, "--output", str(output)], catch_exceptions=False)
+
+
+def captions(output: Path) -> pd.DataFrame:
+    """The table as its readers see it, without what differs from run to run by nature."""
+    table = pd.read_parquet(output / "captions").sort_values("window_id").reset_index(drop=True)
+    own = [column for column in table.columns if column.startswith("t_") or column in {"created_at", "audit"}]
+    return table.drop(columns=own)
+
+
+@pytest.fixture(scope="module")
+def unkilled(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    output = tmp_path_factory.mktemp("unkilled")
+    return output, run(arguments, output)
+
+
+def test_every_window_has_one_row_and_the_broken_file_an_error(unkilled: tuple[Path, Result]) -> None:
+    output, result = unkilled
+    assert result.exit_code == ExitCode.ERROR_ROWS, result.output
+    table = captions(output)
+    assert len(table) == table["window_id"].nunique() == NUM_WINDOWS
+    errors = table[table["status"] == "error"]
+    assert [Path(uri).name for uri in errors["source_uri"]] == ["garbage.mp4"]
+    assert errors["reason"].tolist() == ["unreadable"]
+    good = table[table["status"] == "success"].sort_values(["source_uri", "start_s"])
+    assert good["start_s"].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0] * NUM_VIDEOS
+    assert good["duration_s"].tolist() == pytest.approx([5.0] * len(good))
+    assert all(
+        start <= time_s < end
+        for start, end, times in good[["start_s", "end_s", "frame_times"]].values
+        for time_s in times
+    )
+
+
+def test_report_and_console_agree_with_the_table(unkilled: tuple[Path, Result]) -> None:
+    output, result = unkilled
+    report = json.loads((output / "report.json").read_text())
+    table = captions(output)
+    assert report["windows"] == {"total": NUM_WINDOWS, "success": NUM_WINDOWS - 1, "error": 1}
+    assert report["tokens"] == report["run"]["tokens"] == int(table["output_tokens"].sum())
+    assert report["tokens_per_s"] == pytest.approx(report["tokens"] / report["run"]["wall_s"], rel=0.01)
+    assert 1 <= report["audit"]["checked"] == report["audit"]["equal"] < NUM_WINDOWS
+    assert report["tau"] >= 1.0
+    assert (report["device"], report["dtype"], report["threads"]) == (["cpu"], ["float32"], 1)
+    for name in ("clip 0.mp4", "garbage.mp4"):
+        assert name in result.stdout
+    assert f"{report['audit']['equal']} of {report['audit']['checked']} windows" in result.stdout
+
+
+def test_again_redoes_nothing(unkilled: tuple[Path, Result], arguments: list[str]) -> None:
+    output, _ = unkilled
+    before = {part.name: part.stat().st_mtime_ns for part in (output / "captions").iterdir()}
+    result = run([*arguments, "--set", "retry_errors=false"], output)
+    assert "nothing to do" in result.stdout
+    assert {part.name: part.stat().st_mtime_ns for part in (output / "captions").iterdir()} == before
+
+
+def test_killed_run_resumes_to_the_same_table(
+    unkilled: tuple[Path, Result], arguments: list[str], tmp_path: Path
+) -> None:
+    output = tmp_path / "killed"
+    finished = kill_after_first_parts(arguments, output, tmp_path / "log.txt")
+    assert 0 < len(finished) < NUM_WINDOWS
+    before = pd.read_parquet(output / "captions").set_index("window_id")["created_at"]
+
+    result = run(arguments, output)
+
+    assert result.exit_code == ExitCode.ERROR_ROWS, result.output
+    pd.testing.assert_frame_equal(captions(output), captions(unkilled[0]))
+    after = pd.read_parquet(output / "captions").set_index("window_id")
+    done = after[after["status"] == "success"].index.intersection(before.index)
+    assert (after.loc[done, "created_at"] == before[done]).all(), "a finished window was captioned again"
+
+
+def kill_after_first_parts(arguments: list[str], output: Path, log: Path) -> set[str]:
+    """Run the command in a process of its own, SIGKILL it after two parts, and return the parts that it left."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "jobs/caption_corpus.py", *arguments, "--output", str(output)]
+    with log.open("w") as stream:
+        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=stream, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + PART_DEADLINE_S
+        while len(list((output / "captions").glob("part-*"))) < 2:
+            assert process.poll() is None, f"the job ended by itself: {log.read_text()[-2000:]}"
+            assert time.monotonic() < deadline, f"no part within {PART_DEADLINE_S} s: {log.read_text()[-2000:]}"
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    return settled_parts(output / "captions")
+
+
+def settled_parts(folder: Path) -> set[str]:
+    """Parts once no more appear: the workers outlive their driver by a moment, as they would on a cluster."""
+    deadline = time.monotonic() + END_DEADLINE_S
+    parts: set[str] = set()
+    while time.monotonic() < deadline:
+        time.sleep(3.0)
+        now = {part.name for part in folder.glob("part-*")}
+        if now == parts:
+            break
+        parts = now
+    return parts
