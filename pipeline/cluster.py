@@ -51,3 +51,5 @@ def _prepare_own_ray() -> None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(16)
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Ray gives its node 30 seconds to start, too little for a busy machine of few cores.
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")

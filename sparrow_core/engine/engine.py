@@ -13,7 +13,7 @@ from sparrow_core.engine.generation import Generation
 from sparrow_core.engine.ticket import Ticket
 from sparrow_core.errors import ConfigError, EngineClosedError, SparrowError
 from sparrow_core.models.rivals import NoDrafter
-from sparrow_core.types import Request
+from sparrow_core.types import Completion, Request, SpecStats, Timings
 
 
 class Engine:
@@ -98,6 +98,9 @@ class Engine:
             self._fail_waiting()
 
     def _serve(self, ticket: Ticket) -> None:
+        if ticket.cancelled:
+            ticket.future.set_result(_never_begun(ticket.request))
+            return
         drafter = self._drafter if ticket.draft else self._without_drafts
         generation = Generation(self.target, drafter, self._cache, self.config, ticket.request)
         try:
@@ -123,6 +126,11 @@ class Engine:
 
 def _refuse(ticket: Ticket) -> None:
     ticket.future.set_exception(EngineClosedError("the engine was closed before this request ran"))
+
+
+def _never_begun(request: Request) -> Completion:
+    """What is left of a request that was cancelled while it waited: nothing was seen, nothing written."""
+    return Completion(request.request_id, (), "", "cancelled", 0, 0, SpecStats(), Timings())
 
 
 def _check(request: Request) -> None:

@@ -154,6 +154,17 @@ def test_cancelled_request_keeps_its_tokens_and_frees_the_engine(
     assert after.token_ids == greedy_answer[:5]
 
 
+def test_request_cancelled_while_it_waits_costs_nothing(tiny_target: TargetModel) -> None:
+    with Engine(tiny_target, None) as engine:
+        running = engine.submit(Request(video_messages(), max_new_tokens=200))
+        waiting = engine.submit(Request(video_messages(), max_new_tokens=200))
+        waiting.cancel()
+        completion = waiting.result(60)
+        assert (completion.token_ids, completion.finish_reason) == ((), "cancelled")
+        assert completion.timings.prefill_s == 0
+        assert running.result(60).token_ids
+
+
 def test_one_bad_request_fails_alone(tiny_target: TargetModel) -> None:
     with Engine(tiny_target, None, EngineConfig(max_model_tokens=100)) as engine:
         too_long = engine.submit(Request(video_messages(num_frames=40), max_new_tokens=50))
