@@ -19,7 +19,7 @@ from demo.world import Difficulty, Scene, caption_of, frame_times, make_scene, r
 from demo.world.captions import fact_words
 
 SEEDS_PER_BATCH = 64  # seeds reserved for a batch, so that batch k is the same whatever came before it
-FACT_WEIGHT, PLAIN_WEIGHT = 1.0, 0.15
+FACT_WEIGHT, PLAIN_WEIGHT = 1.0, 0.25
 EXTRA_LOOKS = 320  # visual tokens of frame pairs that every caption batch carries along
 CODEC_SHARE = 0.4  # of training clips that go through a real encoder and decoder
 
@@ -77,6 +77,8 @@ def make_batch(number: int, progress: float, tokenizer: PreTrainedTokenizerFast,
     end = token_id(tokenizer, "<|im_end|>")
     answers = [[*tokenizer(caption_of(scene)).input_ids, end] for scene in scenes]
     ids, weight = _pad(start, answers, token_id(tokenizer, "<|endoftext|>"), weights)
+    opens_sentence = torch.roll(ids, 1, dims=1) == token_id(tokenizer, ".")
+    weight[opens_sentence & (weight > 0)] = FACT_WEIGHT  # whether to go on with the list, or end it, is a fact too
     frames, labels = (np.stack(part) for part in zip(*clips, strict=True))
     return Batch(frames, labels, ids, weight, 2 / difficulty.fps, make_look_batch(number, EXTRA_LOOKS))
 

@@ -4,6 +4,7 @@ Shape letters: S prompt tokens, R rows of one pass, A axes of a position, D hidd
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from sparrow_core.decoding.attention import causal_mask
 from sparrow_core.decoding.cache import KVCache
 from sparrow_core.decoding.drafting import DraftSession, TextContext, Turn
 from sparrow_core.decoding.sampling import choose
-from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, TargetModel
+from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, TargetModel, TargetPass
 from sparrow_core.decoding.tree import ancestors, depths
 from sparrow_core.decoding.verify import verify
 from sparrow_core.types import Sampling
@@ -22,17 +23,37 @@ from sparrow_core.types import Sampling
 
 def prefill(target: TargetModel, prompt: Prompt, embedded: EmbeddedPrompt, cache: KVCache, chunk: int) -> TextContext:
     """Fill `cache` with the prompt, `chunk` tokens at a time; return its text positions with their states."""
+    text_states = [
+        result.states_RD[is_text_R] for is_text_R, result in prefill_passes(target, prompt, embedded, cache, chunk)
+    ]
+    token_ids_T = prompt.token_ids_S[text_slots(prompt.is_text_S)].to(embedded.embeddings_SD.device)
+    return TextContext(token_ids_T, torch.cat(text_states))
+
+
+def prefill_passes(
+    target: TargetModel,
+    prompt: Prompt,
+    embedded: EmbeddedPrompt,
+    cache: KVCache,
+    chunk: int,
+    tap_layers: tuple[int, ...] = (),
+) -> Iterator[tuple[torch.Tensor, TargetPass]]:
+    """Fill `cache` chunk by chunk; yields which rows of a chunk are text (bool [R]), and its pass."""
     num_tokens, device = prompt.token_ids_S.numel(), embedded.embeddings_SD.device
-    text_states = []
     for start in range(0, num_tokens, chunk):
         window = slice(start, min(start + chunk, num_tokens))
         num_rows = window.stop - window.start
-        visible_RR = causal_mask(num_rows, device)
-        result = target.forward(embedded.embeddings_SD[window], embedded.positions_AS[:, window], cache, visible_RR)
+        yield (
+            prompt.is_text_S[window].to(device),
+            target.forward(
+                embedded.embeddings_SD[window],
+                embedded.positions_AS[:, window],
+                cache,
+                causal_mask(num_rows, device),
+                tap_layers,
+            ),
+        )
         cache.commit(list(range(num_rows)))
-        text_states.append(result.states_RD[prompt.is_text_S[window].to(device)])
-    slots_T = text_slots(prompt.is_text_S)
-    return TextContext(prompt.token_ids_S[slots_T].to(device), torch.cat(text_states))
 
 
 def first_token(target: TargetModel, context: TextContext, sampling: Sampling) -> int:

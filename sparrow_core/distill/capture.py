@@ -15,6 +15,7 @@ import torch
 from sparrow_core.config import CaptureConfig
 from sparrow_core.decoding.attention import causal_mask
 from sparrow_core.decoding.cache import KVCache
+from sparrow_core.decoding.rounds import prefill_passes
 from sparrow_core.decoding.sampling import choose
 from sparrow_core.decoding.target import Prompt, TargetModel
 from sparrow_core.distill.states import WindowStates
@@ -91,17 +92,7 @@ class PromptReading:
             info.num_layers, info.num_kv_heads, info.head_dim, num_tokens + room, device=info.device, dtype=info.dtype
         )
         states, visual = [], []
-        for start in range(0, num_tokens, PREFILL_CHUNK):
-            chunk = slice(start, min(start + PREFILL_CHUNK, num_tokens))
-            result = target.forward(
-                embedded.embeddings_SD[chunk],
-                embedded.positions_AS[:, chunk],
-                self.cache,
-                causal_mask(chunk.stop - chunk.start, info.device),
-                tap_layers=(tap_layer,),
-            )
-            self.cache.commit(list(range(chunk.stop - chunk.start)))
-            is_text_R = prompt.is_text_S[chunk].to(info.device)
+        for is_text_R, result in prefill_passes(target, prompt, embedded, self.cache, PREFILL_CHUNK, (tap_layer,)):
             states.append(result.states_RD[is_text_R])
             visual.append(result.taps[tap_layer][~is_text_R])
         token_ids_L = prompt.token_ids_S[prompt.is_text_S].to(info.device)
