@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -46,6 +46,8 @@ def main(
     except SparrowError as error:
         Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
         code = ExitCode.USAGE
+    except KeyboardInterrupt:  # before the first window; later on, the run itself ends early and reports
+        code = ExitCode.INTERRUPTED
     raise typer.Exit(code)
 
 
@@ -64,7 +66,7 @@ def run(source: str, output: str, config: CaptionConfig, console: Console) -> Ex
     return exit_code(report)
 
 
-def run_with_progress(prepared: Prepared, console: Console) -> dict:
+def run_with_progress(prepared: Prepared, console: Console) -> dict[str, Any]:
     """Execute the run under a progress bar; its total is known where every video is one window."""
     whole_videos = prepared.config.segment.window_s is None
     total = len(prepared.work.sources) if whole_videos else None

@@ -100,7 +100,7 @@ def caption_graph(
         .map_batches(
             make_writer(output.folder_url, output.run),
             num_cpus=plan.task_cpus,
-            batch_size=config.windows_per_part,
+            batch_size=config.windows_per_part or _part_size(len(sources)),
             batch_format="pyarrow",
         )
     )
@@ -116,6 +116,11 @@ def set_up_context(num_videos: int) -> None:
     context.max_errored_blocks = max(_MOST_LOST_OF_A_SMALL_RUN, int(num_videos * _MOST_LOST_SHARE))
     context.execution_no_progress_timeout_s = _NO_PROGRESS_TIMEOUT_S
     context.enable_progress_bars = False  # the run shows windows and tokens/s instead
+
+
+def _part_size(num_videos: int) -> int:
+    """Windows per part: few enough to see results soon, many enough for a table of reasonably few files."""
+    return max(1, min(64, num_videos // 32))
 
 
 def _name_window(source_uri: str, span: tuple[float, float] | None, *, prompt: str, settings: str) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.caption_graph import Output, caption_graph, set_up_context
 from pipeline.checkpoints import checkpoint_identity, worker_path
-from pipeline.cluster import Cluster, connected
+from pipeline.cluster import Cluster, connected, errors_of_worker_start
 from pipeline.config import CaptionConfig
 from pipeline.ids import settings_fingerprint
 from pipeline.ledger import Ledger, Work
@@ -83,7 +83,8 @@ def execute(prepared: Prepared, listener: Listener) -> dict[str, Any]:
         need = memory_need(config)
         listener.on_start(config, plan, need, prepared.work)
         refuse_impossible(need, _device_memory_bytes(config, cluster), config)
-        figures = _run(prepared, config, plan, listener)
+        with errors_of_worker_start():
+            figures = _run(prepared, config, plan, listener)
     prepared.ledger.compact()
     lost = () if figures.interrupted else prepared.ledger.remaining(prepared.sources, retry_errors=False).sources
     report = build_report(prepared.ledger, config, prepared.settings, figures, plan.threads, lost)

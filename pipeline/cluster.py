@@ -3,11 +3,17 @@
 import contextlib
 import logging
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import ray
+from ray.exceptions import ActorDiedError
+
+from sparrow_core.errors import CheckpointError
+
+_log = logging.getLogger(__name__)
 
 # Set by `ray job submit` for the entry point that it starts.
 _SUBMITTED_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -30,11 +36,10 @@ def is_submitted_job() -> bool:
 @contextlib.contextmanager
 def connected() -> Iterator[Cluster]:
     """Be connected to Ray for as long as the context lasts; a Ray of our own ends with it."""
-    options: dict[str, object] = {"logging_level": logging.WARNING}
-    if "RAY_ADDRESS" not in os.environ:
-        options |= {"address": "local", "include_dashboard": False}
-        _prepare_own_ray()
-    ray.init(**options)  # type: ignore[arg-type]
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(logging_level=logging.WARNING)
+    else:
+        _start_own_ray()
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         totals = ray.cluster_resources()
@@ -44,8 +49,23 @@ def connected() -> Iterator[Cluster]:
         ray.shutdown()
 
 
-def _prepare_own_ray() -> None:
-    """Environment of the workers of a Ray in this process, which they inherit."""
+@contextlib.contextmanager
+def errors_of_worker_start() -> Iterator[None]:
+    """Raise what a worker refused at its start (a model that does not fit) as CheckpointError, without Ray's frames.
+
+    Ray hands the error of an actor's constructor over as text only.
+    """
+    try:
+        yield
+    except ActorDiedError as error:
+        refused = re.search(rf"{CheckpointError.__module__}\.\w+: (.+)", str(error))
+        if refused is None:
+            raise
+        raise CheckpointError(refused[1]) from None
+
+
+def _start_own_ray() -> None:
+    """Start Ray on this machine. Its workers inherit the environment of this process."""
     if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         # Ray would write a token file into the home directory; a Ray that nobody else joins needs none.
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(16)
@@ -53,3 +73,10 @@ def _prepare_own_ray() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # Ray gives its node 30 seconds to start, too little for a busy machine of few cores.
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
+    try:
+        ray.init("local", include_dashboard=False, logging_level=logging.WARNING)
+    except Exception:
+        # Ray gives its processes 30 s to come up, which a busy machine may miss once.
+        _log.warning("Ray did not start; trying once more", exc_info=True)
+        ray.shutdown()
+        ray.init("local", include_dashboard=False, logging_level=logging.WARNING)

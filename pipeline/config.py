@@ -78,7 +78,8 @@ class CaptionConfig:
     """Everything a captioning run can be told, apart from its input and output.
 
     `target` and `draft` are folders or hub ids; without `draft` the target decodes alone. `retry_errors` makes a later
-    run try windows again that ended in an error. A part holds `windows_per_part` windows: what a crash can lose.
+    run try windows again that ended in an error. A part holds `windows_per_part` windows, which is what
+    a crash can lose; null is 1 in small runs and up to 64 in large ones.
     """
 
     target: str
@@ -88,7 +89,7 @@ class CaptionConfig:
     device: str = "auto"
     dtype: str = "auto"
     retry_errors: bool = True
-    windows_per_part: int = 8
+    windows_per_part: int | None = None
     segment: SegmentConfig = dataclasses.field(default_factory=SegmentConfig)
     frames: FrameSamplingConfig = dataclasses.field(default_factory=FrameSamplingConfig)
     sampling: Sampling = dataclasses.field(default_factory=Sampling)
@@ -100,8 +101,9 @@ class CaptionConfig:
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "windows_per_part"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}={value} must be at least 1")
 
 
 def read_settings(file: Path | None, assignments: Sequence[str] = ()) -> dict[str, Any]:

@@ -36,6 +36,8 @@ def plan_resources(config: ResourcesConfig, *, device: str, num_cpus: float, num
     gpus = config.num_gpus if config.num_gpus is not None else float(num_gpus > 0 and device != "cpu")
     if gpus > num_gpus:
         raise ConfigError(f"resources.num_gpus={gpus} per caption worker, but the cluster has {num_gpus:g} GPUs")
+    if device.startswith("cuda") and not gpus:
+        raise ConfigError(f"device={device}, but no GPU: the cluster has {num_gpus:g}, resources.num_gpus is {gpus:g}")
     workers = config.caption_workers or (max(1, int(num_gpus / gpus)) if gpus else 1)
     light = 3 * _SMALLEST_SHARE  # the probe worker, one segment task, one write task
     decode_cpus = min(1.0, num_cpus / 8)

@@ -4,8 +4,9 @@ import numpy as np
 
 from demo.world.captions import parse_caption, write_caption
 from demo.world.facts import Facts, facts_of
+from demo.world.placement import make_scene
 from demo.world.render import frame_times, render
-from demo.world.scenes import SPLITS, Difficulty, Scene, make_scene
+from demo.world.scenes import SPLITS, Difficulty, Scene
 from demo.world.score import MAIN_FACTS, chance, mean_scores, score
 from demo.world.video import read_mp4, through_codec, write_mp4, write_scene
 

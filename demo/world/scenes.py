@@ -1,12 +1,11 @@
-"""Seeded scenes: which objects a clip holds, how they move and what happens when.
+"""What a scene is: the objects of a clip, how they move and what happens when.
 
-A scene is a pure function of (split, seed, difficulty). This module knows nothing of pixels, words or files.
+This module knows nothing of pixels, words or files, nor how scenes are drawn (`placement.py`).
 Coordinates are fractions of the frame (x to the right, y down); sizes are fractions of its shorter side;
 event times are fractions of the clip.
 """
 
-from dataclasses import dataclass, replace
-from itertools import combinations
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,9 +25,6 @@ SPLITS = ("train", "validation", "heldout")
 
 GROWTH = {"grow": 1.5, "shrink": 0.55}
 SHUTTLE = 0.3  # how far a bouncing object travels before it turns, as a fraction of the frame
-PAIR_EVENT_SHARE = 0.25  # of scenes with at least two objects
-MIN_X_GAP = 0.15  # captions name objects from left to right, so starting places must differ visibly
-SHORT_CLIP_FRAMES = 10  # up to here a path stays inside the frame; longer ones leave and come back in
 
 
 @dataclass(frozen=True)
@@ -104,26 +100,6 @@ class Scene:
         return self.difficulty.num_frames / self.difficulty.fps
 
 
-def make_scene(seed: int, split: str = "train", difficulty: Difficulty | None = None) -> Scene:
-    """Return the scene of this seed. The splits draw from separate random streams, so no scene is in two of them.
-
-    Raises ValueError for an unknown split.
-    """
-    if split not in SPLITS:
-        raise ValueError(f"split {split!r} is unknown: use one of {', '.join(SPLITS)}")
-    level = difficulty or Difficulty()
-    rng = np.random.default_rng([SPLITS.index(split), seed])
-    num_things = int(rng.integers(level.min_objects, level.max_objects + 1))
-    colours = list(rng.permutation(COLOURS))
-    pair_event = None
-    if num_things >= 2 and level.max_events and rng.random() < PAIR_EVENT_SHARE:
-        pair_event = _choose(rng, ("collide", "overtake"))
-    things = _place_things(rng, level, num_things, colours, pair_event)
-    things, events = _add_events(rng, level, things, colours[num_things:], pair_event)
-    background, texture = _choose(rng, BACKGROUNDS), _choose(rng, TEXTURES)
-    return Scene(split, seed, level, background, texture, tuple(things), tuple(events))
-
-
 def positions(thing: Thing, clip_time: np.ndarray, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
     """Centre of the object, (x, y), at the given clip times (fractions of the clip, any shape)."""
     x, y = np.full_like(clip_time, thing.x), np.full_like(clip_time, thing.y)
@@ -155,169 +131,3 @@ def _wrap(position: np.ndarray, margin: float) -> np.ndarray:
 
 def _shuttle(travelled: np.ndarray) -> np.ndarray:
     return SHUTTLE - np.abs(SHUTTLE - travelled % (2 * SHUTTLE))
-
-
-def _choose(rng: np.random.Generator, options: tuple[str, ...]) -> str:
-    return options[int(rng.integers(len(options)))]
-
-
-def _draw(rng: np.random.Generator, options: tuple[str, ...], weights: tuple[float, ...]) -> str:
-    """One of the options with these (not necessarily normalised) weights."""
-    rest = rng.random() * sum(weights)
-    for option, weight in zip(options, weights, strict=True):
-        rest -= weight
-        if rest < 0:
-            return option
-    return options[-1]
-
-
-def _place_things(
-    rng: np.random.Generator, level: Difficulty, count: int, colours: list[str], pair_event: str | None
-) -> list[Thing]:
-    """Draw objects until they neither start nor (in short clips) meet on top of each other."""
-    best: list[Thing] = []
-    least = np.inf
-    for _ in range(60):
-        pair = _make_pair(rng, colours, pair_event) if pair_event else []
-        others = [_make_thing(rng, level, colours[i], count) for i in range(len(pair), count)]
-        things = sorted(pair + others, key=lambda thing: thing.x)
-        clash = _clash(things, level)
-        if clash < least:
-            best, least = things, clash
-        if clash <= 0:
-            break
-    return best
-
-
-def _make_thing(rng: np.random.Generator, level: Difficulty, colour: str, count: int) -> Thing:
-    motion = _draw(rng, MOTIONS, MOTION_WEIGHTS)
-    shape = _choose(rng, SHAPES if motion != "spin" else tuple(s for s in SHAPES if s not in ROUND_SHAPES))
-    weights = {3: (0.5, 0.4, 0.1), 4: (0.7, 0.3, 0.0)}.get(count, (0.34, 0.33, 0.33))
-    possible = {"grow": (1, 0.5, 0), "shrink": (0, 1, 1)}.get(motion, (1, 1, 1))
-    size = _draw(rng, tuple(SIZES), tuple(w * p for w, p in zip(weights, possible, strict=True)))
-    margin = SIZES[size] * (GROWTH["grow"] if motion == "grow" else 1.0) / 2
-    margin = min(margin, 0.3)
-    low, high = [margin, margin], [1 - margin, 1 - margin]
-    speed = float(rng.uniform(0.055, 0.08))
-    reach = speed * (level.num_frames - 1)
-    if level.num_frames <= SHORT_CLIP_FRAMES and motion in ("right", "left", "down", "up"):
-        axis = 0 if motion in ("right", "left") else 1
-        if motion in ("right", "down"):
-            high[axis] = max(1 - reach - margin / 2, low[axis] + 0.05)
-        else:
-            low[axis] = min(reach + margin / 2, high[axis] - 0.05)
-    if motion in ("sideways", "vertical"):  # keep away from the middle, where the way to go would be unclear
-        axis = 0 if motion == "sideways" else 1
-        near, far = (margin, 0.45) if rng.random() < 0.5 else (0.55, 1 - margin)
-        low[axis], high[axis] = near, far
-    x, y = (_off_borders(rng, a, b) for a, b in zip(low, high, strict=True))
-    return Thing(colour, shape, size, x, y, motion, speed, angle=float(rng.uniform(-0.2, 0.2)))
-
-
-def _off_borders(rng: np.random.Generator, low: float, high: float) -> float:
-    """A coordinate in [low, high], not within 0.03 of a border between two cells where that is possible."""
-    value = 0.0
-    for _ in range(8):
-        value = float(rng.uniform(low, high))
-        if min(abs(value - 1 / 3), abs(value - 2 / 3)) > 0.03:
-            break
-    return value
-
-
-def _make_pair(rng: np.random.Generator, colours: list[str], kind: str) -> list[Thing]:
-    """Two objects on scripted horizontal paths that bump into, or overtake, each other."""
-    time = float(rng.uniform(*TIMES["middle"]))
-    row = (0.22, 0.5, 0.78)[int(rng.integers(3))]
-    sizes = [_draw(rng, ("small", "medium"), (0.6, 0.4)) for _ in range(2)]
-    shapes = [_choose(rng, SHAPES) for _ in range(2)]
-    if kind == "collide":
-        half_gap = (SIZES[sizes[0]] + SIZES[sizes[1]]) / 4
-        centre = float(rng.uniform(0.46, 0.54))
-        travel = 0.24
-        paths = [
-            ((0.0, centre - half_gap - travel), (time, centre - half_gap), (1.0, centre - half_gap - travel)),
-            ((0.0, centre + half_gap + travel), (time, centre + half_gap), (1.0, centre + half_gap + travel)),
-        ]
-        motions, rows = ["right", "left"], [row, row]
-    else:
-        starts = (0.12, 0.32)
-        meet = float(rng.uniform(0.48, 0.56))
-        paths = [((0.0, s), (time, meet), (1.0, s + (meet - s) / time)) for s in starts]
-        motions, rows = ["right", "right"], [0.26, 0.74] if rng.random() < 0.5 else [0.74, 0.26]
-        if rng.random() < 0.5:
-            paths = [((0.0, 1 - s), (time, 1 - meet), (1.0, 1 - s - (meet - s) / time)) for s in starts]
-            motions = ["left", "left"]
-    return [
-        Thing(colours[i], shapes[i], sizes[i], paths[i][0][1], rows[i], motions[i], path=paths[i]) for i in range(2)
-    ]
-
-
-def _clash(things: list[Thing], level: Difficulty) -> float:
-    """How badly the objects collide (<= 0: not at all), over the clip or, if paths wrap, its first frames."""
-    worst = max((MIN_X_GAP - abs(a.x - b.x) for a, b in combinations(things, 2)), default=0.0)
-    if worst > 0:
-        return 1 + worst
-    checked = level.num_frames if level.num_frames <= SHORT_CLIP_FRAMES else 3
-    times = np.arange(checked) / level.num_frames
-    centres = [np.stack(positions(thing, times, level.num_frames)) for thing in things]
-    for i, j in combinations(range(len(things)), 2):
-        radii = (SIZES[things[i].size] * scale(things[i], times) + SIZES[things[j].size] * scale(things[j], times)) / 2
-        distance = np.hypot(*(centres[i] - centres[j]))
-        slack = 0.7 if not (things[i].path and things[j].path) else 0.0
-        worst = max(worst, float((radii * slack - distance).max()))
-    return worst
-
-
-def _add_events(
-    rng: np.random.Generator, level: Difficulty, things: list[Thing], spare_colours: list[str], pair_event: str | None
-) -> tuple[list[Thing], list[Event]]:
-    """Give the scene its events: at most one per object and per third of the clip."""
-    events: list[Event] = []
-    slots = list(TIMES)
-    free = [i for i, thing in enumerate(things) if not thing.path]
-    if pair_event:
-        events.append(_pair_event(things, pair_event))
-        slots.remove("middle")
-    minimum = min(level.max_events, 1 if len(things) <= 2 else 0)
-    wanted = int(rng.integers(minimum, level.max_events + 1)) - len(events)
-    for when in list(rng.permutation(slots))[: max(wanted, 0)]:
-        time = float(rng.uniform(*TIMES[when]))
-        kind = _choose(rng, ("appear", "vanish", "recolour"))
-        if kind == "appear":
-            late = _latecomer(rng, level, things, spare_colours.pop(0), time)
-            things = [*things, late]
-            events.append(Event(kind, time, len(things) - 1))
-        elif free:
-            index = free.pop(int(rng.integers(len(free))))
-            colour = spare_colours.pop(0) if kind == "recolour" else None
-            change = {"end": time} if colour is None else {"recolour": (time, colour)}
-            things = [*things[:index], replace(things[index], **change), *things[index + 1 :]]
-            events.append(Event(kind, time, index, colour=colour))
-    return things, sorted(events, key=lambda event: event.time)
-
-
-def _pair_event(things: list[Thing], kind: str) -> Event:
-    first, second = (i for i, thing in enumerate(things) if thing.path)
-    if kind == "overtake" and things[first].motion == "left":
-        first, second = second, first  # the one behind, hence the faster one, stands on the right
-    return Event(kind, things[first].path[1][0], first, second)
-
-
-def _latecomer(rng: np.random.Generator, level: Difficulty, things: list[Thing], colour: str, time: float) -> Thing:
-    """A still object that appears at `time`, where no other one is at that moment."""
-    times = np.linspace(time, 1.0, 4)
-    best, most = None, -np.inf
-    for _ in range(12):
-        size = _choose(rng, ("small", "medium"))
-        x, y = (_off_borders(rng, 0.18, 0.82) for _ in range(2))
-        thing = Thing(colour, _choose(rng, SHAPES), size, x, y, "still", start=time)
-        room = min(
-            float((np.hypot(*(np.stack(positions(o, times, level.num_frames)).T - (x, y)).T) - SIZES[o.size] / 2).min())
-            for o in things
-        )
-        if room > most:
-            best, most = thing, room
-        if room > SIZES[size] / 2:
-            break
-    assert best is not None
-    return best

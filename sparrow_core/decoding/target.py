@@ -1,7 +1,7 @@
 """What the engine needs from any video LLM. Families implement it (`models/families`); nothing here knows one by name.
 
-Shape letters: S prompt tokens, R rows of one pass, D hidden size, V vocabulary, A axes of a position (1 for plain RoPE,
-3 for M-RoPE).
+Shape letters: S prompt tokens, R rows of one pass, P pending cache slots, D hidden size, V vocabulary, A axes of a
+position (1 for plain RoPE, 3 for M-RoPE).
 """
 
 from dataclasses import dataclass
@@ -106,12 +106,13 @@ class TargetModel(Protocol):
         embeddings_RD: torch.Tensor,
         positions_AR: torch.Tensor,
         cache: KVCache,
-        visible_RR: torch.Tensor | None = None,
+        visible_RP: torch.Tensor | None = None,
         tap_layers: tuple[int, ...] = (),
     ) -> TargetPass:
-        """One pass over R new rows that see the whole cache, and each other by `visible_RR` (bool; None is causal).
+        """One pass over R new rows: each sees all committed slots, and of the P pending ones those in `visible_RP`.
 
-        The rows' keys and values are written behind the cache's committed part; the caller commits or drops them.
+        P counts the new rows too, which stand last; None (for a single row) is to see everything. The rows' keys and
+        values are written behind what is pending; the caller commits or drops them.
         """
         ...
 

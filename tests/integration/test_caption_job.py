@@ -41,7 +41,7 @@ def arguments(tiny_checkpoint: Path, tiny_target: TargetModel, tmp_path_factory:
     torch.manual_seed(0)
     drafter = tmp_path_factory.mktemp("drafter")
     save_drafter(drafter, SparrowDrafterModel(DrafterConfig.for_target(tiny_target.info)), "# An untrained drafter\n")
-    settings = ["max_new_tokens=24", "frames.max_visual_tokens=16", "segment.window_s=1", "windows_per_part=1"]
+    settings = ["max_new_tokens=24", "frames.max_visual_tokens=16", "segment.window_s=1"]
     settings += ["resources.caption_cpus=1", "engine.max_model_tokens=512", "audit.share=0.3"]
     command = ["--input", str(folder), "--target", str(tiny_checkpoint), "--draft", str(drafter)]
     return command + [word for setting in settings for word in ("--set", setting)]

@@ -38,6 +38,8 @@ def test_gpus_are_left_alone_on_a_cpu_run_and_shared_on_request() -> None:
 
 
 def test_impossible_grants_are_refused_with_a_way_out() -> None:
+    with pytest.raises(ConfigError, match="device=cuda, but no GPU: the cluster has 0"):
+        plan_resources(ResourcesConfig(), device="cuda", num_cpus=8, num_gpus=0)
     with pytest.raises(ConfigError, match="cluster has 0 GPUs"):
         plan_resources(ResourcesConfig(num_gpus=1), device="auto", num_cpus=8, num_gpus=0)
     with pytest.raises(ConfigError, match=r"has 2; lower resources\.caption_workers"):

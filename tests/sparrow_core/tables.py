@@ -49,7 +49,7 @@ class TableTarget:
         embeddings_RD: torch.Tensor,
         positions_AR: torch.Tensor,
         cache: KVCache,
-        visible_RR: torch.Tensor | None = None,
+        visible_RP: torch.Tensor | None = None,
         tap_layers: tuple[int, ...] = (),
     ) -> TargetPass:
         cache.extend(len(embeddings_RD))

@@ -148,7 +148,7 @@ class Qwen25VLTarget:
         embeddings_RD: torch.Tensor,
         positions_AR: torch.Tensor,
         cache: KVCache,
-        visible_RR: torch.Tensor | None = None,
+        visible_RP: torch.Tensor | None = None,
         tap_layers: tuple[int, ...] = (),
     ) -> TargetPass:
         cache.extend(embeddings_RD.shape[0])
@@ -156,7 +156,7 @@ class Qwen25VLTarget:
             inputs_embeds=embeddings_RD[None],
             position_ids=positions_AR[:, None],
             past_key_values=cache,
-            attention_mask=dict.fromkeys(self._layer_types, visible_RR),
+            attention_mask=dict.fromkeys(self._layer_types, visible_RP),
             use_cache=True,
             output_hidden_states=list(tap_layers) or False,
         )
