@@ -95,6 +95,7 @@ def save_target(
         bos_token_id=endoftext, pad_token_id=endoftext, eos_token_id=[im_end, endoftext], do_sample=False
     )
     copy.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)  # the library writes it for its owner only
     tokenizer.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR_CONFIG, indent=2) + "\n")
     (folder / "README.md").write_text(card)
