@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerFast
 
-from demo.curriculum import draw_difficulty
+from demo.curriculum import FIRST_STAGES, Stage, draw_difficulty
 from demo.labels import token_labels
 from demo.model import token_id
 from demo.tokenizer import DEFAULT_PROMPT, PROMPTS, load_tokenizer
@@ -53,8 +53,10 @@ def token_weights(tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
 class CaptionBatches(IterableDataset[Batch]):
     """Endless batches from number `first` on; `progress` (0 to 1) is read as the training moves on."""
 
-    def __init__(self, tokenizer_dir: Path, progress: "Synchronized[float]", first: int) -> None:
-        self.tokenizer_dir, self.progress, self.first = tokenizer_dir, progress, first
+    def __init__(
+        self, tokenizer_dir: Path, progress: "Synchronized[float]", first: int, stages: tuple[Stage, ...]
+    ) -> None:
+        self.tokenizer_dir, self.progress, self.first, self.stages = tokenizer_dir, progress, first, stages
 
     def __iter__(self) -> Iterator[Batch]:
         torch.set_num_threads(1)
@@ -62,14 +64,20 @@ class CaptionBatches(IterableDataset[Batch]):
         weights = token_weights(tokenizer)
         number = self.first
         while True:
-            yield make_batch(number, self.progress.value, tokenizer, weights)
+            yield make_batch(number, self.progress.value, tokenizer, weights, self.stages)
             number += 1
 
 
-def make_batch(number: int, progress: float, tokenizer: PreTrainedTokenizerFast, weights: torch.Tensor) -> Batch:
+def make_batch(
+    number: int,
+    progress: float,
+    tokenizer: PreTrainedTokenizerFast,
+    weights: torch.Tensor,
+    stages: tuple[Stage, ...] = FIRST_STAGES,
+) -> Batch:
     """Build batch `number`: a function of its arguments only."""
     rng = np.random.default_rng([7, number])
-    difficulty, size = draw_difficulty(progress, rng)
+    difficulty, size = draw_difficulty(progress, rng, stages)
     scenes = [make_scene(number * SEEDS_PER_BATCH + i, "train", difficulty) for i in range(size)]
     clips = [_clip(scene, frame_times(scene), rng) for scene in scenes]
     prompt = PROMPTS[0] if rng.random() < 0.7 else PROMPTS[int(rng.integers(len(PROMPTS)))]

@@ -32,18 +32,25 @@ class Stage:
     lengths: dict[int, float]
 
 
-STAGES = (
+FIRST_STAGES = (
     Stage(0.05, 1, 1, {64: 1.0}),
     Stage(0.13, 2, 2, {64: 1.0}),
     Stage(0.28, 3, 3, {64: 0.9, 96: 0.1}),
     Stage(0.70, 4, 3, {64: 0.8, 96: 0.1, 144: 0.1}),
     Stage(1.01, 4, 3, {64: 0.5, 144: 0.15, 256: 0.15, 512: 0.15, 1500: 0.05}),
 )
+# For a phase that goes on from trained weights.
+LATER_STAGES = (
+    Stage(0.50, 4, 3, {64: 0.4, 144: 0.15, 256: 0.15, 512: 0.15, 1500: 0.15}),
+    Stage(1.01, 4, 3, {64: 0.3, 256: 0.2, 512: 0.2, 1500: 0.2, 6000: 0.08, 17000: 0.01, 25000: 0.01}),
+)
 
 
-def draw_difficulty(progress: float, rng: np.random.Generator) -> tuple[Difficulty, int]:
+def draw_difficulty(
+    progress: float, rng: np.random.Generator, stages: tuple[Stage, ...] = FIRST_STAGES
+) -> tuple[Difficulty, int]:
     """Draw a clip shape for this point of the training (0 to 1) and the number of clips that make a batch."""
-    stage = next(stage for stage in STAGES if progress <= stage.until)
+    stage = next(stage for stage in stages if progress <= stage.until)
     lengths = list(stage.lengths)
     length = lengths[int(rng.choice(len(lengths), p=np.array(list(stage.lengths.values()))))]
     width, height, frames = CLIP_SHAPES[length][int(rng.integers(len(CLIP_SHAPES[length])))]

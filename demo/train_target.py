@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
 from demo.batches import Batch, CaptionBatches, LookBatches
+from demo.curriculum import FIRST_STAGES, LATER_STAGES
 from demo.fast_vision import speed_up
 from demo.labels import LOOKS, STORIES
 from demo.model import new_target, save_target
@@ -58,6 +59,8 @@ class Trainer:
     def __init__(self, folder: Path, hours: float, vision_minutes: float, init: Path | None) -> None:
         self.folder, self.total_s, self.vision_s = folder, hours * 3600, vision_minutes * 60
         folder.mkdir(parents=True, exist_ok=True)
+        self.stages = LATER_STAGES if init else FIRST_STAGES
+        self.see_apart_until = 0.0 if init else SEE_APART_UNTIL
         self.tokenizer = self._tokenizer(init)
         self.model: Any = (
             Qwen2_5_VLForConditionalGeneration.from_pretrained(init, dtype=torch.float32)
@@ -82,7 +85,8 @@ class Trainer:
             self.optimizers = self._optimizers()
             self.phase_start = self.step
             self._save()
-        self._phase(CaptionBatches(self.folder / "tokenizer", self.progress, self.step), self._caption, self.total_s)
+        captions = CaptionBatches(self.folder / "tokenizer", self.progress, self.step, self.stages)
+        self._phase(captions, self._caption, until_s=self.total_s)
         self._save()
 
     def _phase(self, batches: Any, loss_of: Any, until_s: float) -> None:
@@ -117,7 +121,7 @@ class Trainer:
 
     def _caption(self, batch: Batch) -> dict[str, Tensor]:
         """Weighted loss of the captions' tokens, and of the labels: looks of the tower, stories half way up."""
-        with torch.set_grad_enabled(self.progress.value > SEE_APART_UNTIL):
+        with torch.set_grad_enabled(self.progress.value >= self.see_apart_until):
             features = self._features(batch)
         states, middle = self._states(batch, features)
         assert batch.extra is not None
@@ -191,15 +195,16 @@ class Trainer:
         ]
 
     def _set_rates(self, until_s: float) -> None:
-        """Warm up, then decay to nothing at the phase's end, by the clock."""
-        start = 0.0 if until_s == self.vision_s else self.vision_s
+        """Warm up, then decay towards the end by the clock; the vision tower alone ends at a fifth of its rate."""
+        joint = self.elapsed_s >= self.vision_s
+        start = self.vision_s if joint else 0.0
         done = min((self.elapsed_s - start) / (until_s - start), 1.0)
         self.progress.value = done
         factor = min(1.0, (self.step - self.phase_start + 1) / WARM_UP_STEPS)
-        factor *= 0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * done)) if start else 1 - 0.8 * done
+        factor *= 0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * done)) if joint else 1 - 0.8 * done
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                settled = JOINT_VISION_RATE if start and "vision" in group["name"] else 1.0
+                settled = JOINT_VISION_RATE if joint and "vision" in group["name"] else 1.0
                 group["lr"] = RATES[group["name"]] * factor * settled
 
     def _report(self, means: dict[str, float]) -> None:
@@ -226,11 +231,7 @@ class Trainer:
             return
         state = torch.load(path, weights_only=True)
         self.model.load_state_dict(state["model"])
-        (
-            self.heads.load_state_dict(state["heads"])
-            if "heads" in state
-            else self.heads["looks"].load_state_dict(state["head"])
-        )
+        self.heads.load_state_dict(state["heads"])
         self.elapsed_s, self.step, self.phase_start = state["clock"]
         if self.step > self.phase_start:
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):

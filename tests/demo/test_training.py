@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from demo.batches import make_batch, make_look_batch, token_weights
-from demo.curriculum import CLIP_SHAPES, STAGES, draw_difficulty
+from demo.curriculum import CLIP_SHAPES, FIRST_STAGES, LATER_STAGES, draw_difficulty
 from demo.muon import Muon, orthogonalise
 from demo.tokenizer import train_tokenizer
 from demo.train_target import Trainer, export
@@ -45,9 +45,11 @@ def test_clip_shapes_have_about_the_visual_length_that_names_them() -> None:
 
 
 def test_every_moment_of_the_training_has_a_stage() -> None:
-    for progress in (0.0, *(stage.until for stage in STAGES[:-1]), 1.0):
-        difficulty, size = draw_difficulty(progress, np.random.default_rng(0))
-        assert size >= 1 and difficulty.num_visual_tokens >= 64
+    for stages in (FIRST_STAGES, LATER_STAGES):
+        for progress in (0.0, *(stage.until for stage in stages[:-1]), 1.0):
+            difficulty, size = draw_difficulty(progress, np.random.default_rng(0), stages)
+            assert size >= 1 and difficulty.num_visual_tokens >= 64
+        assert all(sum(stage.lengths.values()) == pytest.approx(1.0) for stage in stages)
 
 
 def test_batches_are_functions_of_their_number() -> None:
