@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from pipeline.checkpoints import checkpoint_name
 from pipeline.config import CaptionConfig
 from pipeline.ids import in_audit, prompt_hash
 from pipeline.rows import CAPTION, SCHEMA_VERSION, Row, to_table
@@ -117,7 +118,7 @@ def _run_facts(run: CaptionRun, target_name: str, target_fingerprint: str) -> di
         "prompt_hash": prompt_hash(config.prompt),
         "target_id": target_name,
         "target_fingerprint": target_fingerprint,
-        "draft_id": config.draft,
+        "draft_id": checkpoint_name(config.draft) if config.draft else None,
         "draft_fingerprint": run.draft_fingerprint,
         "sampling": json.dumps(asdict(config.sampling)),
         "settings_fingerprint": run.settings_fingerprint,

@@ -110,6 +110,7 @@ def test_figures_of_a_caption_agree_with_each_other(rows: list[Row], config: Cap
         assert 0 < row["visual_tokens"] <= min(64, row["prompt_tokens"])
         assert row["t_decode_tokens_s"] >= row["t_draft_s"] + row["t_verify_s"]
         assert (row["width"], row["height"]) == (96, 64)
+        assert row["draft_id"] == Path(config.draft or "").name
         assert row["prompt"] == config.prompt and row["device"] == "cpu" and row["dtype"] == "float32"
 
 
