@@ -110,10 +110,13 @@ class Qwen25VLTarget:
         if prompt.visuals:
             features = torch.cat([self._features(visual) for visual in prompt.visuals])
             embeddings_SD[~prompt.is_text_S.to(device)] = features.to(embeddings_SD.dtype)
-        positions_31S, offset_11 = self.model.model.get_rope_index(
+        positions_31S, _ = self.model.model.get_rope_index(
             ids_S[None], self._token_types(ids_S)[None], **self.visual_kwargs(prompt)
         )
-        return EmbeddedPrompt(embeddings_SD, positions_31S[:, 0], int(offset_11))
+        # `generate` goes on from the prompt's last position; the library's own delta goes on from the largest one, which
+        # in a long video is a temporal position far beyond the text.
+        offset = int(positions_31S[0, 0, -1]) + 1 - ids_S.numel()
+        return EmbeddedPrompt(embeddings_SD, positions_31S[:, 0], offset)
 
     def visual_kwargs(self, prompt: Prompt) -> dict[str, Any]:
         """Grids and times as the library's own methods take them."""

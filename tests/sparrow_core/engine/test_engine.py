@@ -80,6 +80,15 @@ def test_greedy_equals_the_library(
         assert completion.stats.tau == 1
 
 
+def test_greedy_equals_the_library_after_a_long_video(tiny_checkpoint: Path, tiny_target: TargetModel) -> None:
+    """Temporal positions run beyond those of the text that follows: generation must go on from the text's."""
+    library = reference.load_reference(str(tiny_checkpoint), device=torch.device("cpu"), dtype=torch.float32)
+    messages = video_messages(num_frames=40)
+    expected = reference.generate(library, tiny_target.build_prompt(messages), 40).token_ids
+    with Engine(tiny_target, drafter("sparrow", tiny_target, ()), EngineConfig(SHAPES["tree"])) as engine:
+        assert engine.submit(Request(messages, max_new_tokens=40)).result(60).token_ids == expected
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", ["sparrow", "always wrong", "right"])
 def test_shared_noise_equals_the_autoregressive_loop(tiny_target: TargetModel, name: str, shape: str) -> None:
