@@ -113,8 +113,8 @@ class Qwen25VLTarget:
         positions_31S, _ = self.model.model.get_rope_index(
             ids_S[None], self._token_types(ids_S)[None], **self.visual_kwargs(prompt)
         )
-        # `generate` goes on from the prompt's last position; the library's own delta goes on from the largest one, which
-        # in a long video is a temporal position far beyond the text.
+        # `generate` goes on from the prompt's last position; the library's own delta goes on from the largest,
+        # which in a long video is a temporal position far beyond the text.
         offset = int(positions_31S[0, 0, -1]) + 1 - ids_S.numel()
         return EmbeddedPrompt(embeddings_SD, positions_31S[:, 0], offset)
 
