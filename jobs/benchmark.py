@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from demo.windows import DemoWindows
+from pipeline.distill_config import EvaluationConfig
 from pipeline.report.machine import describe_machine
-from sparrow_core.config import DraftConfig
 from sparrow_core.measure.drafter_cost import DrafterCost, drafter_cost
 from sparrow_core.measure.speed import SpeedCheck, SpeedRow
 from sparrow_core.models.drafter_checkpoint import load_drafter
 from sparrow_core.models.loading import load_target
 
-SHAPES = {"chain of 4": DraftConfig.chain(4), "tree of 25": DraftConfig(5, 8, 25)}
+SHAPES = EvaluationConfig().drafts
 FIRST_SEED = 80_000
 
 

@@ -14,8 +14,9 @@ from rich.progress import track
 
 from demo.tokenizer import SPECIAL_TOKENS, load_tokenizer
 from demo.windows import DemoWindows
+from pipeline.distill_config import EvaluationConfig
 from pipeline.report.machine import describe_machine
-from sparrow_core.config import DraftConfig, Sampling
+from sparrow_core.config import Sampling
 from sparrow_core.decoding.drafting import Drafter
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.measure.equality import Comparison, EqualityCheck
@@ -26,7 +27,7 @@ from sparrow_core.models.rivals import ConstantDrafter
 from sparrow_core.models.sparrow import SparrowDrafter
 from sparrow_core.types import Request
 
-SHAPES = {"chain of 4": DraftConfig.chain(4), "tree of 25": DraftConfig(5, 8, 25)}
+SHAPES = EvaluationConfig().drafts
 LENGTH_SHARES = {64: 0.5, 512: 0.3, 1500: 0.15, 6000: 0.05}
 FIRST_SEED = 60_000
 MAX_NEW_TOKENS = 320
