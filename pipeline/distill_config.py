@@ -51,7 +51,7 @@ class EvaluationConfig:
     windows_per_length: int = 12
     max_new_tokens: int = 320
     drafts: dict[str, DraftConfig] = field(
-        default_factory=lambda: {"chain of 4": DraftConfig.chain(4), "tree of 25": DraftConfig(5, 8, 25)}
+        default_factory=lambda: {"chain of 4": DraftConfig.chain(4), "tree of 25": DraftConfig(8, 4, 25)}
     )
 
 
