@@ -34,9 +34,7 @@ class KVCache:
         dtype: torch.dtype,
     ) -> None:
         self.data_LKGSD = torch.empty(num_layers, 2, num_kv_heads, capacity, head_dim, device=device, dtype=dtype)
-        self.length = 0
-        self.pending = 0
-        self._first_new = 0
+        self.reset()
 
     @property
     def capacity(self) -> int:
@@ -45,6 +43,11 @@ class KVCache:
     def reset(self) -> None:
         """Forget everything; the room stays allocated."""
         self.length = self.pending = self._first_new = 0
+        self.prompt_length: int | None = None
+
+    def seal_prompt(self) -> None:
+        """Say that what is committed is the whole prompt: sums over it are taken in the same blocks from now on."""
+        self.prompt_length = self.length
 
     def extend(self, num_rows: int) -> None:
         """Announce a pass over `num_rows` new rows, which all layers will write behind what is pending.
@@ -61,11 +64,14 @@ class KVCache:
         self.pending += num_rows
 
     def update(self, keys_1GRD: torch.Tensor, values_1GRD: torch.Tensor, layer: int) -> tuple[torch.Tensor, ...]:
-        """Write one layer's new rows; return views of all its keys and values so far, each [1, G, S, D]."""
+        """Write one layer's new rows; return views of all its keys and values so far, each [1, G, S, D].
+
+        Rows beyond the announced ones are padding and are not written.
+        """
         end = self.length + self.pending
         layer_KGSD = self.data_LKGSD[layer]
-        layer_KGSD[0, :, self._first_new : end] = keys_1GRD[0]
-        layer_KGSD[1, :, self._first_new : end] = values_1GRD[0]
+        layer_KGSD[0, :, self._first_new : end] = keys_1GRD[0, :, : end - self._first_new]
+        layer_KGSD[1, :, self._first_new : end] = values_1GRD[0, :, : end - self._first_new]
         return layer_KGSD[0, None, :, :end], layer_KGSD[1, None, :, :end]
 
     def commit(self, rows: list[int]) -> None:

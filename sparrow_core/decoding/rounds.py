@@ -26,6 +26,7 @@ def prefill(target: TargetModel, prompt: Prompt, embedded: EmbeddedPrompt, cache
     text_states = [
         result.states_RD[is_text_R] for is_text_R, result in prefill_passes(target, prompt, embedded, cache, chunk)
     ]
+    cache.seal_prompt()
     token_ids_T = prompt.token_ids_S[text_slots(prompt.is_text_S)].to(embedded.embeddings_SD.device)
     return TextContext(token_ids_T, torch.cat(text_states))
 

@@ -15,8 +15,9 @@ from sparrow_core.decoding.cache import KVCache
 from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, TargetInfo, TargetPass, VisualInput
 from sparrow_core.errors import ConfigError
 from sparrow_core.media.patches import PatchSpec, patchify
-from sparrow_core.models.attention_interface import SPARROW_ATTENTION
+from sparrow_core.models.attention_interface import SPARROW_ATTENTION, Sight
 from sparrow_core.models.fingerprint import tokenizer_hash, weights_fingerprint
+from sparrow_core.models.padding import pad_rows
 from sparrow_core.types import Frames, Message
 
 _TYPE_OF_KIND = {"text": 0, "image": 1, "video": 2}
@@ -154,20 +155,24 @@ class Qwen25VLTarget:
         visible_RP: torch.Tensor | None = None,
         tap_layers: tuple[int, ...] = (),
     ) -> TargetPass:
-        cache.extend(embeddings_RD.shape[0])
+        num_rows = embeddings_RD.shape[0]
+        cache.extend(num_rows)
+        sight = Sight(num_rows, visible_RP, cache.prompt_length)
         output = self.model.model.language_model(
-            inputs_embeds=embeddings_RD[None],
-            position_ids=positions_AR[:, None],
+            inputs_embeds=pad_rows(embeddings_RD)[None],
+            position_ids=pad_rows(positions_AR.T).T[:, None],
             past_key_values=cache,
-            attention_mask=dict.fromkeys(self._layer_types, visible_RP),
+            attention_mask=dict.fromkeys(self._layer_types, sight),
             use_cache=True,
             output_hidden_states=list(tap_layers) or False,
         )
-        taps = {layer: output.hidden_states[layer][0] for layer in tap_layers}
-        return TargetPass(output.last_hidden_state[0], taps)
+        taps = {layer: output.hidden_states[layer][0, :num_rows] for layer in tap_layers}
+        return TargetPass(output.last_hidden_state[0, :num_rows], taps)
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
-        return self.model.lm_head(states).float()
+        rows_RD = states.reshape(-1, states.shape[-1])
+        logits_RV = self.model.lm_head(pad_rows(rows_RD))[: len(rows_RD)].float()
+        return logits_RV.view(*states.shape[:-1], -1)
 
     def decode_text(self, token_ids: tuple[int, ...]) -> str:
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))

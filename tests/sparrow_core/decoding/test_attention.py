@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from sparrow_core.decoding.attention import attend, causal_mask
+from sparrow_core.decoding.attention import attend, attend_invariantly, causal_mask
+from sparrow_core.decoding.tree import ancestors, depths
 
 
 def textbook(q_HRD: torch.Tensor, k_GSD: torch.Tensor, v_GSD: torch.Tensor, visible_RS: torch.Tensor) -> torch.Tensor:
@@ -39,3 +40,44 @@ def test_no_mask_sees_everything() -> None:
 def test_causal_mask() -> None:
     assert causal_mask(1, torch.device("cpu")) is None
     assert causal_mask(3, torch.device("cpu")).tolist() == [[True, False, False], [True, True, False], [True] * 3]
+
+
+@pytest.mark.parametrize(("heads", "groups"), [(4, 2), (6, 1), (3, 3)])
+@pytest.mark.parametrize(("prompt", "committed", "rows"), [(10, 10, 1), (10, 40, 5), (2100, 2700, 5), (30, 285, 25)])
+def test_fixed_order_equals_textbook(heads: int, groups: int, prompt: int, committed: int, rows: int) -> None:
+    generator = torch.Generator().manual_seed(rows + prompt)
+    q, k, v = (torch.randn(n, s, 16, generator=generator) for n, s in
+               ((heads, rows), (groups, committed + rows), (groups, committed + rows)))  # fmt: skip
+    visible_RR = ancestors(torch.tensor([-1, *(i // 2 for i in range(rows - 1))]))
+    visible_RS = torch.cat([torch.ones(rows, committed, dtype=torch.bool), visible_RR], dim=1)
+    attended = attend_invariantly(q, k, v, None if rows == 1 else visible_RR, 16**-0.5, prompt)
+    torch.testing.assert_close(attended.double(), textbook(q, k, v, visible_RS), atol=5e-6, rtol=0)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("committed", [520, 527, 760, 768, 775, 1290, 5020])
+@pytest.mark.parametrize("tree", ["chain", "wide", "random"])
+def test_a_row_is_the_same_alone_and_in_a_tree(tree: str, committed: int, dtype: torch.dtype, threads: int) -> None:
+    """Each row of a tree, against a pass of one row whose ancestors stand right behind the committed slots."""
+    heads, groups, size, prompt = 4, 2, 64, 520 if committed < 5000 else 4900
+    generator = torch.Generator().manual_seed(committed)
+    parents = {
+        "chain": list(range(-1, 24)),
+        "wide": [-1, *[0] * 8, *range(1, 9), *range(9, 17)],
+        "random": [-1, *(int(torch.randint(i + 1, (), generator=generator)) for i in range(30))],
+    }[tree]
+    rows = len(parents)
+    q = torch.randn(heads, rows, size, generator=generator).to(dtype)
+    k, v = torch.randn(2, groups, committed + rows, size, generator=generator).to(dtype)
+    visible_RR = ancestors(torch.tensor(parents))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        together = attend_invariantly(q, k, v, visible_RR, size**-0.5, prompt)
+        for row in range(rows):
+            slots = [*range(committed), *(committed + visible_RR[row].nonzero()[:, 0]).tolist()]
+            alone = attend_invariantly(q[:, row : row + 1], k[:, slots], v[:, slots], None, size**-0.5, prompt)
+            assert torch.equal(alone[:, 0], together[:, row]), f"row {row}, depth {depths(torch.tensor(parents))[row]}"
+    finally:
+        torch.set_num_threads(before)
