@@ -51,11 +51,26 @@ class DraftConfig:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """What an engine may use. `prefill_chunk` is in tokens; `max_model_tokens` bounds prompt plus new tokens."""
+    """What an engine may use. `prefill_chunk` is in tokens; `max_model_tokens` bounds prompt plus new tokens.
+
+    At most `max_sequences` requests run side by side, in `arena_tokens` slots of keys and values that they share (0:
+    as many as one request may use).
+    """
 
     draft: DraftConfig = field(default_factory=DraftConfig)
     prefill_chunk: int = 256
     max_model_tokens: int = 32_768
+    max_sequences: int = 8
+    arena_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_sequences < 1:
+            raise ConfigError(f"engine.max_sequences={self.max_sequences} must be at least 1")
+        if 0 < self.arena_tokens < self.max_model_tokens:
+            raise ConfigError(
+                f"engine.arena_tokens={self.arena_tokens} has no room for one request of engine.max_model_tokens="
+                f"{self.max_model_tokens}; raise the first or lower the second"
+            )
 
 
 @dataclass(frozen=True)

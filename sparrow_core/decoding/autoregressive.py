@@ -2,10 +2,9 @@
 
 import torch
 
-from sparrow_core.decoding.cache import KVCache
 from sparrow_core.decoding.rounds import first_token, prefill
 from sparrow_core.decoding.sampling import choose
-from sparrow_core.decoding.target import Prompt, TargetModel
+from sparrow_core.decoding.target import Prompt, SequenceRows, TargetModel
 from sparrow_core.types import Sampling
 
 
@@ -16,14 +15,15 @@ def generate_autoregressively(
     """Generated token ids, up to and with the first stop token or `max_new_tokens`."""
     info = target.info
     capacity = prompt.token_ids_S.numel() + max_new_tokens
-    cache = KVCache(info.num_layers, info.num_kv_heads, info.head_dim, capacity, device=info.device, dtype=info.dtype)
+    cache = info.cache_shape.cache(capacity)
     embedded = target.embed(prompt)
     context = prefill(target, prompt, embedded, cache, prefill_chunk)
     tokens = [first_token(target, context, sampling)]
     while tokens[-1] not in info.stop_token_ids and len(tokens) < max_new_tokens:
         token_1 = torch.tensor([tokens[-1]], device=info.device)
         position_A1 = torch.full((info.position_axes, 1), cache.length + embedded.position_offset, device=info.device)
-        states_1D = target.forward(target.embed_tokens(token_1), position_A1, cache).states_RD
+        row = (SequenceRows(cache, num_rows=1),)
+        states_1D = target.forward(target.embed_tokens(token_1), position_A1, row).states_RD
         cache.commit([0])
         position_1 = torch.tensor([len(tokens)], device=info.device)
         tokens.append(int(choose(target.logits(states_1D), sampling, position_1)))

@@ -1,14 +1,17 @@
-"""Preallocated keys and values of one sequence, for all layers, with rollback for free.
+"""Preallocated keys and values: one arena for all sequences, in which each owns a room and a length.
 
-Slots of one layer, for a sequence of `length` committed tokens while `pending` further rows are under way:
+Slots of one room, for a sequence of `length` committed tokens while `pending` further rows are under way:
 
     [0 ........ length)   committed: never moved, never rewritten
     [length ... length + pending)   rows of passes not yet decided on
     [length + pending ... capacity)   free
 
-Knows nothing of tokens, positions or acceptance. Shape letters: L layers, G KV heads, S slots, R new rows, D head size.
+A room is contiguous, so that products read keys and values where they lie. Knows nothing of tokens, positions or
+acceptance. Shape letters: L layers, G KV heads, S slots, R new rows, D head size.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -17,33 +20,19 @@ from sparrow_core.errors import ConfigError
 
 
 class KVCache:
-    """Keys and values as one tensor [L, 2, G, S, D]; allocated once, reused by `reset`.
+    """One sequence's room, a view [L, 2, G, S, D] of an arena. Rollback is a number, commit a gather of a few rows."""
 
-    It has the one method that transformers' attention modules call on a cache (`update`), so the library's own layers
-    write straight into it.
-    """
-
-    def __init__(
-        self,
-        num_layers: int,
-        num_kv_heads: int,
-        head_dim: int,
-        capacity: int,
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        self.data_LKGSD = torch.empty(num_layers, 2, num_kv_heads, capacity, head_dim, device=device, dtype=dtype)
-        self.reset()
+    def __init__(self, data_LKGSD: torch.Tensor, release: Callable[[], None] = lambda: None) -> None:
+        self.data_LKGSD = data_LKGSD
+        self.release = release
+        self.length = 0
+        self.pending = 0
+        self.prompt_length: int | None = None
+        self._first_new = 0
 
     @property
     def capacity(self) -> int:
         return self.data_LKGSD.shape[3]
-
-    def reset(self) -> None:
-        """Forget everything; the room stays allocated."""
-        self.length = self.pending = self._first_new = 0
-        self.prompt_length: int | None = None
 
     def seal_prompt(self) -> None:
         """Say that what is committed is the whole prompt: sums over it are taken in the same blocks from now on."""
@@ -63,16 +52,13 @@ class KVCache:
         self._first_new = self.length + self.pending
         self.pending += num_rows
 
-    def update(self, keys_1GRD: torch.Tensor, values_1GRD: torch.Tensor, layer: int) -> tuple[torch.Tensor, ...]:
-        """Write one layer's new rows; return views of all its keys and values so far, each [1, G, S, D].
-
-        Rows beyond the announced ones are padding and are not written.
-        """
+    def update(self, keys_GRD: torch.Tensor, values_GRD: torch.Tensor, layer: int) -> torch.Tensor:
+        """Write one layer's new rows; return a view [2, G, S, D] of all its keys and values so far."""
         end = self.length + self.pending
         layer_KGSD = self.data_LKGSD[layer]
-        layer_KGSD[0, :, self._first_new : end] = keys_1GRD[0, :, : end - self._first_new]
-        layer_KGSD[1, :, self._first_new : end] = values_1GRD[0, :, : end - self._first_new]
-        return layer_KGSD[0, None, :, :end], layer_KGSD[1, None, :, :end]
+        layer_KGSD[0, :, self._first_new : end] = keys_GRD
+        layer_KGSD[1, :, self._first_new : end] = values_GRD
+        return layer_KGSD[:, :, :end]
 
     def commit(self, rows: list[int]) -> None:
         """Keep these pending rows, in this order, and drop the others. `rows` must be strictly increasing."""
@@ -86,3 +72,61 @@ class KVCache:
     def rollback(self) -> None:
         """Drop all pending rows."""
         self.pending = 0
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """What one slot holds, and where: the geometry of a model's keys and values."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    device: torch.device
+    dtype: torch.dtype
+
+    def empty(self, capacity: int) -> torch.Tensor:
+        """Room for `capacity` slots, [L, 2, G, S, D], not yet written."""
+        shape = (self.num_layers, 2, self.num_kv_heads, capacity, self.head_dim)
+        return torch.empty(shape, device=self.device, dtype=self.dtype)
+
+    def cache(self, capacity: int) -> KVCache:
+        """A cache of its own for one sequence, outside any arena."""
+        return KVCache(self.empty(capacity))
+
+
+class KVArena:
+    """All slots of a model, allocated once; rooms are leased first fit and given back whole."""
+
+    def __init__(self, shape: CacheShape, capacity: int) -> None:
+        self._data_LKGSD = shape.empty(capacity)
+        self._free: list[tuple[int, int]] = [(0, capacity)]  # (start, length), by start, never adjacent
+
+    @property
+    def capacity(self) -> int:
+        return self._data_LKGSD.shape[3]
+
+    @property
+    def gaps(self) -> list[int]:
+        """Lengths of the free stretches, in slots."""
+        return [length for _, length in self._free]
+
+    def lease(self, num_slots: int) -> KVCache:
+        """A room of `num_slots` in the first gap that is wide enough; `KVCache.release` gives it back, once.
+
+        Raises ConfigError where no gap is: ask `gaps` first.
+        """
+        for index, (start, length) in enumerate(self._free):
+            if length >= num_slots:
+                self._free[index : index + 1] = [(start + num_slots, length - num_slots)] if length > num_slots else []
+                view = self._data_LKGSD[:, :, :, start : start + num_slots]
+                return KVCache(view, lambda: self._give_back(start, num_slots))
+        raise ConfigError(f"the arena has no room of {num_slots} slots; its widest is {max(self.gaps, default=0)}")
+
+    def _give_back(self, start: int, length: int) -> None:
+        merged: list[tuple[int, int]] = []
+        for gap in sorted([*self._free, (start, length)]):
+            if merged and merged[-1][0] + merged[-1][1] == gap[0]:
+                merged[-1] = (merged[-1][0], merged[-1][1] + gap[1])
+            else:
+                merged.append(gap)
+        self._free = merged

@@ -5,7 +5,7 @@ Shape letters: T text tokens, R rows, D the target's hidden size.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import torch
 
@@ -34,20 +34,32 @@ class Turn:
 class DraftSession(Protocol):
     """The drafter's memory of one sequence."""
 
-    def propose(self, turn: Turn, shape: DraftConfig) -> Draft:
-        """A draft rooted at `turn.root`, of at most `shape.total` nodes. May be the root alone."""
-        ...
-
     def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
         """Learn which nodes were accepted (the root first) and the target's true states at them."""
         ...
 
 
-class Drafter(Protocol):
-    """Opens sessions; holds weights, if it has any."""
+Session = TypeVar("Session", bound=DraftSession)
+
+
+@dataclass(frozen=True)
+class DraftJob(Generic[Session]):
+    """One sequence's wish for a draft rooted at `turn.root`, of at most `shape.total` nodes."""
+
+    session: Session
+    turn: Turn
+    shape: DraftConfig
+
+
+class Drafter(Protocol[Session]):
+    """Opens sessions and drafts for many of them at once; holds weights, if it has any."""
 
     name: str
 
-    def open(self, context: TextContext, max_new_tokens: int) -> DraftSession:
+    def open(self, context: TextContext, max_new_tokens: int) -> Session:
         """Prefill on a prompt's text and make room for `max_new_tokens` more."""
+        ...
+
+    def propose(self, jobs: Sequence[DraftJob[Session]]) -> list[Draft]:
+        """A draft for each job, sessions all different. A draft may be its root alone."""
         ...

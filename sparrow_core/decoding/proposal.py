@@ -1,4 +1,4 @@
-"""Growing a draft from a drafter's logits, level by level.
+"""Growing drafts from a drafter's logits, level by level, for many sequences at once.
 
 Two growths, because the two verification rules ask for different things. Where the target's own choice is matched, the
 most promising nodes may be picked after the fact (EAGLE-2's dynamic tree). Where siblings must be true draws from the
@@ -6,7 +6,7 @@ drafter, nothing may be thrown away by its value, so the size of each level is f
 Shape letters: F nodes of the frontier, V vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,8 +17,20 @@ from sparrow_core.decoding.noise import Stream, gumbel
 from sparrow_core.decoding.sampling import filtered_logits, noisy_scores
 from sparrow_core.types import Draft
 
-Expand = Callable[[list[int], list[int], list[int]], torch.Tensor]
-"""(nodes, tokens, parents) of one level -> the drafter's logits after each of them [F, V]."""
+
+@dataclass(frozen=True)
+class Level:
+    """Nodes of one draft that are to be expanded together, with their tokens and parents."""
+
+    nodes: list[int]
+    tokens: list[int]
+    parents: list[int]
+
+
+Expand = Callable[[dict[int, Level]], dict[int, torch.Tensor]]
+"""Levels of several drafts, by the draft's number -> the drafter's logits after each of their nodes [F, V]."""
+
+Growing = Generator[Level, torch.Tensor, Draft]
 
 
 @dataclass
@@ -35,18 +47,37 @@ class _Growth:
         self.scores.append(score)
         return len(self.tokens) - 1
 
-    def expand(self, expand: Expand, frontier: list[int]) -> torch.Tensor:
-        return expand(frontier, [self.tokens[n] for n in frontier], [self.parents[n] for n in frontier])
+    def level(self, frontier: list[int]) -> Level:
+        return Level(frontier, [self.tokens[n] for n in frontier], [self.parents[n] for n in frontier])
 
 
-def grow(root_logits_V: torch.Tensor, expand: Expand, turn: Turn, shape: DraftConfig) -> Draft:
-    """A draft of the given shape for this turn's rule. `root_logits_V` are the drafter's logits after the root."""
+def grow_all(wishes: Sequence[tuple[torch.Tensor, Turn, DraftConfig]], expand: Expand) -> list[Draft]:
+    """A draft for each wish: the drafter's logits after its root [V], the turn, and the shape.
+
+    All drafts grow in step, so that the drafter runs once for each level.
+    """
+    growing = {number: _grow(*wish) for number, wish in enumerate(wishes)}
+    drafts: dict[int, Draft] = {}
+    logits_FV: dict[int, torch.Tensor] = {}
+    while growing:
+        levels: dict[int, Level] = {}
+        for number, growth in list(growing.items()):
+            try:
+                levels[number] = growth.send(logits_FV[number]) if logits_FV else next(growth)
+            except StopIteration as stop:
+                drafts[number] = stop.value
+                del growing[number]
+        logits_FV = expand(levels) if levels else {}
+    return [drafts[number] for number in range(len(wishes))]
+
+
+def _grow(root_logits_V: torch.Tensor, turn: Turn, shape: DraftConfig) -> Growing:
     if turn.sampling.temperature > 0 and turn.sampling.rule == "rejection":
-        return _grow_drawn(root_logits_V, expand, turn, shape)
-    return _grow_dynamic(root_logits_V, expand, turn, shape)
+        return _grow_drawn(root_logits_V, turn, shape)
+    return _grow_dynamic(root_logits_V, turn, shape)
 
 
-def _grow_dynamic(root_logits_V: torch.Tensor, expand: Expand, turn: Turn, shape: DraftConfig) -> Draft:
+def _grow_dynamic(root_logits_V: torch.Tensor, turn: Turn, shape: DraftConfig) -> Growing:
     """EAGLE-2: expand the `width` most confident nodes of each level, then keep the most confident `total` of all.
 
     Confidence is the drafter's cumulative log-probability, under the same noise that the target will see.
@@ -64,7 +95,7 @@ def _grow_dynamic(root_logits_V: torch.Tensor, expand: Expand, turn: Turn, shape
         ]
         frontier = sorted(level, key=lambda node: -growth.scores[node])[: shape.width]
         if depth + 1 < shape.depth:
-            logits_FV = growth.expand(expand, frontier)
+            logits_FV = yield growth.level(frontier)
     # A stable sort keeps parents ahead of children, whose scores are never higher.
     kept = sorted(sorted(range(len(growth.tokens)), key=lambda node: -growth.scores[node])[: shape.total])
     place = {node: index for index, node in enumerate(kept)}
@@ -74,7 +105,7 @@ def _grow_dynamic(root_logits_V: torch.Tensor, expand: Expand, turn: Turn, shape
     )
 
 
-def _grow_drawn(root_logits_V: torch.Tensor, expand: Expand, turn: Turn, shape: DraftConfig) -> Draft:
+def _grow_drawn(root_logits_V: torch.Tensor, turn: Turn, shape: DraftConfig) -> Growing:
     """Siblings drawn without replacement (Gumbel top-k); each level has (total - 1) / depth nodes.
 
     The number of children of a node follows from the levels above it alone: the better half of a level gets two each.
@@ -100,7 +131,7 @@ def _grow_drawn(root_logits_V: torch.Tensor, expand: Expand, turn: Turn, shape: 
         if depth + 1 < shape.depth:
             by_score = sorted(level, key=lambda node: -growth.scores[node])
             frontier = sorted(by_score[: max(1, level_size // 2)])
-            logits_FV = growth.expand(expand, frontier)
+            logits_FV = yield growth.level(frontier)
     proposal_NV = log_q_FV.new_zeros(len(growth.tokens), log_q_FV.shape[-1])
     for node, proposal_V in proposals.items():
         proposal_NV[node] = proposal_V

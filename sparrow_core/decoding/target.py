@@ -4,12 +4,13 @@ Shape letters: S prompt tokens, R rows of one pass, P pending cache slots, D hid
 position (1 for plain RoPE, 3 for M-RoPE).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
-from sparrow_core.decoding.cache import KVCache
+from sparrow_core.decoding.cache import CacheShape, KVCache
 from sparrow_core.types import Message
 
 
@@ -36,6 +37,10 @@ class TargetInfo:
     stop_token_ids: frozenset[int]
     device: torch.device
     dtype: torch.dtype
+
+    @property
+    def cache_shape(self) -> CacheShape:
+        return CacheShape(self.num_layers, self.num_kv_heads, self.head_dim, self.device, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,19 @@ class EmbeddedPrompt:
 
 
 @dataclass(frozen=True)
+class SequenceRows:
+    """One sequence's new rows in a pass that it may share with other sequences.
+
+    Each row sees all committed slots of `cache`, and of its P pending ones those in `visible_RP`; P counts the new rows
+    too, which stand last. None (for a single row) is to see everything.
+    """
+
+    cache: KVCache
+    num_rows: int
+    visible_RP: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
 class TargetPass:
     """Result of one forward pass: final-norm states (what lm_head reads) and the taps asked for, by layer.
 
@@ -105,14 +123,13 @@ class TargetModel(Protocol):
         self,
         embeddings_RD: torch.Tensor,
         positions_AR: torch.Tensor,
-        cache: KVCache,
-        visible_RP: torch.Tensor | None = None,
+        sequences: Sequence[SequenceRows],
         tap_layers: tuple[int, ...] = (),
     ) -> TargetPass:
-        """One pass over R new rows: each sees all committed slots, and of the P pending ones those in `visible_RP`.
+        """One pass over the new rows of all `sequences`, one after the other in `embeddings_RD`.
 
-        P counts the new rows too, which stand last; None (for a single row) is to see everything. The rows' keys and
-        values are written behind what is pending; the caller commits or drops them.
+        The rows' keys and values are written behind what is pending in their caches; the caller commits or drops them.
+        Once its prompt is sealed, a row's result depends on nothing but the row and what it sees.
         """
         ...
 

@@ -14,10 +14,9 @@ import torch
 
 from sparrow_core.config import CaptureConfig
 from sparrow_core.decoding.attention import causal_mask
-from sparrow_core.decoding.cache import KVCache
 from sparrow_core.decoding.rounds import prefill_passes
 from sparrow_core.decoding.sampling import choose
-from sparrow_core.decoding.target import Prompt, TargetModel
+from sparrow_core.decoding.target import Prompt, SequenceRows, TargetModel
 from sparrow_core.distill.states import WindowStates
 from sparrow_core.distill.store import StoreHeader, TargetTables
 from sparrow_core.types import Sampling
@@ -88,9 +87,7 @@ class PromptReading:
         num_tokens = prompt.token_ids_S.numel()
         self.target = target
         self.position_offset = embedded.position_offset
-        self.cache = KVCache(
-            info.num_layers, info.num_kv_heads, info.head_dim, num_tokens + room, device=info.device, dtype=info.dtype
-        )
+        self.cache = info.cache_shape.cache(num_tokens + room)
         states, visual = [], []
         for is_text_R, result in prefill_passes(target, prompt, embedded, self.cache, PREFILL_CHUNK, (tap_layer,)):
             states.append(result.states_RD[is_text_R])
@@ -112,9 +109,9 @@ class PromptReading:
         """One pass over a caption; the cache is left as it was."""
         info, part = self.target.info, self._part
         caption_C = torch.tensor(caption_ids, device=info.device)
-        visible_CC = causal_mask(len(caption_C), info.device)
+        rows = SequenceRows(self.cache, len(caption_C), causal_mask(len(caption_C), info.device))
         positions_AC = self.positions(0, len(caption_C))
-        result = self.target.forward(self.target.embed_tokens(caption_C), positions_AC, self.cache, visible_CC)
+        result = self.target.forward(self.target.embed_tokens(caption_C), positions_AC, (rows,))
         self.cache.rollback()
         token_ids_L = torch.cat([part.token_ids_L, caption_C])
         return WindowStates(
@@ -148,7 +145,8 @@ def sample_captions(
             visible_RP[row, slots[number]] = True
         ids_R = torch.tensor([captions[number][-1] for number in unfinished], device=device)
         positions_AR = reading.positions(length - 1, 1).expand(-1, len(unfinished))
-        states_RD = target.forward(target.embed_tokens(ids_R), positions_AR, cache, visible_RP.to(device)).states_RD
+        rows = SequenceRows(cache, len(unfinished), visible_RP.to(device))
+        states_RD = target.forward(target.embed_tokens(ids_R), positions_AR, (rows,)).states_RD
         logits_RV = target.logits(states_RD)
         for row, number in enumerate(unfinished):
             captions[number].append(_chosen(logits_RV[row : row + 1], samplings[number], length))

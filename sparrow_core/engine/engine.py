@@ -3,41 +3,60 @@
 import queue
 import threading
 import time
+from collections import deque
+from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from sparrow_core.config import EngineConfig
-from sparrow_core.decoding.cache import KVCache
+from sparrow_core.decoding.cache import KVArena
 from sparrow_core.decoding.drafting import Drafter
-from sparrow_core.decoding.target import TargetModel
-from sparrow_core.engine.generation import Generation
+from sparrow_core.decoding.rounds import decode_round
+from sparrow_core.decoding.target import Prompt, TargetModel
+from sparrow_core.engine.generation import Generation, num_slots
+from sparrow_core.engine.scheduler import Reading, can_join, next_to_read
 from sparrow_core.engine.ticket import Ticket
 from sparrow_core.errors import ConfigError, EngineClosedError, SparrowError
 from sparrow_core.models.rivals import NoDrafter
 from sparrow_core.types import Completion, Request, SpecStats, Timings
 
 
-class Engine:
-    """Decodes requests in order of arrival on a thread of its own, one at a time.
+@dataclass
+class _Next:
+    """The first of the waiting requests: the only one whose frames are cut into patches before it runs."""
 
-    `drafter` None decodes without drafts, as does `submit(draft=False)`; both give the same words. A request's own
-    failure is set on its ticket; anything else ends the thread, fails what waits and makes `alive` False.
+    ticket: Ticket
+    prompt: Prompt
+    need: int
+
+
+@dataclass
+class _Active:
+    ticket: Ticket
+    generation: Generation
+    last_served: int
+
+
+class Engine:
+    """Decodes up to `config.max_sequences` requests side by side on a thread of its own.
+
+    Requests join in order of arrival and leave when they are done, between rounds; what one of them says depends
+    neither on the others nor on the load. `drafter` None decodes without drafts, as does `submit(draft=False)`; both
+    give the same words. A request's own failure is set on its ticket; anything else ends the thread, fails what waits
+    and runs, and makes `alive` False.
     """
 
-    def __init__(self, target: TargetModel, drafter: Drafter | None, config: EngineConfig | None = None) -> None:
+    def __init__(self, target: TargetModel, drafter: Drafter[Any] | None, config: EngineConfig | None = None) -> None:
         self.target = target
         self.config = config or EngineConfig()
         self._without_drafts = NoDrafter()
         self._drafter = drafter or self._without_drafts
-        info = target.info
-        self._cache = KVCache(
-            info.num_layers,
-            info.num_kv_heads,
-            info.head_dim,
-            self.config.max_model_tokens,
-            device=info.device,
-            dtype=info.dtype,
-        )
-        self._waiting: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+        self._arena = KVArena(target.info.cache_shape, self.config.arena_tokens or self.config.max_model_tokens)
+        self._inbox: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+        self._waiting: deque[Ticket] = deque()
+        self._next: _Next | None = None
+        self._active: list[_Active] = []
+        self._steps = 0
         self._lock = threading.Lock()
         self._closed = False
         self._last_step = time.monotonic()
@@ -57,6 +76,11 @@ class Engine:
         """Seconds since the thread last finished a step; it grows while the engine has nothing to do, too."""
         return time.monotonic() - self._last_step
 
+    @property
+    def free_slots(self) -> int:
+        """Slots of the arena that no request holds."""
+        return sum(self._arena.gaps)
+
     def submit(self, request: Request, *, draft: bool = True) -> Ticket:
         """Queue a request; returns at once. Raises EngineClosedError, or ConfigError for settings out of range."""
         _check(request)
@@ -64,14 +88,14 @@ class Engine:
         with self._lock:
             if not self.alive:
                 raise EngineClosedError("the engine is closed; make a new one")
-            self._waiting.put(ticket)
+            self._inbox.put(ticket)
         return ticket
 
     def close(self) -> None:
         """Cancel what runs, fail what waits, end the thread. Idempotent."""
         with self._lock:
             self._closed = True
-            self._waiting.put(None)
+            self._inbox.put(None)
         self._thread.join()
 
     def __enter__(self) -> "Engine":
@@ -81,51 +105,108 @@ class Engine:
         self.close()
 
     def _run(self) -> None:
-        ticket: Ticket | None = None
         try:
-            while (ticket := self._waiting.get()) is not None:
-                if self._closed:
-                    _refuse(ticket)
-                else:
-                    self._serve(ticket)
+            while not self._closed:
+                self._receive()
+                self._drop_cancelled()
+                self._admit()
+                self._read()
+                self._decode()
+                self._steps += 1
+                self._last_step = time.monotonic()
+            self._finish_active()
         except BaseException as error:
-            if ticket is not None:
-                ticket.future.set_exception(error)
+            for active in self._active:
+                active.ticket.future.set_exception(error)
             raise
         finally:
             with self._lock:
                 self._closed = True
             self._fail_waiting()
 
-    def _serve(self, ticket: Ticket) -> None:
-        if ticket.cancelled:
+    def _receive(self) -> None:
+        """Take in what was submitted; sleeps while there is nothing to do at all."""
+        while not self._inbox.empty() or not (self._waiting or self._next or self._active or self._closed):
+            ticket = self._inbox.get()
+            if ticket is None:
+                return
+            self._waiting.append(ticket)
+
+    def _drop_cancelled(self) -> None:
+        for ticket in [ticket for ticket in self._waiting if ticket.cancelled]:
+            self._waiting.remove(ticket)
             ticket.future.set_result(_never_begun(ticket.request))
-            return
-        drafter = self._drafter if ticket.draft else self._without_drafts
-        generation = Generation(self.target, drafter, self._cache, self.config, ticket.request)
-        try:
-            ticket.publish(generation.start())
-        except SparrowError as error:
-            ticket.future.set_exception(error)
-            return
-        while generation.finish_reason is None:
-            self._last_step = time.monotonic()
-            if ticket.cancelled or self._closed:
-                generation.cancel()
-            else:
-                ticket.publish(generation.step())
-        self._last_step = time.monotonic()
-        ticket.future.set_result(generation.completion())
+        if self._next and self._next.ticket.cancelled:
+            self._next.ticket.future.set_result(_never_begun(self._next.ticket.request))
+            self._next = None
+        for active in [active for active in self._active if active.ticket.cancelled]:
+            active.generation.cancel()
+            self._retire(active)
+
+    def _admit(self) -> None:
+        while self._prepare() and self._next:
+            ticket, prompt, need = self._next.ticket, self._next.prompt, self._next.need
+            if not can_join(need, self._arena.gaps, len(self._active), self.config.max_sequences):
+                return
+            drafter = self._drafter if ticket.draft else self._without_drafts
+            cache = self._arena.lease(need)
+            generation = Generation(self.target, drafter, self.config, ticket.request, prompt, cache)
+            self._active.append(_Active(ticket, generation, self._steps))
+            self._next = None
+            generation.see()
+
+    def _prepare(self) -> bool:
+        """Build the prompt of the first of the waiting requests that has no fault; False if none is left."""
+        while self._next is None and self._waiting:
+            ticket = self._waiting.popleft()
+            try:
+                prompt = self.target.build_prompt(ticket.request.messages)
+                self._next = _Next(ticket, prompt, num_slots(prompt, ticket.request, self.config))
+            except SparrowError as error:
+                ticket.future.set_exception(error)
+        return self._next is not None
+
+    def _read(self) -> None:
+        """One chunk of one prompt."""
+        reading = [active for active in self._active if not active.generation.has_read]
+        chosen = next_to_read([Reading(a.last_served, a.generation.tokens_left) for a in reading])
+        if chosen is not None:
+            active = reading[chosen]
+            active.last_served = self._steps
+            self._publish(active, active.generation.read())
+
+    def _decode(self) -> None:
+        """One round of everything that decodes."""
+        decoding = [active for active in self._active if active.generation.has_read]
+        if decoding:
+            results = decode_round(self.target, [active.generation.running() for active in decoding])
+            for active, result in zip(decoding, results, strict=True):
+                self._publish(active, active.generation.take(result))
+
+    def _publish(self, active: _Active, token_ids: list[int]) -> None:
+        if token_ids:
+            active.ticket.publish(token_ids)
+        if active.generation.finish_reason is not None:
+            self._retire(active)
+
+    def _retire(self, active: _Active) -> None:
+        self._active.remove(active)
+        active.generation.cache.release()
+        active.ticket.future.set_result(active.generation.completion())
+
+    def _finish_active(self) -> None:
+        for active in list(self._active):
+            active.generation.cancel()
+            self._retire(active)
 
     def _fail_waiting(self) -> None:
-        while not self._waiting.empty():
-            ticket = self._waiting.get()
+        unread = [*([self._next.ticket] if self._next else []), *self._waiting]
+        while not self._inbox.empty():
+            ticket = self._inbox.get()
             if ticket is not None:
-                _refuse(ticket)
-
-
-def _refuse(ticket: Ticket) -> None:
-    ticket.future.set_exception(EngineClosedError("the engine was closed before this request ran"))
+                unread.append(ticket)
+        for ticket in unread:
+            ticket.future.set_exception(EngineClosedError("the engine was closed before this request ran"))
 
 
 def _never_begun(request: Request) -> Completion:

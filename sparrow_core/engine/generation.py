@@ -1,71 +1,110 @@
-"""One request from prompt to completion, as a sequence of steps that the engine drives.
+"""One request from prompt to completion, as steps that the engine drives.
 
-Owns the bookkeeping of a caption under way: tokens, stop rules, counts and times. Knows no thread and no queue.
+Owns the bookkeeping of a caption under way: tokens, stop rules, counts and times. Knows no thread, no queue and no
+other request.
+
+    admitted -> `see` -> `read` until `has_read` -> rounds (`running`, `take`) until `finish_reason` is set -> `completion`
 """
 
 import time
-from dataclasses import replace
+from typing import Any
 
 import torch
 
 from sparrow_core.config import EngineConfig
 from sparrow_core.decoding.cache import KVCache
 from sparrow_core.decoding.drafting import Drafter, Turn
-from sparrow_core.decoding.rounds import decode_round, first_token, prefill
-from sparrow_core.decoding.target import TargetModel
+from sparrow_core.decoding.rounds import RoundResult, Running, first_token, prefill_passes, text_context
+from sparrow_core.decoding.target import Prompt, TargetModel
 from sparrow_core.errors import ConfigError
 from sparrow_core.types import Completion, FinishReason, Request, SpecStats, Timings
 
 
-class Generation:
-    """State of one request between rounds. `start` once, `step` until `finish_reason` is set, then `completion`."""
+def num_slots(prompt: Prompt, request: Request, config: EngineConfig) -> int:
+    """Cache slots that a request needs from beginning to end. Raises ConfigError if that is more than it may have."""
+    prompt_tokens = prompt.token_ids_S.numel()
+    needed = prompt_tokens + request.max_new_tokens + config.draft.total
+    if needed > config.max_model_tokens:
+        raise ConfigError(
+            f"a prompt of {prompt_tokens} tokens ({prompt.num_visual_tokens} visual) with up to "
+            f"{request.max_new_tokens} new ones and a draft of {config.draft.total} needs {needed} "
+            f"tokens, but engine.max_model_tokens is {config.max_model_tokens}; "
+            "raise it, or lower frames.max_visual_tokens or max_new_tokens"
+        )
+    return needed
 
-    def __init__(self, target: TargetModel, drafter: Drafter, cache: KVCache, config: EngineConfig, request: Request):
-        self._target, self._drafter, self._cache, self._config = target, drafter, cache, config
-        self.request = request
+
+class Generation:
+    """A request in its room of the arena."""
+
+    def __init__(
+        self,
+        target: TargetModel,
+        drafter: Drafter[Any],
+        config: EngineConfig,
+        request: Request,
+        prompt: Prompt,
+        cache: KVCache,
+    ) -> None:
+        self._target, self._drafter, self._config, self._prompt = target, drafter, config, prompt
+        self.request, self.cache = request, cache
         self.token_ids: list[int] = []
         self.finish_reason: FinishReason | None = None
+        self.has_read = False
+        self._text_states: list[torch.Tensor] = []
         self._accepted: list[int] = []
         self._drafted = self._tokens_from_rounds = 0
-        self._timings = Timings()
+        self._seconds = dict.fromkeys(Timings.__dataclass_fields__, 0.0)
+
+    @property
+    def tokens_left(self) -> int:
+        """Tokens of the prompt that are not yet read."""
+        return self._prompt.token_ids_S.numel() - self.cache.length
 
     @torch.inference_mode()
-    def start(self) -> list[int]:
-        """Vision, prefill, drafter prefill; returns the first token. Raises ConfigError for a prompt too long."""
-        target, request = self._target, self.request
-        self._prompt = target.build_prompt(request.messages)
-        self._check_length()
-        self._cache.reset()
+    def see(self) -> None:
+        """Run the vision tower, whose result is kept until the prompt is read."""
         began = time.perf_counter()
-        embedded = target.embed(self._prompt)
-        seen = time.perf_counter()
+        embedded = self._target.embed(self._prompt)
         self._offset = embedded.position_offset
-        context = prefill(target, self._prompt, embedded, self._cache, self._config.prefill_chunk)
-        first = first_token(target, context, request.sampling)
+        chunk = self._config.prefill_chunk
+        self._passes = prefill_passes(self._target, self._prompt, embedded, self.cache, chunk)
+        self._seconds["vision_s"] = time.perf_counter() - began
+
+    @torch.inference_mode()
+    def read(self) -> list[int]:
+        """Read the next chunk of the prompt; returns the first token once all of it is read, else nothing."""
+        began = time.perf_counter()
+        is_text_R, result = next(self._passes)
+        self._text_states.append(result.states_RD[is_text_R])
+        if self.tokens_left:
+            self._seconds["prefill_s"] += time.perf_counter() - began
+            return []
+        self.cache.seal_prompt()
+        context = text_context(self._prompt, self._text_states)
+        first = first_token(self._target, context, self.request.sampling)
         self._decode_began = time.perf_counter()
-        self._session = self._drafter.open(context, request.max_new_tokens)
-        opened = time.perf_counter()
-        self._timings = Timings(
-            vision_s=seen - began,
-            prefill_s=self._decode_began - seen,
-            drafter_prefill_s=opened - self._decode_began,
-        )
+        self._seconds["prefill_s"] += self._decode_began - began
+        self._session = self._drafter.open(context, self.request.max_new_tokens)
+        self._seconds["drafter_prefill_s"] = time.perf_counter() - self._decode_began
+        del self._passes, self._text_states
+        self.has_read = True
         return self._keep([first])
 
-    def step(self) -> list[int]:
-        """One round; returns the tokens that it added, cut at the first stop token and at `max_new_tokens`."""
+    def running(self) -> Running:
+        """Its part in the next round."""
         turn = Turn(self.token_ids[-1], len(self.token_ids), len(self._accepted), self.request.sampling)
-        result = decode_round(self._target, self._cache, self._session, self._offset, turn, self._config.draft)
+        return Running(self.cache, self._offset, self._drafter, self._session, turn, self._config.draft)
+
+    def take(self, result: RoundResult) -> list[int]:
+        """What a round brought; returns the tokens that it added, cut at the first stop token and `max_new_tokens`."""
         kept = self._keep(result.token_ids)
         self._accepted.append(len(result.token_ids) - 1)
         self._drafted += result.num_drafted
         self._tokens_from_rounds += len(kept)
-        self._timings = replace(
-            self._timings,
-            draft_s=self._timings.draft_s + result.draft_s,
-            verify_s=self._timings.verify_s + result.verify_s,
-            decode_s=time.perf_counter() - self._decode_began,
-        )
+        self._seconds["draft_s"] += result.draft_s
+        self._seconds["verify_s"] += result.verify_s
+        self._seconds["decode_s"] = time.perf_counter() - self._decode_began
         return kept
 
     def cancel(self) -> None:
@@ -83,7 +122,7 @@ class Generation:
             prompt_tokens=self._prompt.token_ids_S.numel(),
             visual_tokens=self._prompt.num_visual_tokens,
             stats=SpecStats(len(self._accepted), self._tokens_from_rounds, self._drafted, tuple(self._accepted)),
-            timings=self._timings,
+            timings=Timings(**self._seconds),
         )
 
     def _keep(self, token_ids: list[int]) -> list[int]:
@@ -98,14 +137,3 @@ class Generation:
                 break
         self.token_ids += kept
         return kept
-
-    def _check_length(self) -> None:
-        prompt_tokens = self._prompt.token_ids_S.numel()
-        needed = prompt_tokens + self.request.max_new_tokens + self._config.draft.total
-        if needed > self._config.max_model_tokens:
-            raise ConfigError(
-                f"a prompt of {prompt_tokens} tokens ({self._prompt.num_visual_tokens} visual) with up to "
-                f"{self.request.max_new_tokens} new ones and a draft of {self._config.draft.total} needs {needed} "
-                f"tokens, but engine.max_model_tokens is {self._config.max_model_tokens}; "
-                "raise it, or lower frames.max_visual_tokens or max_new_tokens"
-            )

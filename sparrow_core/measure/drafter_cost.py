@@ -10,8 +10,7 @@ from statistics import median
 import torch
 
 from sparrow_core.config import DraftConfig
-from sparrow_core.decoding.cache import KVCache
-from sparrow_core.decoding.drafting import Turn
+from sparrow_core.decoding.drafting import DraftJob, Turn
 from sparrow_core.decoding.rounds import first_token, prefill
 from sparrow_core.models.sparrow import SparrowDrafter
 from sparrow_core.types import Request
@@ -39,7 +38,7 @@ def drafter_cost(drafter: SparrowDrafter, request: Request, shape: DraftConfig) 
     prompt = target.build_prompt(request.messages)
     info = target.info
     num_tokens = prompt.token_ids_S.numel()
-    cache = KVCache(info.num_layers, info.num_kv_heads, info.head_dim, num_tokens, device=info.device, dtype=info.dtype)
+    cache = info.cache_shape.cache(num_tokens)
     context = prefill(target, prompt, target.embed(prompt), cache, PREFILL_CHUNK)
     turn = Turn(first_token(target, context, request.sampling), 1, 0, request.sampling)
     opening, proposing = [], []
@@ -47,7 +46,7 @@ def drafter_cost(drafter: SparrowDrafter, request: Request, shape: DraftConfig) 
         began = time.perf_counter()
         session = drafter.open(context, request.max_new_tokens)
         opened = time.perf_counter()
-        session.propose(turn, shape)
+        drafter.propose([DraftJob(session, turn, shape)])
         opening.append(opened - began)
         proposing.append(time.perf_counter() - opened)
     return DrafterCost(

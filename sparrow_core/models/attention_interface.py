@@ -1,48 +1,61 @@
 """Our attention function under a name in transformers' registries, so that the library's own layers call it."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from sparrow_core.decoding.attention import attend, attend_invariantly
+from sparrow_core.decoding.target import SequenceRows
 
 SPARROW_ATTENTION = "sparrow_folded"
 
 
-@dataclass(frozen=True)
-class Sight:
-    """What the rows of a pass see, handed through the library's layers in place of a mask.
+class PassCache:
+    """The caches of a pass's sequences, as one object that the library's layers carry through as cache and as mask.
 
-    The first `num_rows` rows are real, the others padding. `prompt_length` is None while the prompt is being read, whose
-    passes are the same for every way of decoding; behind it rows are summed in a fixed order.
+    It has the one method that they call on a cache (`update`). Rows beyond those of the sequences are padding.
     """
 
-    num_rows: int
-    visible_RP: torch.Tensor | None
-    prompt_length: int | None
+    def __init__(self, sequences: Sequence[SequenceRows]) -> None:
+        self._sequences = sequences
+        for sequence in sequences:
+            sequence.cache.extend(sequence.num_rows)
+
+    def update(
+        self, keys_1GRD: torch.Tensor, values_1GRD: torch.Tensor, layer: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write one layer's rows to their caches; what it returns is what `attend` below is called with."""
+        self._seen, first = [], 0
+        for sequence in self._sequences:
+            rows = slice(first, first := first + sequence.num_rows)
+            self._seen.append(sequence.cache.update(keys_1GRD[0, :, rows], values_1GRD[0, :, rows], layer))
+        return keys_1GRD, values_1GRD
+
+    def attend(self, query_HRD: torch.Tensor, scale: float) -> torch.Tensor:
+        """Attention of every row over its own sequence, right after `update` of the same layer; padding rows zero."""
+        attended_HRD, first = torch.zeros_like(query_HRD), 0
+        for sequence, (keys_GSD, values_GSD) in zip(self._sequences, self._seen, strict=True):
+            rows = slice(first, first := first + sequence.num_rows)
+            inputs = (query_HRD[:, rows], keys_GSD, values_GSD, sequence.visible_RP, scale)
+            prompt = sequence.cache.prompt_length
+            attended_HRD[:, rows] = attend(*inputs) if prompt is None else attend_invariantly(*inputs, prompt)
+        return attended_HRD
 
 
 def _folded_attention(
     module: torch.nn.Module,
     query_1HRD: torch.Tensor,
-    key_1GSD: torch.Tensor,
-    value_1GSD: torch.Tensor,
-    attention_mask: Sight,
+    key_1GRD: torch.Tensor,
+    value_1GRD: torch.Tensor,
+    attention_mask: PassCache,
     scaling: float,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """The library's signature: one sequence in, [1, R, H, D] out, padding rows zero."""
-    sight, num_padding = attention_mask, query_1HRD.shape[2] - attention_mask.num_rows
-    inputs = (query_1HRD[0, :, : sight.num_rows], key_1GSD[0], value_1GSD[0], sight.visible_RP, scaling)
-    if sight.prompt_length is None:
-        attended_HRD = attend(*inputs)
-    else:
-        attended_HRD = attend_invariantly(*inputs, sight.prompt_length)
-    return pad(attended_HRD.transpose(0, 1), (0, 0, 0, 0, 0, num_padding))[None], None
+    """The library's signature: new rows in, [1, R, H, D] out."""
+    return attention_mask.attend(query_1HRD[0], scaling).transpose(0, 1)[None], None
 
 
 AttentionInterface.register(SPARROW_ATTENTION, _folded_attention)

@@ -6,6 +6,7 @@ output stands where the target's final-norm state would, and the target's lm_hea
 Shape letters: B batch, T text positions, R new rows, D hidden size, H heads, G KV heads.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from sparrow_core.decoding.attention import attend
-from sparrow_core.decoding.cache import KVCache
-from sparrow_core.decoding.target import TargetInfo
+from sparrow_core.decoding.target import SequenceRows, TargetInfo
 
 
 @dataclass(frozen=True)
@@ -146,13 +146,15 @@ class SparrowDrafterModel(nn.Module):
         )
         return layer.finish(z_BTD, attended_BHTd.transpose(1, 2).flatten(2))
 
-    def step(
-        self, z_RD: torch.Tensor, positions_R: torch.Tensor, cache: KVCache, visible_RP: torch.Tensor | None
-    ) -> torch.Tensor:
-        """New rows of one sequence over its cache -> outputs [R, D]; `visible_RP` as in `decoding.attention`."""
+    def step(self, z_RD: torch.Tensor, positions_R: torch.Tensor, sequences: Sequence[SequenceRows]) -> torch.Tensor:
+        """New rows of all sequences, one after the other, each over its own cache -> outputs [R, D]."""
         layer: DrafterLayer = self.layers[0]  # type: ignore[assignment]
-        cache.extend(z_RD.shape[0])
-        queries, keys, values = layer.self_attn.project(z_RD[None], positions_R[None])
-        keys, values = cache.update(keys, values, 0)
-        attended_HRd = attend(queries[0], keys[0], values[0], visible_RP, self.config.head_dim**-0.5)
-        return layer.finish(z_RD, attended_HRd.transpose(0, 1).flatten(1))
+        (queries_HRd,), (keys_GRd,), (values_GRd,) = layer.self_attn.project(z_RD[None], positions_R[None])
+        attended, first = [], 0
+        for sequence in sequences:
+            rows = slice(first, first := first + sequence.num_rows)
+            sequence.cache.extend(sequence.num_rows)
+            keys_GSd, values_GSd = sequence.cache.update(keys_GRd[:, rows], values_GRd[:, rows], 0)
+            scale = self.config.head_dim**-0.5
+            attended.append(attend(queries_HRd[:, rows], keys_GSd, values_GSd, sequence.visible_RP, scale))
+        return layer.finish(z_RD, torch.cat(attended, 1).transpose(0, 1).flatten(1))

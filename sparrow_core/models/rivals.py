@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from sparrow_core.config import DraftConfig
-from sparrow_core.decoding.drafting import TextContext, Turn
-from sparrow_core.decoding.proposal import grow
+from sparrow_core.decoding.drafting import DraftJob, TextContext, Turn
+from sparrow_core.decoding.proposal import Level, grow_all
 from sparrow_core.types import Draft
 
 
@@ -22,8 +22,8 @@ class NoDrafter:
     def open(self, context: TextContext, max_new_tokens: int) -> "NoDrafter":
         return self
 
-    def propose(self, turn: Turn, shape: DraftConfig) -> Draft:
-        return _chain([turn.root])
+    def propose(self, jobs: Sequence[DraftJob["NoDrafter"]]) -> list[Draft]:
+        return [_chain([job.turn.root]) for job in jobs]
 
     def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
         pass
@@ -45,6 +45,9 @@ class PromptLookupDrafter:
     def open(self, context: TextContext, max_new_tokens: int) -> "PromptLookupSession":
         return PromptLookupSession(self, context.token_ids_T.tolist())
 
+    def propose(self, jobs: Sequence[DraftJob["PromptLookupSession"]]) -> list[Draft]:
+        return [job.session.copied(job.turn, job.shape) for job in jobs]
+
 
 class PromptLookupSession:
     """The text so far, up to but without the current root."""
@@ -53,7 +56,8 @@ class PromptLookupSession:
         self._drafter = drafter
         self._text = token_ids
 
-    def propose(self, turn: Turn, shape: DraftConfig) -> Draft:
+    def copied(self, turn: Turn, shape: DraftConfig) -> Draft:
+        """The root and what followed the text's last words before."""
         tokens = [turn.root, *self._continuation([*self._text, turn.root], shape.depth)]
         draft = _chain(tokens)
         if turn.sampling.temperature == 0 or turn.sampling.rule == "shared_noise":
@@ -89,11 +93,11 @@ class ConstantDrafter:
     def open(self, context: TextContext, max_new_tokens: int) -> "ConstantDrafter":
         return self
 
-    def propose(self, turn: Turn, shape: DraftConfig) -> Draft:
-        def expand(nodes: list[int], tokens: list[int], parents: list[int]) -> torch.Tensor:
-            return self._logits_V.expand(len(nodes), -1)
+    def propose(self, jobs: Sequence[DraftJob["ConstantDrafter"]]) -> list[Draft]:
+        def expand(levels: dict[int, Level]) -> dict[int, torch.Tensor]:
+            return {number: self._logits_V.expand(len(level.nodes), -1) for number, level in levels.items()}
 
-        return grow(self._logits_V, expand, turn, shape)
+        return grow_all([(self._logits_V, job.turn, job.shape) for job in jobs], expand)
 
     def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
         pass

@@ -2,20 +2,20 @@
 
 The stable cache only ever holds positions fed with the target's states: what was speculated is rolled back, and the
 accepted tokens run again with their true states at the start of the next round, together with the new root.
-Shape letters: R new rows, D hidden size, V vocabulary, P pending slots of the cache.
+Rows of all sequences go through the network together. Shape letters: R new rows, D hidden size, V vocabulary, P pending
+slots of a cache.
 """
 
 from collections.abc import Sequence
 
 import torch
 
-from sparrow_core.config import DraftConfig
 from sparrow_core.decoding.anchors import shifted_pairs
 from sparrow_core.decoding.attention import causal_mask
-from sparrow_core.decoding.cache import KVCache
-from sparrow_core.decoding.drafting import TextContext, Turn
-from sparrow_core.decoding.proposal import grow
-from sparrow_core.decoding.target import TargetModel
+from sparrow_core.decoding.cache import CacheShape
+from sparrow_core.decoding.drafting import DraftJob, TextContext
+from sparrow_core.decoding.proposal import Level, grow_all
+from sparrow_core.decoding.target import SequenceRows, TargetModel
 from sparrow_core.models.drafter import SparrowDrafterModel
 from sparrow_core.types import Draft
 
@@ -28,83 +28,124 @@ class SparrowDrafter:
     def __init__(self, model: SparrowDrafterModel, target: TargetModel) -> None:
         self.model = model.to(device=target.info.device, dtype=target.info.dtype).eval()
         self.target = target
+        config, info = model.config, target.info
+        self.cache_shape = CacheShape(1, config.num_kv_heads, config.head_dim, info.device, info.dtype)
 
     def open(self, context: TextContext, max_new_tokens: int) -> "SparrowSession":
-        return SparrowSession(self, context, max_new_tokens)
+        session = SparrowSession(self.cache_shape, context, max_new_tokens)
+        self._read_waiting([session])
+        return session
+
+    def propose(self, jobs: Sequence[DraftJob["SparrowSession"]]) -> list[Draft]:
+        sessions = [job.session for job in jobs]
+        for job in jobs:
+            job.session.append_root(job.turn.root)
+        roots_JD = self._read_waiting(sessions)
+        logits_JV = self.target.logits(roots_JD)
+        speculations = [_Speculation(session, root_D) for session, root_D in zip(sessions, roots_JD, strict=True)]
+
+        def expand(levels: dict[int, Level]) -> dict[int, torch.Tensor]:
+            return self._expand({number: speculations[number] for number in levels}, levels)
+
+        wishes = [(logits_V, job.turn, job.shape) for logits_V, job in zip(logits_JV, jobs, strict=True)]
+        drafts = grow_all(wishes, expand)
+        for session in sessions:
+            session.cache.rollback()
+        return drafts
+
+    def _read_waiting(self, sessions: Sequence["SparrowSession"]) -> torch.Tensor:
+        """Run the sessions' waiting pairs with their true states and keep them -> the last output of each [J, D]."""
+        reading = [session for session in sessions if session.waiting_ids]
+        if not reading:
+            return torch.empty(0)
+        ids_R = torch.tensor([token for session in reading for token in session.waiting_ids])
+        states_RD = torch.cat([session.waiting_states_RD for session in reading])
+        counts = [len(session.waiting_ids) for session in reading]
+        device = states_RD.device
+        positions_R = torch.cat([torch.arange(n) + s.cache.length for n, s in zip(counts, reading, strict=True)])
+        rows = [SequenceRows(s.cache, n, causal_mask(n, device)) for n, s in zip(counts, reading, strict=True)]
+        z_RD = self.model.fuse(self.target.embed_tokens(ids_R.to(device)), states_RD)
+        outputs_RD = self.model.step(z_RD, positions_R.to(device), rows)
+        for session, count in zip(reading, counts, strict=True):
+            session.cache.commit(list(range(count)))
+            session.clear_waiting()
+        return outputs_RD[torch.tensor(counts).cumsum(0).to(device) - 1]
+
+    def _expand(self, speculations: dict[int, "_Speculation"], levels: dict[int, Level]) -> dict[int, torch.Tensor]:
+        """Run one level of every draft, each node fed with its parent's output -> logits by draft [F, V]."""
+        device = self.target.info.device
+        rows = [speculations[number].place(level).to(device) for number, level in levels.items()]
+        sequences = [
+            SequenceRows(speculations[number].cache, len(levels[number].nodes), visible_RP)
+            for number, visible_RP in zip(levels, rows, strict=True)
+        ]
+        states_RD = torch.cat([speculations[number].parents(level) for number, level in levels.items()])
+        depth_R = [depth for number, level in levels.items() for depth in speculations[number].positions(level)]
+        ids_R = torch.tensor([token for level in levels.values() for token in level.tokens], device=device)
+        z_RD = self.model.fuse(self.target.embed_tokens(ids_R), states_RD)
+        outputs_RD = self.model.step(z_RD, torch.tensor(depth_R, device=device), sequences)
+        sizes = [len(level.nodes) for level in levels.values()]
+        logits = self.target.logits(outputs_RD).split(sizes)
+        for (number, level), outputs_FD in zip(levels.items(), outputs_RD.split(sizes), strict=True):
+            speculations[number].remember(level, outputs_FD)
+        return dict(zip(levels, logits, strict=True))
 
 
 class SparrowSession:
-    """One sequence. Pairs (token, state before it) wait in `_token_ids`, `_states_RD` until the next root is known."""
+    """One sequence. Pairs (token, state before it) wait until the next root is known and are then read for good."""
 
-    def __init__(self, drafter: SparrowDrafter, context: TextContext, max_new_tokens: int) -> None:
-        self._model, self._target = drafter.model, drafter.target
-        config, info = drafter.model.config, drafter.target.info
+    def __init__(self, shape: CacheShape, context: TextContext, max_new_tokens: int) -> None:
         # Speculated rows beyond the stable part: at most the frontier of every level, bounded by doubling the room.
-        capacity = 2 * (context.token_ids_T.numel() + max_new_tokens) + 1024
-        self._cache = KVCache(1, config.num_kv_heads, config.head_dim, capacity, device=info.device, dtype=info.dtype)
+        self.cache = shape.cache(2 * (context.token_ids_T.numel() + max_new_tokens) + 1024)
         token_ids_R, states_RD = shifted_pairs(context.token_ids_T, context.states_TD)
-        self._token_ids: list[int] = token_ids_R.tolist()
-        self._states_RD = states_RD
+        self.waiting_ids: list[int] = token_ids_R.tolist()
+        self.waiting_states_RD = states_RD
         self._last_state_1D = context.states_TD[-1:]
-        self._read_stable()
 
     @property
     def cache_bytes(self) -> int:
         """Bytes of keys and values held for committed positions."""
-        data = self._cache.data_LKGSD
-        return data[..., : self._cache.length, :].numel() * data.element_size()
+        data = self.cache.data_LKGSD
+        return data[..., : self.cache.length, :].numel() * data.element_size()
 
-    def _read_stable(self) -> torch.Tensor:
-        """Run the waiting pairs with their true states and keep them -> outputs [R, D]."""
-        if not self._token_ids:
-            return self._last_state_1D[:0]
-        ids_R = torch.tensor(self._token_ids, device=self._last_state_1D.device)
-        z_RD = self._model.fuse(self._target.embed_tokens(ids_R), self._states_RD)
-        num_rows = len(self._token_ids)
-        positions_R = torch.arange(num_rows, device=z_RD.device) + self._cache.length
-        outputs_RD = self._model.step(z_RD, positions_R, self._cache, causal_mask(num_rows, z_RD.device))
-        self._cache.commit(list(range(num_rows)))
-        self._token_ids, self._states_RD = [], self._last_state_1D[:0]
-        return outputs_RD
+    def append_root(self, root: int) -> None:
+        """Let the root wait behind the accepted tokens, with the true state before it."""
+        self.waiting_ids = [*self.waiting_ids, root]
+        self.waiting_states_RD = torch.cat([self.waiting_states_RD, self._last_state_1D])
 
-    def propose(self, turn: Turn, shape: DraftConfig) -> Draft:
-        self._token_ids = [*self._token_ids, turn.root]
-        self._states_RD = torch.cat([self._states_RD, self._last_state_1D])
-        root_1D = self._read_stable()[-1:]
-        speculation = _Speculation(self._model, self._target, self._cache, root_1D)
-        draft = grow(self._target.logits(root_1D)[0], speculation.expand, turn, shape)
-        self._cache.rollback()
-        return draft
+    def clear_waiting(self) -> None:
+        self.waiting_ids, self.waiting_states_RD = [], self._last_state_1D[:0]
 
     def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
-        self._token_ids = list(token_ids[1:])
-        self._states_RD = states_RD[:-1]
+        self.waiting_ids = list(token_ids[1:])
+        self.waiting_states_RD = states_RD[:-1]
         self._last_state_1D = states_RD[-1:]
 
 
 class _Speculation:
-    """The drafter's own rows of one round: which slot and output each expanded node has."""
+    """The drafter's own rows of one draft: which slot and output each expanded node has."""
 
-    def __init__(
-        self, model: SparrowDrafterModel, target: TargetModel, cache: KVCache, root_output_1D: torch.Tensor
-    ) -> None:
-        self._model, self._target, self._cache = model, target, cache
-        self._output_D = {0: root_output_1D[0]}
+    def __init__(self, session: SparrowSession, root_output_D: torch.Tensor) -> None:
+        self.cache = session.cache
+        self._output_D = {0: root_output_D}
         self._ancestor_slots: dict[int, list[int]] = {0: []}
 
-    def expand(self, nodes: list[int], tokens: list[int], parents: list[int]) -> torch.Tensor:
-        """Run one level's nodes, each fed with its parent's output -> logits [R, V]."""
-        first_slot = self._cache.pending
-        for row, (node, parent) in enumerate(zip(nodes, parents, strict=True)):
+    def place(self, level: Level) -> torch.Tensor:
+        """Give the level's nodes the next slots -> what each sees of the pending slots, bool [F, P]."""
+        first_slot = self.cache.pending
+        for row, (node, parent) in enumerate(zip(level.nodes, level.parents, strict=True)):
             self._ancestor_slots[node] = [*self._ancestor_slots[parent], first_slot + row]
-        device = self._output_D[0].device
-        visible_RP = torch.zeros(len(nodes), first_slot + len(nodes), dtype=torch.bool)
-        for row, node in enumerate(nodes):
-            visible_RP[row, self._ancestor_slots[node]] = True
-        depth_R = torch.tensor([len(self._ancestor_slots[node]) for node in nodes], device=device)
-        states_RD = torch.stack([self._output_D[parent] for parent in parents])
-        z_RD = self._model.fuse(self._target.embed_tokens(torch.tensor(tokens, device=device)), states_RD)
-        positions_R = self._cache.length - 1 + depth_R
-        outputs_RD = self._model.step(z_RD, positions_R, self._cache, visible_RP.to(device))
-        self._output_D.update(zip(nodes, outputs_RD, strict=True))
-        return self._target.logits(outputs_RD)
+        visible_FP = torch.zeros(len(level.nodes), first_slot + len(level.nodes), dtype=torch.bool)
+        for row, node in enumerate(level.nodes):
+            visible_FP[row, self._ancestor_slots[node]] = True
+        return visible_FP
+
+    def positions(self, level: Level) -> list[int]:
+        return [self.cache.length - 1 + len(self._ancestor_slots[node]) for node in level.nodes]
+
+    def parents(self, level: Level) -> torch.Tensor:
+        """Outputs of the level's parents [F, D]."""
+        return torch.stack([self._output_D[parent] for parent in level.parents])
+
+    def remember(self, level: Level, outputs_FD: torch.Tensor) -> None:
+        self._output_D.update(zip(level.nodes, outputs_FD, strict=True))

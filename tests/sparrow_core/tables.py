@@ -9,12 +9,10 @@ from collections.abc import Sequence
 
 import torch
 
-from sparrow_core.config import DraftConfig
-from sparrow_core.decoding.cache import KVCache
-from sparrow_core.decoding.drafting import TextContext, Turn
-from sparrow_core.decoding.proposal import grow
+from sparrow_core.decoding.drafting import DraftJob, TextContext
+from sparrow_core.decoding.proposal import Level, grow_all
 from sparrow_core.decoding.sampling import probabilities
-from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, TargetInfo, TargetPass
+from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, SequenceRows, TargetInfo, TargetPass
 from sparrow_core.types import Draft, Message, Sampling
 
 CPU = torch.device("cpu")
@@ -48,11 +46,11 @@ class TableTarget:
         self,
         embeddings_RD: torch.Tensor,
         positions_AR: torch.Tensor,
-        cache: KVCache,
-        visible_RP: torch.Tensor | None = None,
+        sequences: Sequence[SequenceRows],
         tap_layers: tuple[int, ...] = (),
     ) -> TargetPass:
-        cache.extend(len(embeddings_RD))
+        for sequence in sequences:
+            sequence.cache.extend(sequence.num_rows)
         return TargetPass(torch.cat([embeddings_RD, positions_AR.T.float()], dim=1), {})
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
@@ -74,14 +72,18 @@ class TableDrafter:
     def open(self, context: TextContext, max_new_tokens: int) -> "TableDrafter":
         return self
 
-    def propose(self, turn: Turn, shape: DraftConfig) -> Draft:
-        depth = {0: 0}
+    def propose(self, jobs: Sequence[DraftJob["TableDrafter"]]) -> list[Draft]:
+        depths: list[dict[int, int]] = [{0: 0} for _ in jobs]
 
-        def expand(nodes: list[int], tokens: list[int], parents: list[int]) -> torch.Tensor:
-            depth.update({node: depth[parent] + 1 for node, parent in zip(nodes, parents, strict=True)})
-            return self.table[[turn.position + depth[node] for node in nodes], tokens]
+        def after(number: int, level: Level) -> torch.Tensor:
+            depth, first = depths[number], jobs[number].turn.position
+            depth.update({node: depth[parent] + 1 for node, parent in zip(level.nodes, level.parents, strict=True)})
+            return self.table[[first + depth[node] for node in level.nodes], level.tokens]
 
-        return grow(self.table[turn.position, turn.root], expand, turn, shape)
+        def expand(levels: dict[int, Level]) -> dict[int, torch.Tensor]:
+            return {number: after(number, level) for number, level in levels.items()}
+
+        return grow_all([(self.table[job.turn.position, job.turn.root], job.turn, job.shape) for job in jobs], expand)
 
     def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
         pass

@@ -8,7 +8,7 @@ import torch
 from demo.windows import DemoWindows
 from sparrow_core.decoding.cache import KVCache
 from sparrow_core.decoding.rounds import prefill
-from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, TargetModel
+from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, SequenceRows, TargetModel
 from sparrow_core.decoding.tree import ancestors, depths
 from sparrow_core.models.loading import load_target
 
@@ -25,13 +25,12 @@ def forward(target: TargetModel, cache: KVCache, offset: int, tokens: list[int],
     positions_AN = (depths(parents_N) + cache.length + offset).expand(target.info.position_axes, -1)
     visible_NN = None if len(tokens) == 1 else ancestors(parents_N)
     embeddings_ND = target.embed_tokens(torch.tensor(tokens))
-    return target.logits(target.forward(embeddings_ND, positions_AN, cache, visible_NN).states_RD)
+    rows = (SequenceRows(cache, len(tokens), visible_NN),)
+    return target.logits(target.forward(embeddings_ND, positions_AN, rows).states_RD)
 
 
 def prefilled(target: TargetModel, prompt: Prompt, embedded: EmbeddedPrompt) -> KVCache:
-    info = target.info
-    capacity = prompt.token_ids_S.numel() + NUM_TOKENS + 40
-    cache = KVCache(info.num_layers, info.num_kv_heads, info.head_dim, capacity, device=info.device, dtype=info.dtype)
+    cache = target.info.cache_shape.cache(prompt.token_ids_S.numel() + NUM_TOKENS + 40)
     prefill(target, prompt, embedded, cache, 256)
     return cache
 

@@ -5,17 +5,17 @@ module's own mutable `rope_deltas` is never read: each prompt carries its positi
 Shape letters as in `decoding/target.py`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 
-from sparrow_core.decoding.cache import KVCache
-from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, TargetInfo, TargetPass, VisualInput
+from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, SequenceRows, TargetInfo, TargetPass, VisualInput
 from sparrow_core.errors import ConfigError
 from sparrow_core.media.patches import PatchSpec, patchify
-from sparrow_core.models.attention_interface import SPARROW_ATTENTION, Sight
+from sparrow_core.models.attention_interface import SPARROW_ATTENTION, PassCache
 from sparrow_core.models.fingerprint import tokenizer_hash, weights_fingerprint
 from sparrow_core.models.padding import pad_rows
 from sparrow_core.types import Frames, Message
@@ -151,18 +151,16 @@ class Qwen25VLTarget:
         self,
         embeddings_RD: torch.Tensor,
         positions_AR: torch.Tensor,
-        cache: KVCache,
-        visible_RP: torch.Tensor | None = None,
+        sequences: Sequence[SequenceRows],
         tap_layers: tuple[int, ...] = (),
     ) -> TargetPass:
-        num_rows = embeddings_RD.shape[0]
-        cache.extend(num_rows)
-        sight = Sight(num_rows, visible_RP, cache.prompt_length)
+        num_rows = len(embeddings_RD)
+        caches = PassCache(sequences)
         output = self.model.model.language_model(
             inputs_embeds=pad_rows(embeddings_RD)[None],
             position_ids=pad_rows(positions_AR.T).T[:, None],
-            past_key_values=cache,
-            attention_mask=dict.fromkeys(self._layer_types, sight),
+            past_key_values=caches,
+            attention_mask=dict.fromkeys(self._layer_types, caches),
             use_cache=True,
             output_hidden_states=list(tap_layers) or False,
         )

@@ -3,24 +3,24 @@
 import pytest
 import torch
 
-from sparrow_core.decoding.cache import KVCache
+from sparrow_core.decoding.cache import CacheShape, KVArena, KVCache
 from sparrow_core.errors import ConfigError
 
-CPU = torch.device("cpu")
+SHAPE = CacheShape(2, 2, 4, torch.device("cpu"), torch.float32)
 
 
 def write(cache: KVCache, values: list[float]) -> torch.Tensor:
     """One pass that writes one number per row into both layers; returns what the last layer then sees."""
     cache.extend(len(values))
-    rows = torch.tensor(values)[None, None, :, None].expand(1, 2, -1, 4)
+    rows = torch.tensor(values)[None, :, None].expand(2, -1, 4)
     for layer in range(2):
         keys, seen = cache.update(rows, -rows, layer)
         assert torch.equal(keys, -seen)
-    return keys[0, 0, :, 0]
+    return keys[0, :, 0]
 
 
 def new_cache() -> KVCache:
-    return KVCache(2, 2, 4, 8, device=CPU, dtype=torch.float32)
+    return SHAPE.cache(8)
 
 
 def test_commit_gathers_the_accepted_rows_in_every_layer() -> None:
@@ -51,10 +51,18 @@ def test_exhausted_room_names_the_setting() -> None:
         cache.extend(3)
 
 
-def test_reset_keeps_the_room() -> None:
-    cache = new_cache()
-    address = cache.data_LKGSD.data_ptr()
-    write(cache, [1, 2, 3])
-    cache.commit([0, 1, 2])
-    cache.reset()
-    assert (cache.length, cache.pending, cache.data_LKGSD.data_ptr()) == (0, 0, address)
+def test_arena_rooms_do_not_touch_and_come_back() -> None:
+    arena = KVArena(SHAPE, 20)
+    first, second, third = (arena.lease(size) for size in (6, 8, 6))
+    assert arena.gaps == []
+    for number, cache in enumerate((first, second, third)):
+        write(cache, [float(number)] * cache.capacity)
+    assert [cache.data_LKGSD.unique().tolist() for cache in (first, second, third)] == [[0], [-1, 1], [-2, 2]]
+    first.release()
+    third.release()
+    assert arena.gaps == [6, 6]
+    with pytest.raises(ConfigError, match="no room of 7 slots; its widest is 6"):
+        arena.lease(7)
+    second.release()
+    assert arena.gaps == [20]
+    assert arena.lease(20).capacity == 20

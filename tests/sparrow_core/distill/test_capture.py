@@ -7,8 +7,7 @@ from sparrow_core.config import CaptureConfig
 from sparrow_core.decoding.anchors import text_slots
 from sparrow_core.decoding.attention import causal_mask
 from sparrow_core.decoding.autoregressive import generate_autoregressively
-from sparrow_core.decoding.cache import KVCache
-from sparrow_core.decoding.target import TargetModel
+from sparrow_core.decoding.target import SequenceRows, TargetModel
 from sparrow_core.distill.capture import capture_window, target_tables, window_samplings
 from tests.conftest import video_messages
 
@@ -37,13 +36,11 @@ def test_states_are_those_of_one_plain_pass(tiny_target: TargetModel, prompt) ->
         embedded = tiny_target.embed(prompt)
         num_prompt, num_tokens = len(prompt.token_ids_S), len(prompt.token_ids_S) + len(caption)
         places = torch.arange(num_prompt, num_tokens) + embedded.position_offset
-        shape = (info.num_layers, info.num_kv_heads, info.head_dim, num_tokens)
-        cache = KVCache(*shape, device=info.device, dtype=info.dtype)
+        rows = SequenceRows(info.cache_shape.cache(num_tokens), num_tokens, causal_mask(num_tokens, info.device))
         result = tiny_target.forward(
             torch.cat([embedded.embeddings_SD, tiny_target.embed_tokens(caption)]),
             torch.cat([embedded.positions_AS, places.expand(info.position_axes, -1)], 1),
-            cache,
-            causal_mask(num_tokens, info.device),
+            (rows,),
             tap_layers=(1,),
         )
         is_text = torch.cat([prompt.is_text_S, torch.ones(len(caption), dtype=torch.bool)])

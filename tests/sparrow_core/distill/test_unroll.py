@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sparrow_core.config import DistillConfig
-from sparrow_core.decoding.cache import KVCache
+from sparrow_core.decoding.cache import CacheShape
+from sparrow_core.decoding.target import SequenceRows
 from sparrow_core.distill.states import collate
 from sparrow_core.distill.unroll import UnrolledDrafter
 from tests.sparrow_core.distill.toys import random_tables, random_window, tiny_drafter
@@ -18,15 +19,15 @@ TOLERANCE = 2e-5
 def decoded_chain(model, tables, window, root_slot: int, depth: int) -> torch.Tensor:
     """Outputs [depth + 1, D] of a chain drafted from `root_slot` along the true tokens, by the decoding path."""
     config = model.config
-    cache = KVCache(1, config.num_kv_heads, config.head_dim, 128, device=torch.device("cpu"), dtype=torch.float32)
+    cache = CacheShape(1, config.num_kv_heads, config.head_dim, torch.device("cpu"), torch.float32).cache(128)
     embeddings = tables.embed_tokens_VD[window.token_ids_L]
     stable = model.fuse(embeddings[1 : root_slot + 2], window.states_LD[: root_slot + 1])
     causal = torch.ones(root_slot + 1, root_slot + 1, dtype=torch.bool).tril()
-    outputs = [model.step(stable, torch.arange(root_slot + 1), cache, causal)[-1:]]
+    outputs = [model.step(stable, torch.arange(root_slot + 1), [SequenceRows(cache, root_slot + 1, causal)])[-1:]]
     cache.commit(list(range(root_slot + 1)))
     for slot in range(root_slot + 1, root_slot + depth + 1):
         z = model.fuse(embeddings[slot + 1 : slot + 2], outputs[-1])
-        outputs.append(model.step(z, torch.tensor([slot]), cache, None))
+        outputs.append(model.step(z, torch.tensor([slot]), [SequenceRows(cache, 1)]))
     return torch.cat(outputs)
 
 

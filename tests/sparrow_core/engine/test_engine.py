@@ -1,6 +1,9 @@
 """The engine writes the model's own words whatever drafts for it, and survives its users."""
 
 import asyncio
+import dataclasses
+import random
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import torch
 
 from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding.autoregressive import generate_autoregressively
-from sparrow_core.decoding.drafting import Drafter, TextContext, Turn
+from sparrow_core.decoding.drafting import Drafter, DraftJob, TextContext
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.engine.engine import Engine
 from sparrow_core.errors import ConfigError, EngineClosedError
@@ -34,8 +37,12 @@ class OracleDrafter:
     def open(self, context: TextContext, max_new_tokens: int) -> "OracleDrafter":
         return self
 
-    def propose(self, turn: Turn, shape: DraftConfig) -> Draft:
-        tokens = [turn.root, *self.answer[turn.position : turn.position + shape.depth]]
+    def propose(self, jobs: Sequence[DraftJob["OracleDrafter"]]) -> list[Draft]:
+        return [self.draft(job) for job in jobs]
+
+    def draft(self, job: DraftJob["OracleDrafter"]) -> Draft:
+        turn = job.turn
+        tokens = [turn.root, *self.answer[turn.position : turn.position + job.shape.depth]]
         for index in range(1, len(tokens)):
             if (turn.position + index) % self.wrong_every == 0:
                 tokens[index] = (tokens[index] + 1) % 100
@@ -103,6 +110,53 @@ def test_shared_noise_equals_the_autoregressive_loop(tiny_target: TargetModel, n
             assert completion.stats.rounds < len(answer) / 2
 
 
+def mixed_requests() -> list[Request]:
+    """Prompts of many lengths, greedy and sampled by both rules, with short and long answers."""
+    samplings = (Sampling(), Sampling(0.9, 0.95, 50, 3), Sampling(1.0, seed=4), Sampling(0.8, seed=5, rule="rejection"))
+    return [
+        Request(video_messages(seed=index, num_frames=2 + 2 * index), samplings[index % 4], 8 + 5 * index, str(index))
+        for index in range(9)
+    ]
+
+
+@pytest.mark.parametrize("max_sequences", [2, 8])
+def test_company_changes_no_word(tiny_target: TargetModel, max_sequences: int) -> None:
+    """Requests that join and leave at different times, in little room, against the same ones one at a time."""
+    sparrow = drafter("sparrow", tiny_target, ())
+    crowd = EngineConfig(SHAPES["tree"], 16, max_model_tokens=256, max_sequences=max_sequences, arena_tokens=600)
+    alone = dataclasses.replace(crowd, max_sequences=1)
+    with Engine(tiny_target, sparrow, alone) as engine:
+        expected = [engine.submit(request).result(60).token_ids for request in mixed_requests()]
+    with Engine(tiny_target, sparrow, crowd) as engine:
+        tickets = [engine.submit(request, draft=request.request_id != "3") for request in mixed_requests()]
+        found = [ticket.result(60).token_ids for ticket in tickets]
+        assert engine.free_slots == 600
+    drafted = [index for index in range(9) if index != 3]
+    assert [found[index] for index in drafted] == [expected[index] for index in drafted]
+    greedy_and_shared = [request for request in mixed_requests() if request.sampling.rule == "shared_noise"]
+    for request in greedy_and_shared:
+        prompt = tiny_target.build_prompt(request.messages)
+        answer = generate_autoregressively(tiny_target, prompt, request.sampling, request.max_new_tokens, 16)
+        assert found[int(request.request_id)] == answer
+
+
+def test_random_traffic_gives_all_room_back(tiny_target: TargetModel) -> None:
+    """Requests submitted, cancelled and finished at random: each ends, and the arena is whole afterwards."""
+    rng = random.Random(0)
+    config = EngineConfig(SHAPES["chain"], 32, max_model_tokens=200, max_sequences=4, arena_tokens=500)
+    with Engine(tiny_target, drafter("sparrow", tiny_target, ()), config) as engine:
+        tickets = []
+        for _ in range(60):
+            frames, new = rng.choice([2, 4, 20]), rng.randint(1, 40)
+            tickets.append(engine.submit(Request(video_messages(num_frames=frames), max_new_tokens=new)))
+            if rng.random() < 0.4:
+                rng.choice(tickets).cancel()
+            time.sleep(rng.random() * 0.01)
+        completions = [ticket.result(60) for ticket in tickets]
+        assert {completion.finish_reason for completion in completions} >= {"length", "cancelled"}
+        assert engine.free_slots == 500
+
+
 def test_rejection_sampling_is_repeatable(tiny_target: TargetModel) -> None:
     request = Request(video_messages(), Sampling(1.0, 0.95, 0, 5, "rejection"), 24)
     with Engine(tiny_target, drafter("sparrow", tiny_target, ()), EngineConfig(SHAPES["tree"])) as engine:
@@ -164,7 +218,7 @@ def test_cancelled_request_keeps_its_tokens_and_frees_the_engine(
 
 
 def test_request_cancelled_while_it_waits_costs_nothing(tiny_target: TargetModel) -> None:
-    with Engine(tiny_target, None) as engine:
+    with Engine(tiny_target, None, EngineConfig(max_sequences=1)) as engine:
         running = engine.submit(Request(video_messages(), max_new_tokens=200))
         waiting = engine.submit(Request(video_messages(), max_new_tokens=200))
         waiting.cancel()
@@ -203,7 +257,7 @@ def test_settings_out_of_range_are_refused_at_submit(
 
 
 def test_close_cancels_fails_and_refuses(tiny_target: TargetModel) -> None:
-    engine = Engine(tiny_target, None)
+    engine = Engine(tiny_target, None, EngineConfig(max_sequences=1))
     running = engine.submit(Request(video_messages(), max_new_tokens=5000))
     waiting = engine.submit(Request(video_messages(), max_new_tokens=5))
     engine.close()
@@ -224,7 +278,7 @@ def test_broken_machine_ends_the_engine_loudly(tiny_target: TargetModel, monkeyp
 
     monkeypatch.setattr(tiny_target, "forward", broken)
     monkeypatch.setattr("threading.excepthook", lambda _: None)
-    engine = Engine(tiny_target, None)
+    engine = Engine(tiny_target, None, EngineConfig(max_sequences=1))
     tickets = [engine.submit(Request(video_messages())) for _ in range(2)]
     with pytest.raises(RuntimeError, match="device lost"):
         tickets[0].result(60)

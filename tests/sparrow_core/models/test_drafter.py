@@ -8,13 +8,13 @@ import torch
 
 from sparrow_core.config import DraftConfig
 from sparrow_core.decoding.anchors import shifted_pairs, text_slots
-from sparrow_core.decoding.drafting import TextContext, Turn
+from sparrow_core.decoding.drafting import DraftJob, TextContext, Turn
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.errors import CheckpointError, ConfigError
 from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
 from sparrow_core.models.drafter_checkpoint import load_drafter, save_drafter
 from sparrow_core.models.loading import load_target
-from sparrow_core.models.sparrow import SparrowDrafter
+from sparrow_core.models.sparrow import SparrowDrafter, SparrowSession
 from sparrow_core.types import Draft, Sampling
 
 
@@ -49,10 +49,12 @@ def test_rounds_equal_whole_sequences(tiny_target: TargetModel) -> None:
     generator = torch.Generator().manual_seed(1)
     text = torch.randint(0, 200, (9,), generator=generator)
     truth_SD = torch.randn(40, tiny_target.info.hidden_size, generator=generator)
-    session = SparrowDrafter(model, tiny_target).open(TextContext(text, truth_SD[:9]), max_new_tokens=30)
+    drafter = SparrowDrafter(model, tiny_target)
+    session = drafter.open(TextContext(text, truth_SD[:9]), max_new_tokens=30)
     known, root = text.tolist(), 42
     for round_index, num_accepted in enumerate((2, 0, 4, 1)):
-        draft = session.propose(Turn(root, len(known) - 8, round_index, Sampling()), DraftConfig.chain(4))
+        turn = Turn(root, len(known) - 8, round_index, Sampling())
+        (draft,) = drafter.propose([DraftJob(session, turn, DraftConfig.chain(4))])
         assert draft.tokens_N.tolist() == [root, *greedy_chain(model, tiny_target, [*known, root], truth_SD, depth=4)]
         path = draft.tokens_N[: num_accepted + 1].tolist()
         session.commit(path, truth_SD[len(known) : len(known) + len(path)])
@@ -73,8 +75,8 @@ def greedy_chain(
     return drafted
 
 
-def grown(session: object, total: int, width: int, depth: int, sampling: Sampling) -> Draft:
-    return session.propose(Turn(3, 1, 0, sampling), DraftConfig(depth, width, total))  # type: ignore[attr-defined]
+def grown(drafter: SparrowDrafter, session: SparrowSession, shape: DraftConfig, sampling: Sampling) -> Draft:
+    return drafter.propose([DraftJob(session, Turn(3, 1, 0, sampling), shape)])[0]
 
 
 @torch.inference_mode()
@@ -83,7 +85,8 @@ def grown(session: object, total: int, width: int, depth: int, sampling: Samplin
 def test_trees_are_well_formed(tiny_target: TargetModel, rule: str, temperature: float) -> None:
     drafter = SparrowDrafter(new_model(tiny_target), tiny_target)
     context = TextContext(torch.arange(5), torch.randn(5, tiny_target.info.hidden_size))
-    draft = grown(drafter.open(context, 10), 25, 8, 5, Sampling(temperature, rule=rule))  # type: ignore[arg-type]
+    sampling = Sampling(temperature, rule=rule)  # type: ignore[arg-type]
+    draft = grown(drafter, drafter.open(context, 10), DraftConfig(5, 8, 25), sampling)
     parents = draft.parents_N.tolist()
     assert len(draft) <= 25 and parents[0] == -1
     assert all(0 <= parent < node for node, parent in enumerate(parents) if node)
@@ -95,8 +98,8 @@ def test_trees_are_well_formed(tiny_target: TargetModel, rule: str, temperature:
 def test_blind_drafter_ignores_states(tiny_target: TargetModel) -> None:
     drafter = SparrowDrafter(new_model(tiny_target, blind=True), tiny_target)
     drafts = [
-        grown(drafter.open(TextContext(torch.arange(5), torch.randn(5, 64) * scale), 10), 5, 1, 4, Sampling())
-        for scale in (1.0, 100.0)
+        grown(drafter, drafter.open(context, 10), DraftConfig.chain(4), Sampling())
+        for context in (TextContext(torch.arange(5), torch.randn(5, 64) * scale) for scale in (1.0, 100.0))
     ]
     assert torch.equal(drafts[0].tokens_N, drafts[1].tokens_N)
 

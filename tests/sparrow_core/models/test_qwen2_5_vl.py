@@ -9,7 +9,7 @@ import torch
 from sparrow_core.decoding.attention import causal_mask
 from sparrow_core.decoding.cache import KVCache
 from sparrow_core.decoding.rounds import prefill
-from sparrow_core.decoding.target import TargetModel
+from sparrow_core.decoding.target import SequenceRows, TargetModel
 from sparrow_core.errors import CheckpointError, ConfigError
 from sparrow_core.models import reference
 from sparrow_core.models.loading import estimate_memory, load_target
@@ -31,8 +31,7 @@ LAYOUTS = {
 
 
 def new_cache(target: TargetModel, capacity: int = 512) -> KVCache:
-    info = target.info
-    return KVCache(info.num_layers, info.num_kv_heads, info.head_dim, capacity, device=info.device, dtype=info.dtype)
+    return target.info.cache_shape.cache(capacity)
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +63,8 @@ def test_taps_are_layer_outputs(tiny_target: TargetModel, library: torch.nn.Modu
         embedded = tiny_target.embed(prompt)
         rows = prompt.token_ids_S.numel()
         mask = causal_mask(rows, torch.device("cpu"))
-        cache = new_cache(tiny_target)
-        result = tiny_target.forward(embedded.embeddings_SD, embedded.positions_AS, cache, mask, tap_layers=(1,))
+        sequence = SequenceRows(new_cache(tiny_target), rows, mask)
+        result = tiny_target.forward(embedded.embeddings_SD, embedded.positions_AS, (sequence,), tap_layers=(1,))
     torch.testing.assert_close(result.taps[1], expected, atol=2e-4, rtol=0)
 
 

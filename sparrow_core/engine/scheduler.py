@@ -1,0 +1,31 @@
+"""Who joins and whose prompt is read next: all scheduling, as pure functions of what waits and what runs.
+
+One step of the engine admits what fits, reads one chunk of one prompt, then runs one round of every sequence that
+decodes. However long a prompt is, it costs the others one chunk a round.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A prompt under way: the step at which it last had a chunk read, and how many tokens are left."""
+
+    last_served: int
+    tokens_left: int
+
+
+def can_join(need: int, gaps: Sequence[int], num_active: int, max_sequences: int) -> bool:
+    """Whether the first of the waiting requests, which needs so many slots, fits into one of the arena's gaps now.
+
+    Only the first is ever asked about: a large request is not overtaken by small ones, or it might wait for ever.
+    """
+    return num_active < max_sequences and any(gap >= need for gap in gaps)
+
+
+def next_to_read(reading: Sequence[Reading]) -> int | None:
+    """Whose prompt gets the next chunk: the one that has waited longest, then the one with the least left."""
+    if not reading:
+        return None
+    return min(range(len(reading)), key=lambda index: (reading[index].last_served, reading[index].tokens_left))
