@@ -53,11 +53,12 @@ class DraftConfig:
 class EngineConfig:
     """What an engine may use. `prefill_chunk` is in tokens; `max_model_tokens` bounds prompt plus new tokens.
 
+    `draft` fixes the shape of all drafts; None leaves it to the governor, which chooses one for every round.
     At most `max_sequences` requests run side by side, in `arena_tokens` slots of keys and values that they share (0:
     as many as one request may use).
     """
 
-    draft: DraftConfig = field(default_factory=DraftConfig)
+    draft: DraftConfig | None = None
     prefill_chunk: int = 256
     max_model_tokens: int = 32_768
     max_sequences: int = 8

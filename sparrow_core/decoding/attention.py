@@ -81,7 +81,7 @@ def _scores(queries_HRD: torch.Tensor, keys_GSD: torch.Tensor, visible_RP: torch
 
 def _prompt_sums(weights_GMS: torch.Tensor, values_GSD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Weighted sums [G, M, D] and sums of weights [G, M, 1] over the prompt: the same blocks in every pass."""
-    num_blocks, remainder = divmod(values_GSD.shape[1], PROMPT_BLOCK)
+    num_blocks = values_GSD.shape[1] // PROMPT_BLOCK
     start = num_blocks * PROMPT_BLOCK
     sums_GMD = weights_GMS[..., start:] @ values_GSD[:, start:]
     totals_GM1 = weights_GMS[..., start:].sum(-1, keepdim=True)

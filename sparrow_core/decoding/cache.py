@@ -12,6 +12,7 @@ acceptance. Shape letters: L layers, G KV heads, S slots, R new rows, D head siz
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -119,7 +120,7 @@ class KVArena:
             if length >= num_slots:
                 self._free[index : index + 1] = [(start + num_slots, length - num_slots)] if length > num_slots else []
                 view = self._data_LKGSD[:, :, :, start : start + num_slots]
-                return KVCache(view, lambda: self._give_back(start, num_slots))
+                return KVCache(view, partial(self._give_back, start, num_slots))
         raise ConfigError(f"the arena has no room of {num_slots} slots; its widest is {max(self.gaps, default=0)}")
 
     def _give_back(self, start: int, length: int) -> None:

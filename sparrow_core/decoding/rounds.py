@@ -78,7 +78,7 @@ class Running:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """Tokens of one round of one sequence (accepted ones, then the bonus), and wall times of the whole batch's round."""
+    """Tokens of one round of one sequence (accepted ones, then the bonus), and its share of the batch's wall times."""
 
     token_ids: list[int]
     num_drafted: int
@@ -105,7 +105,7 @@ def decode_round(target: TargetModel, batch: Sequence[Running]) -> list[RoundRes
         token_ids.append([*accepted[1:], verdict.bonus])
     verified = time.perf_counter()
     return [
-        RoundResult(tokens, len(draft) - 1, drafted - started, verified - drafted)
+        RoundResult(tokens, len(draft) - 1, (drafted - started) / len(batch), (verified - drafted) / len(batch))
         for tokens, draft in zip(token_ids, drafts, strict=True)
     ]
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from sparrow_core.config import EngineConfig
+from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding.cache import KVArena
 from sparrow_core.decoding.drafting import Drafter
 from sparrow_core.decoding.rounds import decode_round
 from sparrow_core.decoding.target import Prompt, TargetModel
+from sparrow_core.engine.costs import measure_costs
 from sparrow_core.engine.generation import Generation, num_slots
+from sparrow_core.engine.governor import NOTHING, Governor
 from sparrow_core.engine.scheduler import Reading, can_join, next_to_read
 from sparrow_core.engine.ticket import Ticket
 from sparrow_core.errors import ConfigError, EngineClosedError, SparrowError
@@ -56,6 +58,7 @@ class Engine:
         self._waiting: deque[Ticket] = deque()
         self._next: _Next | None = None
         self._active: list[_Active] = []
+        self._governor: Governor | None = None
         self._steps = 0
         self._lock = threading.Lock()
         self._closed = False
@@ -178,10 +181,25 @@ class Engine:
     def _decode(self) -> None:
         """One round of everything that decodes."""
         decoding = [active for active in self._active if active.generation.has_read]
-        if decoding:
-            results = decode_round(self.target, [active.generation.running() for active in decoding])
-            for active, result in zip(decoding, results, strict=True):
-                self._publish(active, active.generation.take(result))
+        if not decoding:
+            return
+        drafting = [active for active in decoding if active.generation.drafter is self._drafter]
+        shape = self._choose_shape([active.generation.cache.length for active in drafting])
+        results = decode_round(self.target, [active.generation.running(shape) for active in decoding])
+        if self._governor and drafting:
+            given = dict(zip(map(id, decoding), results, strict=True))
+            self._governor.learn(shape or NOTHING, [len(given[id(active)].token_ids) for active in drafting])
+        for active, result in zip(decoding, results, strict=True):
+            self._publish(active, active.generation.take(result))
+
+    def _choose_shape(self, contexts: list[int]) -> DraftConfig | None:
+        """The configured shape, or the governor's choice for drafting sequences of these lengths."""
+        if self.config.draft or not contexts:
+            return self.config.draft
+        if self._governor is None:
+            self._governor = Governor(measure_costs(self.target, self._drafter))
+        chosen = self._governor.choose(contexts)
+        return None if chosen == NOTHING else chosen
 
     def _publish(self, active: _Active, token_ids: list[int]) -> None:
         if token_ids:

@@ -3,7 +3,7 @@
 Owns the bookkeeping of a caption under way: tokens, stop rules, counts and times. Knows no thread, no queue and no
 other request.
 
-    admitted -> `see` -> `read` until `has_read` -> rounds (`running`, `take`) until `finish_reason` is set -> `completion`
+    `see`, then `read` until `has_read`, then rounds (`running`, `take`) until `finish_reason` is set, then `completion`
 """
 
 import time
@@ -11,23 +11,28 @@ from typing import Any
 
 import torch
 
-from sparrow_core.config import EngineConfig
+from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding.cache import KVCache
 from sparrow_core.decoding.drafting import Drafter, Turn
 from sparrow_core.decoding.rounds import RoundResult, Running, first_token, prefill_passes, text_context
 from sparrow_core.decoding.target import Prompt, TargetModel
+from sparrow_core.engine.governor import MAX_TOTAL, NOTHING
 from sparrow_core.errors import ConfigError
+from sparrow_core.models.rivals import NoDrafter
 from sparrow_core.types import Completion, FinishReason, Request, SpecStats, Timings
+
+_NO_DRAFTER = NoDrafter()
 
 
 def num_slots(prompt: Prompt, request: Request, config: EngineConfig) -> int:
     """Cache slots that a request needs from beginning to end. Raises ConfigError if that is more than it may have."""
     prompt_tokens = prompt.token_ids_S.numel()
-    needed = prompt_tokens + request.max_new_tokens + config.draft.total
+    draft_tokens = config.draft.total if config.draft else MAX_TOTAL
+    needed = prompt_tokens + request.max_new_tokens + draft_tokens
     if needed > config.max_model_tokens:
         raise ConfigError(
             f"a prompt of {prompt_tokens} tokens ({prompt.num_visual_tokens} visual) with up to "
-            f"{request.max_new_tokens} new ones and a draft of {config.draft.total} needs {needed} "
+            f"{request.max_new_tokens} new ones and a draft of {draft_tokens} needs {needed} "
             f"tokens, but engine.max_model_tokens is {config.max_model_tokens}; "
             "raise it, or lower frames.max_visual_tokens or max_new_tokens"
         )
@@ -46,7 +51,8 @@ class Generation:
         prompt: Prompt,
         cache: KVCache,
     ) -> None:
-        self._target, self._drafter, self._config, self._prompt = target, drafter, config, prompt
+        self._target, self._config, self._prompt = target, config, prompt
+        self.drafter = drafter
         self.request, self.cache = request, cache
         self.token_ids: list[int] = []
         self.finish_reason: FinishReason | None = None
@@ -85,16 +91,17 @@ class Generation:
         first = first_token(self._target, context, self.request.sampling)
         self._decode_began = time.perf_counter()
         self._seconds["prefill_s"] += self._decode_began - began
-        self._session = self._drafter.open(context, self.request.max_new_tokens)
+        self._session = self.drafter.open(context, self.request.max_new_tokens)
         self._seconds["drafter_prefill_s"] = time.perf_counter() - self._decode_began
         del self._passes, self._text_states
         self.has_read = True
         return self._keep([first])
 
-    def running(self) -> Running:
-        """Its part in the next round."""
+    def running(self, shape: DraftConfig | None) -> Running:
+        """Its part in the next round, with a draft of this shape or without one."""
         turn = Turn(self.token_ids[-1], len(self.token_ids), len(self._accepted), self.request.sampling)
-        return Running(self.cache, self._offset, self._drafter, self._session, turn, self._config.draft)
+        drafter = self.drafter if shape else _NO_DRAFTER
+        return Running(self.cache, self._offset, drafter, self._session, turn, shape or NOTHING)
 
     def take(self, result: RoundResult) -> list[int]:
         """What a round brought; returns the tokens that it added, cut at the first stop token and `max_new_tokens`."""

@@ -101,6 +101,7 @@ class SparrowSession:
         self.waiting_ids: list[int] = token_ids_R.tolist()
         self.waiting_states_RD = states_RD
         self._last_state_1D = context.states_TD[-1:]
+        self._has_root = False
 
     @property
     def cache_bytes(self) -> int:
@@ -112,13 +113,17 @@ class SparrowSession:
         """Let the root wait behind the accepted tokens, with the true state before it."""
         self.waiting_ids = [*self.waiting_ids, root]
         self.waiting_states_RD = torch.cat([self.waiting_states_RD, self._last_state_1D])
+        self._has_root = True
 
     def clear_waiting(self) -> None:
         self.waiting_ids, self.waiting_states_RD = [], self._last_state_1D[:0]
 
     def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
-        self.waiting_ids = list(token_ids[1:])
-        self.waiting_states_RD = states_RD[:-1]
+        if not self._has_root:  # a round without a draft
+            self.append_root(token_ids[0])
+        self._has_root = False
+        self.waiting_ids = [*self.waiting_ids, *token_ids[1:]]
+        self.waiting_states_RD = torch.cat([self.waiting_states_RD, states_RD[:-1]])
         self._last_state_1D = states_RD[-1:]
 
 

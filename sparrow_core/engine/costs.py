@@ -1,0 +1,69 @@
+"""What a pass and a draft cost on this machine, measured in a second or two when an engine starts."""
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import torch
+
+from sparrow_core.config import DraftConfig, Sampling
+from sparrow_core.decoding.drafting import Drafter, DraftJob, TextContext, Turn
+from sparrow_core.decoding.target import SequenceRows, TargetModel
+from sparrow_core.engine.governor import CANDIDATES, NOTHING, Costs
+
+ROWS = (1, 4, 8, 16, 17, 32, 33, 64)
+ROWS_OF_ONE = (1, 4, 8, 16, 32)
+CONTEXT = 4096
+TEXT_TOKENS = 64
+REPEATS = 3
+
+
+@torch.inference_mode()
+def measure_costs(target: TargetModel, drafter: Drafter[Any]) -> Costs:
+    """Medians of passes over blank contexts and of drafts after a blank text."""
+    pass_s = {rows: _seconds(target, lambda r=rows: _pass(target, r, context=0)) for rows in ROWS}
+    long_s = {rows: _seconds(target, lambda r=rows: _pass(target, r, CONTEXT)) for rows in ROWS_OF_ONE}
+    slot_s = {rows: max(0.0, long_s[rows] - pass_s[rows]) / CONTEXT for rows in ROWS_OF_ONE}
+    return Costs(pass_s, slot_s, {shape: _draft_seconds(target, drafter, shape) for shape in CANDIDATES})
+
+
+def _pass(target: TargetModel, num_rows: int, context: int) -> Callable[[], None]:
+    """One verification pass of a chain, logits included, ready to run."""
+    info = target.info
+    cache = info.cache_shape.cache(context + num_rows)
+    cache.data_LKGSD.zero_()
+    cache.length = context
+    cache.seal_prompt()
+    ids_R = torch.zeros(num_rows, dtype=torch.int64, device=info.device)
+    positions_AR = torch.arange(context, context + num_rows, device=info.device).expand(info.position_axes, -1)
+    visible_RR = torch.ones(num_rows, num_rows, dtype=torch.bool, device=info.device).tril_()
+
+    def run() -> None:
+        rows = (SequenceRows(cache, num_rows, None if num_rows == 1 else visible_RR),)
+        target.logits(target.forward(target.embed_tokens(ids_R), positions_AR, rows).states_RD)
+        cache.rollback()
+
+    return run
+
+
+def _draft_seconds(target: TargetModel, drafter: Drafter[Any], shape: DraftConfig) -> float:
+    if shape == NOTHING:
+        return 0.0
+    info = target.info
+    ids_T = torch.zeros(TEXT_TOKENS, dtype=torch.int64, device=info.device)
+    states_TD = torch.zeros(TEXT_TOKENS, info.hidden_size, device=info.device, dtype=info.dtype)
+    session = drafter.open(TextContext(ids_T, states_TD), REPEATS + 1)
+    return _seconds(target, lambda: lambda: drafter.propose([DraftJob(session, Turn(0, 1, 0, Sampling()), shape)]))
+
+
+def _seconds(target: TargetModel, prepare: Callable[[], Callable[[], Any]]) -> float:
+    """Median wall time; the first run warms up."""
+    run, times = prepare(), []
+    for _ in range(REPEATS + 1):
+        began = time.perf_counter()
+        run()
+        if target.info.device.type == "cuda":
+            torch.cuda.synchronize(target.info.device)
+        times.append(time.perf_counter() - began)
+    return median(times[1:])
