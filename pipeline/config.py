@@ -9,7 +9,7 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -165,8 +165,9 @@ def caption_config(
 def _keys(schema: Any, prefix: str = "") -> Iterator[str]:
     for field in dataclasses.fields(schema):
         yield prefix + field.name
-        if dataclasses.is_dataclass(field.type):
-            yield from _keys(field.type, f"{prefix}{field.name}.")
+        for part in (field.type, *get_args(field.type)):  # X, or the X of `X | None`
+            if dataclasses.is_dataclass(part):
+                yield from _keys(part, f"{prefix}{field.name}.")
 
 
 def _explain(fault: Any, keys: Sequence[str]) -> str:

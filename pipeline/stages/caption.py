@@ -7,7 +7,8 @@ import asyncio
 import json
 import logging
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +22,7 @@ from pipeline.ids import in_audit, prompt_hash
 from pipeline.rows import CAPTION, SCHEMA_VERSION, Row, to_table
 from pipeline.stages.boundary import row_boundary
 from sparrow_core.engine.engine import Engine
+from sparrow_core.engine.ticket import Arm
 from sparrow_core.errors import EngineClosedError, SparrowError
 from sparrow_core.models.drafter_checkpoint import load_drafter
 from sparrow_core.models.loading import load_target
@@ -73,11 +75,13 @@ class CaptionWindows:
     async def _caption(self, row: Row) -> None:
         with row_boundary(row):
             request = self._request(row)
-            completion = await self._complete(request, draft=True)
-            row.update(_figures(completion), status="success")
+            arms = [replace(self._engine.default_arm, sampling=request.sampling)]
             if self._audit_is_due(row["window_id"]):
-                checked = await self._complete(request, draft=False)
-                row["audit"] = "equal" if checked.token_ids == completion.token_ids else "diverged"
+                arms.append(replace(arms[0], drafter=None))
+            completion, *checked = await self._complete(request, arms)
+            row.update(_figures(completion), status="success")
+            if checked:
+                row["audit"] = "equal" if checked[0].token_ids == completion.token_ids else "diverged"
 
     def _request(self, row: Row) -> Request:
         shape = (row["n_frames"], row["pixels_height"], row["pixels_width"], 3)
@@ -91,13 +95,14 @@ class CaptionWindows:
             request_id=row["window_id"],
         )
 
-    async def _complete(self, request: Request, *, draft: bool) -> Completion:
-        future = self._engine.submit(request, draft=draft).future
-        await asyncio.wait([asyncio.wrap_future(future)])
-        error = future.exception()
-        if error is not None and not isinstance(error, SparrowError):
-            raise EngineClosedError(f"the engine failed: {type(error).__name__}: {error}") from error
-        return future.result()
+    async def _complete(self, request: Request, arms: Sequence[Arm]) -> list[Completion]:
+        """A completion for each arm, all from one prefill."""
+        futures = [ticket.future for ticket in self._engine.submit_arms(request, arms)]
+        await asyncio.wait([asyncio.wrap_future(future) for future in futures])
+        for error in (future.exception() for future in futures):
+            if error is not None and not isinstance(error, SparrowError):
+                raise EngineClosedError(f"the engine failed: {type(error).__name__}: {error}") from error
+        return [future.result() for future in futures]
 
     def _audit_is_due(self, window: str) -> bool:
         """The sampled share, and the first caption of every worker, so that each run audits one at least."""

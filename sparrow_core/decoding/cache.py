@@ -39,6 +39,11 @@ class KVCache:
         """Say that what is committed is the whole prompt: sums over it are taken in the same blocks from now on."""
         self.prompt_length = self.length
 
+    def forget_generated(self) -> None:
+        """Go back to the end of the prompt."""
+        assert self.prompt_length is not None
+        self.length, self.pending = self.prompt_length, 0
+
     def extend(self, num_rows: int) -> None:
         """Announce a pass over `num_rows` new rows, which all layers will write behind what is pending.
 

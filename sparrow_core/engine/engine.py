@@ -4,11 +4,12 @@ import queue
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
-from sparrow_core.config import DraftConfig, EngineConfig
+from sparrow_core.config import DraftConfig, EngineConfig, Sampling
 from sparrow_core.decoding.cache import KVArena
 from sparrow_core.decoding.drafting import Drafter
 from sparrow_core.decoding.rounds import decode_round
@@ -17,7 +18,7 @@ from sparrow_core.engine.costs import measure_costs
 from sparrow_core.engine.generation import Generation, num_slots
 from sparrow_core.engine.governor import NOTHING, Governor
 from sparrow_core.engine.scheduler import Reading, can_join, next_to_read
-from sparrow_core.engine.ticket import Ticket
+from sparrow_core.engine.ticket import Arm, Ticket
 from sparrow_core.errors import ConfigError, EngineClosedError, SparrowError
 from sparrow_core.models.rivals import NoDrafter
 from sparrow_core.types import Completion, Request, SpecStats, Timings
@@ -27,14 +28,16 @@ from sparrow_core.types import Completion, Request, SpecStats, Timings
 class _Next:
     """The first of the waiting requests: the only one whose frames are cut into patches before it runs."""
 
-    ticket: Ticket
+    tickets: list[Ticket]
     prompt: Prompt
     need: int
 
 
 @dataclass
 class _Active:
-    ticket: Ticket
+    """A prompt in the arena, and those who still wait for a completion of it; the first is being served."""
+
+    tickets: list[Ticket]
     generation: Generation
     last_served: int
 
@@ -43,19 +46,18 @@ class Engine:
     """Decodes up to `config.max_sequences` requests side by side on a thread of its own.
 
     Requests join in order of arrival and leave when they are done, between rounds; what one of them says depends
-    neither on the others nor on the load. `drafter` None decodes without drafts, as does `submit(draft=False)`; both
-    give the same words. A request's own failure is set on its ticket; anything else ends the thread, fails what waits
-    and runs, and makes `alive` False.
+    neither on the others nor on the load. `drafter` None decodes without drafts, which gives the same words. A
+    request's own failure is set on its ticket; anything else ends the thread, fails what waits and runs, and makes
+    `alive` False.
     """
 
     def __init__(self, target: TargetModel, drafter: Drafter[Any] | None, config: EngineConfig | None = None) -> None:
         self.target = target
         self.config = config or EngineConfig()
-        self._without_drafts = NoDrafter()
-        self._drafter = drafter or self._without_drafts
+        self._drafter = drafter
         self._arena = KVArena(target.info.cache_shape, self.config.arena_tokens or self.config.max_model_tokens)
-        self._inbox: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
-        self._waiting: deque[Ticket] = deque()
+        self._inbox: queue.SimpleQueue[list[Ticket] | None] = queue.SimpleQueue()
+        self._waiting: deque[list[Ticket]] = deque()
         self._next: _Next | None = None
         self._active: list[_Active] = []
         self._governor: Governor | None = None
@@ -68,7 +70,7 @@ class Engine:
 
     @property
     def drafter_name(self) -> str:
-        return self._drafter.name
+        return self._drafter.name if self._drafter else NoDrafter.name
 
     @property
     def alive(self) -> bool:
@@ -84,15 +86,28 @@ class Engine:
         """Slots of the arena that no request holds."""
         return sum(self._arena.gaps)
 
-    def submit(self, request: Request, *, draft: bool = True) -> Ticket:
+    @property
+    def default_arm(self) -> Arm:
+        """How a request is decoded unless told otherwise; its sampling is greedy."""
+        return Arm(self._drafter, self.config.draft, Sampling())
+
+    def submit(self, request: Request) -> Ticket:
         """Queue a request; returns at once. Raises EngineClosedError, or ConfigError for settings out of range."""
-        _check(request)
-        ticket = Ticket(request, draft)
+        return self.submit_arms(request, [replace(self.default_arm, sampling=request.sampling)])[0]
+
+    def submit_arms(self, request: Request, arms: Sequence[Arm]) -> list[Ticket]:
+        """Queue one prompt to be decoded in several ways, one after the other, after a single prefill.
+
+        One ticket per arm; an arm's sampling stands in for the request's. Raises as `submit`.
+        """
+        for arm in arms:
+            _check(replace(request, sampling=arm.sampling))
+        tickets = [Ticket(request, arm) for arm in arms]
         with self._lock:
             if not self.alive:
                 raise EngineClosedError("the engine is closed; make a new one")
-            self._inbox.put(ticket)
-        return ticket
+            self._inbox.put(list(tickets))
+        return tickets
 
     def close(self) -> None:
         """Cancel what runs, fail what waits, end the thread. Idempotent."""
@@ -119,8 +134,8 @@ class Engine:
                 self._last_step = time.monotonic()
             self._finish_active()
         except BaseException as error:
-            for active in self._active:
-                active.ticket.future.set_exception(error)
+            for ticket in [ticket for active in self._active for ticket in active.tickets]:
+                ticket.future.set_exception(error)
             raise
         finally:
             with self._lock:
@@ -130,43 +145,46 @@ class Engine:
     def _receive(self) -> None:
         """Take in what was submitted; sleeps while there is nothing to do at all."""
         while not self._inbox.empty() or not (self._waiting or self._next or self._active or self._closed):
-            ticket = self._inbox.get()
-            if ticket is None:
+            tickets = self._inbox.get()
+            if tickets is None:
                 return
-            self._waiting.append(ticket)
+            self._waiting.append(tickets)
 
     def _drop_cancelled(self) -> None:
-        for ticket in [ticket for ticket in self._waiting if ticket.cancelled]:
-            self._waiting.remove(ticket)
-            ticket.future.set_result(_never_begun(ticket.request))
-        if self._next and self._next.ticket.cancelled:
-            self._next.ticket.future.set_result(_never_begun(self._next.ticket.request))
+        for tickets in [*self._waiting, *([self._next.tickets] if self._next else [])]:
+            _settle_cancelled(tickets)
+        self._waiting = deque(tickets for tickets in self._waiting if tickets)
+        if self._next and not self._next.tickets:
             self._next = None
-        for active in [active for active in self._active if active.ticket.cancelled]:
-            active.generation.cancel()
-            self._retire(active)
+        for active in list(self._active):
+            later = active.tickets[1:]
+            _settle_cancelled(later)
+            active.tickets[1:] = later
+            if active.tickets[0].cancelled:
+                active.generation.cancel()
+                self._settle(active)
 
     def _admit(self) -> None:
         while self._prepare() and self._next:
-            ticket, prompt, need = self._next.ticket, self._next.prompt, self._next.need
+            tickets, prompt, need = self._next.tickets, self._next.prompt, self._next.need
             if not can_join(need, self._arena.gaps, len(self._active), self.config.max_sequences):
                 return
-            drafter = self._drafter if ticket.draft else self._without_drafts
             cache = self._arena.lease(need)
-            generation = Generation(self.target, drafter, self.config, ticket.request, prompt, cache)
-            self._active.append(_Active(ticket, generation, self._steps))
+            generation = Generation(self.target, self.config, tickets[0].request, prompt, cache)
+            self._active.append(_Active(tickets, generation, self._steps))
             self._next = None
             generation.see()
 
     def _prepare(self) -> bool:
         """Build the prompt of the first of the waiting requests that has no fault; False if none is left."""
         while self._next is None and self._waiting:
-            ticket = self._waiting.popleft()
+            tickets = self._waiting.popleft()
             try:
-                prompt = self.target.build_prompt(ticket.request.messages)
-                self._next = _Next(ticket, prompt, num_slots(prompt, ticket.request, self.config))
+                prompt = self.target.build_prompt(tickets[0].request.messages)
+                self._next = _Next(tickets, prompt, num_slots(prompt, tickets[0].request, self.config))
             except SparrowError as error:
-                ticket.future.set_exception(error)
+                for ticket in tickets:
+                    ticket.future.set_exception(error)
         return self._next is not None
 
     def _read(self) -> None:
@@ -176,55 +194,66 @@ class Engine:
         if chosen is not None:
             active = reading[chosen]
             active.last_served = self._steps
-            self._publish(active, active.generation.read())
+            active.generation.read()
+            if active.generation.has_read:
+                self._publish(active, active.generation.begin(active.tickets[0].arm))
 
     def _decode(self) -> None:
         """One round of everything that decodes."""
         decoding = [active for active in self._active if active.generation.has_read]
         if not decoding:
             return
-        drafting = [active for active in decoding if active.generation.drafter is self._drafter]
-        shape = self._choose_shape([active.generation.cache.length for active in drafting])
-        results = decode_round(self.target, [active.generation.running(shape) for active in decoding])
-        if self._governor and drafting:
-            given = dict(zip(map(id, decoding), results, strict=True))
-            self._governor.learn(shape or NOTHING, [len(given[id(active)].token_ids) for active in drafting])
-        for active, result in zip(decoding, results, strict=True):
+        governed = [a for a in decoding if a.tickets[0].arm.drafter and not a.tickets[0].arm.shape]
+        chosen = self._govern([active.generation.cache.length for active in governed])
+        shapes = [chosen if active in governed else active.tickets[0].arm.shape for active in decoding]
+        batch = [active.generation.running(shape) for active, shape in zip(decoding, shapes, strict=True)]
+        for active, result in zip(decoding, decode_round(self.target, batch), strict=True):
+            if active in governed and self._governor:
+                self._governor.learn(chosen or NOTHING, len(result.token_ids))
             self._publish(active, active.generation.take(result))
 
-    def _choose_shape(self, contexts: list[int]) -> DraftConfig | None:
-        """The configured shape, or the governor's choice for drafting sequences of these lengths."""
-        if self.config.draft or not contexts:
-            return self.config.draft
+    def _govern(self, contexts: list[int]) -> DraftConfig | None:
+        """The governor's choice for sequences of these lengths; it takes its measurements when first asked."""
+        if not contexts or not self._drafter:
+            return None
         if self._governor is None:
             self._governor = Governor(measure_costs(self.target, self._drafter))
         chosen = self._governor.choose(contexts)
         return None if chosen == NOTHING else chosen
 
     def _publish(self, active: _Active, token_ids: list[int]) -> None:
-        if token_ids:
-            active.ticket.publish(token_ids)
+        active.tickets[0].publish(token_ids)
         if active.generation.finish_reason is not None:
-            self._retire(active)
+            self._settle(active)
 
-    def _retire(self, active: _Active) -> None:
-        self._active.remove(active)
-        active.generation.cache.release()
-        active.ticket.future.set_result(active.generation.completion())
+    def _settle(self, active: _Active) -> None:
+        """Hand the finished completion over; the next arm starts, or the room is given back."""
+        active.tickets.pop(0).future.set_result(active.generation.completion())
+        if active.tickets and active.generation.has_read and not self._closed:
+            self._publish(active, active.generation.begin(active.tickets[0].arm))
+        elif not active.tickets:
+            self._active.remove(active)
+            active.generation.cache.release()
 
     def _finish_active(self) -> None:
         for active in list(self._active):
-            active.generation.cancel()
-            self._retire(active)
+            while active.tickets:
+                active.generation.cancel()
+                self._settle(active)
 
     def _fail_waiting(self) -> None:
-        unread = [*([self._next.ticket] if self._next else []), *self._waiting]
+        unread = [*([self._next.tickets] if self._next else []), *self._waiting]
         while not self._inbox.empty():
-            ticket = self._inbox.get()
-            if ticket is not None:
-                unread.append(ticket)
-        for ticket in unread:
+            unread.append(self._inbox.get() or [])
+        for ticket in [ticket for tickets in unread for ticket in tickets]:
             ticket.future.set_exception(EngineClosedError("the engine was closed before this request ran"))
+
+
+def _settle_cancelled(tickets: list[Ticket]) -> None:
+    """Take those out of the list that were cancelled before they ran, and settle them."""
+    for ticket in [ticket for ticket in tickets if ticket.cancelled]:
+        tickets.remove(ticket)
+        ticket.future.set_result(_never_begun(ticket.request))
 
 
 def _never_begun(request: Request) -> Completion:

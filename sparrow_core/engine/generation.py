@@ -1,22 +1,23 @@
-"""One request from prompt to completion, as steps that the engine drives.
+"""One prompt and its completions, as steps that the engine drives.
 
 Owns the bookkeeping of a caption under way: tokens, stop rules, counts and times. Knows no thread, no queue and no
 other request.
 
-    `see`, then `read` until `has_read`, then rounds (`running`, `take`) until `finish_reason` is set, then `completion`
+    `see`, then `read` until `has_read`
+    for every arm: `begin`, then rounds (`running`, `take`) until `finish_reason` is set, then `completion`
 """
 
 import time
-from typing import Any
 
 import torch
 
 from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding.cache import KVCache
-from sparrow_core.decoding.drafting import Drafter, Turn
+from sparrow_core.decoding.drafting import TextContext, Turn
 from sparrow_core.decoding.rounds import RoundResult, Running, first_token, prefill_passes, text_context
 from sparrow_core.decoding.target import Prompt, TargetModel
 from sparrow_core.engine.governor import MAX_TOTAL, NOTHING
+from sparrow_core.engine.ticket import Arm
 from sparrow_core.errors import ConfigError
 from sparrow_core.models.rivals import NoDrafter
 from sparrow_core.types import Completion, FinishReason, Request, SpecStats, Timings
@@ -40,32 +41,28 @@ def num_slots(prompt: Prompt, request: Request, config: EngineConfig) -> int:
 
 
 class Generation:
-    """A request in its room of the arena."""
+    """A request in its room of the arena. Its prompt is read once, whatever number of arms decode it."""
 
     def __init__(
-        self,
-        target: TargetModel,
-        drafter: Drafter[Any],
-        config: EngineConfig,
-        request: Request,
-        prompt: Prompt,
-        cache: KVCache,
+        self, target: TargetModel, config: EngineConfig, request: Request, prompt: Prompt, cache: KVCache
     ) -> None:
         self._target, self._config, self._prompt = target, config, prompt
-        self.drafter = drafter
         self.request, self.cache = request, cache
+        self._text_states: list[torch.Tensor] = []
+        self._context: TextContext | None = None
+        self._vision_s = self._prefill_s = 0.0
         self.token_ids: list[int] = []
         self.finish_reason: FinishReason | None = None
-        self.has_read = False
-        self._text_states: list[torch.Tensor] = []
-        self._accepted: list[int] = []
-        self._drafted = self._tokens_from_rounds = 0
-        self._seconds = dict.fromkeys(Timings.__dataclass_fields__, 0.0)
 
     @property
     def tokens_left(self) -> int:
         """Tokens of the prompt that are not yet read."""
-        return self._prompt.token_ids_S.numel() - self.cache.length
+        return 0 if self.has_read else self._prompt.token_ids_S.numel() - self.cache.length
+
+    @property
+    def has_read(self) -> bool:
+        """Whether the whole prompt is in the cache."""
+        return self._context is not None
 
     @torch.inference_mode()
     def see(self) -> None:
@@ -75,32 +72,45 @@ class Generation:
         self._offset = embedded.position_offset
         chunk = self._config.prefill_chunk
         self._passes = prefill_passes(self._target, self._prompt, embedded, self.cache, chunk)
-        self._seconds["vision_s"] = time.perf_counter() - began
+        self._vision_s = time.perf_counter() - began
 
     @torch.inference_mode()
-    def read(self) -> list[int]:
-        """Read the next chunk of the prompt; returns the first token once all of it is read, else nothing."""
+    def read(self) -> None:
+        """Read the next chunk of the prompt."""
         began = time.perf_counter()
         is_text_R, result = next(self._passes)
         self._text_states.append(result.states_RD[is_text_R])
-        if self.tokens_left:
-            self._seconds["prefill_s"] += time.perf_counter() - began
-            return []
-        self.cache.seal_prompt()
-        context = text_context(self._prompt, self._text_states)
-        first = first_token(self._target, context, self.request.sampling)
+        if not self.tokens_left:
+            self.cache.seal_prompt()
+            self._context = text_context(self._prompt, self._text_states)
+            del self._passes, self._text_states
+        self._prefill_s += time.perf_counter() - began
+
+    @torch.inference_mode()
+    def begin(self, arm: Arm) -> list[int]:
+        """Forget what was written behind the prompt and start to decode; returns the first token."""
+        assert self._context is not None, "read the prompt first"
+        self.cache.forget_generated()
+        self.arm = arm
+        self.token_ids, self.finish_reason = [], None
+        self._accepted: list[int] = []
+        self._drafted = self._tokens_from_rounds = 0
+        began = time.perf_counter()
+        first = first_token(self._target, self._context, arm.sampling)
         self._decode_began = time.perf_counter()
-        self._seconds["prefill_s"] += self._decode_began - began
-        self._session = self.drafter.open(context, self.request.max_new_tokens)
-        self._seconds["drafter_prefill_s"] = time.perf_counter() - self._decode_began
-        del self._passes, self._text_states
-        self.has_read = True
+        self._session = (arm.drafter or _NO_DRAFTER).open(self._context, self.request.max_new_tokens)
+        opened = time.perf_counter()
+        self._seconds = dict.fromkeys(Timings.__dataclass_fields__, 0.0) | {
+            "vision_s": self._vision_s,
+            "prefill_s": self._prefill_s + self._decode_began - began,
+            "drafter_prefill_s": opened - self._decode_began,
+        }
         return self._keep([first])
 
     def running(self, shape: DraftConfig | None) -> Running:
         """Its part in the next round, with a draft of this shape or without one."""
-        turn = Turn(self.token_ids[-1], len(self.token_ids), len(self._accepted), self.request.sampling)
-        drafter = self.drafter if shape else _NO_DRAFTER
+        turn = Turn(self.token_ids[-1], len(self.token_ids), len(self._accepted), self.arm.sampling)
+        drafter = (self.arm.drafter if shape else None) or _NO_DRAFTER
         return Running(self.cache, self._offset, drafter, self._session, turn, shape or NOTHING)
 
     def take(self, result: RoundResult) -> list[int]:
@@ -121,6 +131,12 @@ class Generation:
     def completion(self) -> Completion:
         """The result. Only after `finish_reason` is set."""
         assert self.finish_reason is not None
+        if not self.token_ids:  # cancelled while the prompt was being read
+            stats, timings = SpecStats(), Timings(vision_s=self._vision_s, prefill_s=self._prefill_s)
+        else:
+            accepted = tuple(self._accepted)
+            stats = SpecStats(len(accepted), self._tokens_from_rounds, self._drafted, accepted)
+            timings = Timings(**self._seconds)
         return Completion(
             request_id=self.request.request_id,
             token_ids=tuple(self.token_ids),
@@ -128,8 +144,8 @@ class Generation:
             finish_reason=self.finish_reason,
             prompt_tokens=self._prompt.token_ids_S.numel(),
             visual_tokens=self._prompt.num_visual_tokens,
-            stats=SpecStats(len(self._accepted), self._tokens_from_rounds, self._drafted, tuple(self._accepted)),
-            timings=Timings(**self._seconds),
+            stats=stats,
+            timings=timings,
         )
 
     def _keep(self, token_ids: list[int]) -> list[int]:

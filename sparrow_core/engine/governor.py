@@ -90,10 +90,9 @@ class Governor:
         self._idle_rounds += 1
         return ranked[1] if self._idle_rounds % LOOK_AGAIN_ROUNDS == 0 else NOTHING
 
-    def learn(self, shape: DraftConfig, tokens: Sequence[int]) -> None:
-        """Tell how many tokens each sequence of a round got."""
-        for count in tokens:
-            self._records[shape].add(count)
+    def learn(self, shape: DraftConfig, num_tokens: int) -> None:
+        """Tell how many tokens a sequence got in a round of this shape."""
+        self._records[shape].add(num_tokens)
 
     def _rate(self, shape: DraftConfig, contexts: Sequence[int]) -> float:
         record = self._records[shape]

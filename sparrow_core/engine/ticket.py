@@ -4,8 +4,22 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
 
+from sparrow_core.config import DraftConfig, Sampling
+from sparrow_core.decoding.drafting import Drafter
 from sparrow_core.types import Completion, Request
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of decoding a prompt: with which drafter (None: without drafts), in which shape (None: the governor's
+    choice) and how sampled."""
+
+    drafter: Drafter[Any] | None
+    shape: DraftConfig | None
+    sampling: Sampling
 
 
 class Ticket:
@@ -15,9 +29,9 @@ class Ticket:
     does; a failed request raises its error there and from `result`.
     """
 
-    def __init__(self, request: Request, draft: bool) -> None:
+    def __init__(self, request: Request, arm: Arm) -> None:
         self.request = request
-        self.draft = draft
+        self.arm = arm
         self.future: Future[Completion] = Future()
         # From here on only the engine settles it: an owner who stops waiting (asyncio cancels what it wraps) must not.
         self.future.set_running_or_notify_cancel()

@@ -4,19 +4,21 @@ Owns the comparison and the one excuse that is accepted for a difference: a tie.
 not know where windows come from.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
-from sparrow_core.config import DraftConfig, EngineConfig
+from sparrow_core.config import DraftConfig, EngineConfig, Sampling
 from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.drafting import Drafter
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.engine.engine import Engine
+from sparrow_core.engine.ticket import Arm
 from sparrow_core.models import reference
 from sparrow_core.models.loading import load_target
-from sparrow_core.types import Request
+from sparrow_core.types import Completion, Request
 
 MAX_TIE_GAP = 1e-5
 
@@ -50,32 +52,46 @@ def first_difference(left: tuple[int, ...], right: tuple[int, ...]) -> int | Non
 
 
 class EqualityCheck:
-    """Engines for every pairing of drafter and draft shape, and the two references that they are held against."""
+    """Every pairing of drafter and draft shape as an arm of one engine, and the two references that judge them."""
 
     def __init__(
-        self, source: str, target: TargetModel, drafters: Mapping[str, Drafter], shapes: Mapping[str, DraftConfig]
+        self,
+        source: str,
+        target: TargetModel,
+        drafters: Mapping[str, Drafter[Any]],
+        shapes: Mapping[str, DraftConfig],
+        config: EngineConfig | None = None,
     ) -> None:
         self._source, self._target = source, target
         self._library = reference.load_reference(source, device=target.info.device, dtype=target.info.dtype)
-        self._engines = {
-            f"{name}, {shape}": Engine(target, drafter, EngineConfig(draft=draft))
+        self._engine = Engine(target, None, config)
+        self._arms = {
+            f"{name}, {shape}": Arm(drafter, draft, Sampling())
             for name, drafter in drafters.items()
             for shape, draft in shapes.items()
         }
 
     def close(self) -> None:
-        for engine in self._engines.values():
-            engine.close()
+        self._engine.close()
 
-    def compare(self, request: Request) -> Iterator[Comparison]:
-        """Every arm on one request: against `generate` when greedy, against our one-row loop when sampling."""
+    def compare(self, requests: Sequence[Request]) -> Iterator[list[Comparison]]:
+        """Every arm on every request, all in the engine at once -> the comparisons of one request after the other."""
+        submitted = [
+            self._engine.submit_arms(request, [replace(arm, sampling=request.sampling) for arm in self._arms.values()])
+            for request in requests
+        ]
+        for request, tickets in zip(requests, submitted, strict=True):
+            completions = [ticket.result() for ticket in tickets]
+            yield list(self._held_against_reference(request, dict(zip(self._arms, completions, strict=True))))
+
+    def _held_against_reference(self, request: Request, completions: Mapping[str, Completion]) -> Iterator[Comparison]:
+        """Against `generate` when greedy, against our one-row loop when sampling."""
         prompt = self._target.build_prompt(request.messages)
         if request.sampling.temperature == 0:
             expected = reference.generate(self._library, prompt, request.max_new_tokens).token_ids
         else:
             expected = generate_autoregressively(self._target, prompt, request.sampling, request.max_new_tokens)
-        for arm, engine in self._engines.items():
-            completion = engine.submit(request).result()
+        for arm, completion in completions.items():
             difference = first_difference(completion.token_ids, expected)
             excused, gap = (False, None) if difference is None else self._is_tie(request, difference)
             yield Comparison(

@@ -15,6 +15,7 @@ from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.drafting import Drafter, DraftJob, TextContext
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.engine.engine import Engine
+from sparrow_core.engine.ticket import Arm
 from sparrow_core.errors import ConfigError, EngineClosedError
 from sparrow_core.models import reference
 from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
@@ -128,16 +129,43 @@ def test_company_changes_no_word(tiny_target: TargetModel, max_sequences: int) -
     with Engine(tiny_target, sparrow, alone) as engine:
         expected = [engine.submit(request).result(60).token_ids for request in mixed_requests()]
     with Engine(tiny_target, sparrow, crowd) as engine:
-        tickets = [engine.submit(request, draft=request.request_id != "3") for request in mixed_requests()]
+        tickets = [engine.submit(request) for request in mixed_requests()]
         found = [ticket.result(60).token_ids for ticket in tickets]
         assert engine.free_slots == 600
-    drafted = [index for index in range(9) if index != 3]
-    assert [found[index] for index in drafted] == [expected[index] for index in drafted]
+    assert found == expected
     greedy_and_shared = [request for request in mixed_requests() if request.sampling.rule == "shared_noise"]
     for request in greedy_and_shared:
         prompt = tiny_target.build_prompt(request.messages)
         answer = generate_autoregressively(tiny_target, prompt, request.sampling, request.max_new_tokens, 16)
         assert found[int(request.request_id)] == answer
+
+
+@pytest.mark.parametrize("max_sequences", [1, 3])
+def test_arms_of_one_prompt_share_its_prefill(tiny_target: TargetModel, max_sequences: int) -> None:
+    """Each way of decoding gives what it gives alone, while other requests run beside it."""
+    config = EngineConfig(prefill_chunk=16, max_model_tokens=256, max_sequences=max_sequences, arena_tokens=800)
+    sparrow = drafter("sparrow", tiny_target, ())
+    request, sampled = Request(video_messages(seed=9), max_new_tokens=30), Sampling(0.9, 0.95, 50, 7)
+    arms = [
+        Arm(sparrow, SHAPES["tree"], Sampling()),
+        Arm(None, None, Sampling()),
+        Arm(PromptLookupDrafter(tiny_target.info.vocab_size), SHAPES["chain"], sampled),
+        Arm(sparrow, None, sampled),
+    ]
+    prompt = tiny_target.build_prompt(request.messages)
+    greedy = generate_autoregressively(tiny_target, prompt, Sampling(), 30, 16)
+    by_chance = generate_autoregressively(tiny_target, prompt, sampled, 30, 16)
+    with Engine(tiny_target, sparrow, config) as engine:
+        others = [engine.submit(request) for request in mixed_requests()[:4]]
+        completions = [ticket.result(60) for ticket in engine.submit_arms(request, arms)]
+        assert [completion.token_ids for completion in completions] == [greedy, greedy, by_chance, by_chance]
+        assert completions[1].stats.tau == 1
+        assert len({completion.timings.vision_s for completion in completions}) == 1
+        first, second = engine.submit_arms(request, arms[:2])
+        first.cancel()
+        assert second.result(60).token_ids == greedy
+        assert all(ticket.result(60) for ticket in others)
+        assert engine.free_slots == 800
 
 
 def test_random_traffic_gives_all_room_back(tiny_target: TargetModel) -> None:

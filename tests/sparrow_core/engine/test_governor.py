@@ -25,7 +25,8 @@ def settle(governor: Governor, contexts: list[int], acceptance: float, rounds: i
         depth = 0 if shape == NOTHING else shape.depth
         rate = acceptance if shape.width == 1 else min(1.0, 1.2 * acceptance)
         expected = sum(rate**d for d in range(depth + 1))
-        governor.learn(shape, [round(expected)] * len(contexts))
+        for _ in contexts:
+            governor.learn(shape, round(expected))
     return max(set(chosen[-LOOK_AGAIN_ROUNDS:]), key=chosen[-LOOK_AGAIN_ROUNDS:].count)
 
 

@@ -1,0 +1,70 @@
+"""What a pass cannot be faster than on this machine: its bytes over the read bandwidth, its products over the peak.
+
+Both rates are measured in the run that uses them, by the definitions below, with the threads that torch has.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from sparrow_core.decoding.target import TargetInfo
+
+BUFFER_BYTES = 2**30
+MATRIX_SIZE = 2048
+REPEATS = 5
+
+
+@dataclass(frozen=True)
+class MachineRates:
+    """`read_bytes_per_s`: a buffer of 1 GiB summed. `copied_bytes_per_s`: `Tensor.copy_` of 1 GiB, one direction
+    counted. `flop_per_s`: a product of two square matrices of 2048 in the dtype of the run. Best of five each."""
+
+    read_bytes_per_s: float
+    copied_bytes_per_s: float
+    flop_per_s: float
+
+
+@dataclass(frozen=True)
+class PassFloor:
+    """Bytes that one pass must read and FLOP that it must do."""
+
+    num_bytes: int
+    num_flop: int
+
+    def seconds(self, rates: MachineRates) -> float:
+        return max(self.num_bytes / rates.read_bytes_per_s, self.num_flop / rates.flop_per_s)
+
+
+def measure_rates(device: torch.device, dtype: torch.dtype) -> MachineRates:
+    """Rates of this machine; takes a few seconds and 2 GiB."""
+    source = torch.ones(BUFFER_BYTES // 4, device=device)
+    target = torch.empty_like(source)
+    left = torch.randn(MATRIX_SIZE, MATRIX_SIZE, device=device).to(dtype)
+    return MachineRates(
+        read_bytes_per_s=BUFFER_BYTES / _best_s(lambda: source.sum(), device),
+        copied_bytes_per_s=BUFFER_BYTES / _best_s(lambda: target.copy_(source), device),
+        flop_per_s=2 * MATRIX_SIZE**3 / _best_s(lambda: left @ left, device),
+    )
+
+
+def pass_floor(info: TargetInfo, num_rows: int, context: int) -> PassFloor:
+    """Of one pass of the language model and its head over `num_rows` rows behind `context` slots."""
+    attention = info.hidden_size * (2 * info.num_heads + 2 * info.num_kv_heads) * info.head_dim
+    mlp = 3 * info.hidden_size * info.intermediate_size
+    weights = info.num_layers * (attention + mlp) + info.vocab_size * info.hidden_size
+    kv = 2 * info.num_layers * info.num_kv_heads * info.head_dim * (context + num_rows)
+    products = weights * num_rows + 2 * info.num_layers * info.num_heads * info.head_dim * context * num_rows
+    return PassFloor((weights + kv) * info.dtype.itemsize, 2 * products)
+
+
+def _best_s(work: Callable[[], object], device: torch.device) -> float:
+    times = []
+    for _ in range(REPEATS + 1):
+        began = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - began)
+    return min(times[1:])
