@@ -22,14 +22,14 @@ REPEATS = 3
 @torch.inference_mode()
 def measure_costs(target: TargetModel, drafter: Drafter[Any]) -> Costs:
     """Medians of passes over blank contexts and of drafts after a blank text."""
-    pass_s = {rows: _seconds(target, lambda r=rows: _pass(target, r, context=0)) for rows in ROWS}
-    long_s = {rows: _seconds(target, lambda r=rows: _pass(target, r, CONTEXT)) for rows in ROWS_OF_ONE}
+    pass_s = {rows: median_seconds(target, blank_pass(target, rows, context=0)) for rows in ROWS}
+    long_s = {rows: median_seconds(target, blank_pass(target, rows, CONTEXT)) for rows in ROWS_OF_ONE}
     slot_s = {rows: max(0.0, long_s[rows] - pass_s[rows]) / CONTEXT for rows in ROWS_OF_ONE}
     return Costs(pass_s, slot_s, {shape: _draft_seconds(target, drafter, shape) for shape in CANDIDATES})
 
 
-def _pass(target: TargetModel, num_rows: int, context: int) -> Callable[[], None]:
-    """One verification pass of a chain, logits included, ready to run."""
+def blank_pass(target: TargetModel, num_rows: int, context: int) -> Callable[[], None]:
+    """A pass over a chain of `num_rows` behind `context` slots of zeros, logits included, to be run again and again."""
     info = target.info
     cache = info.cache_shape.cache(context + num_rows)
     cache.data_LKGSD.zero_()
@@ -54,13 +54,14 @@ def _draft_seconds(target: TargetModel, drafter: Drafter[Any], shape: DraftConfi
     ids_T = torch.zeros(TEXT_TOKENS, dtype=torch.int64, device=info.device)
     states_TD = torch.zeros(TEXT_TOKENS, info.hidden_size, device=info.device, dtype=info.dtype)
     session = drafter.open(TextContext(ids_T, states_TD), REPEATS + 1)
-    return _seconds(target, lambda: lambda: drafter.propose([DraftJob(session, Turn(0, 1, 0, Sampling()), shape)]))
+    job = DraftJob(session, Turn(0, 1, 0, Sampling()), shape)
+    return median_seconds(target, lambda: drafter.propose([job]))
 
 
-def _seconds(target: TargetModel, prepare: Callable[[], Callable[[], Any]]) -> float:
-    """Median wall time; the first run warms up."""
-    run, times = prepare(), []
-    for _ in range(REPEATS + 1):
+def median_seconds(target: TargetModel, run: Callable[[], Any], repeats: int = REPEATS) -> float:
+    """Median wall time; a first run warms up, uncounted."""
+    times = []
+    for _ in range(repeats + 1):
         began = time.perf_counter()
         run()
         if target.info.device.type == "cuda":

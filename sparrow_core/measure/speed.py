@@ -1,29 +1,36 @@
 """Wall time of decoding, measured: transformers' `generate`, our one-row loop and our drafts on the same windows.
 
-Owns the arms and their ratios. The arms of a window run in turn, several times over, in one process, so that a drift
-of the machine's speed meets them all; figures are medians over repeats. It does not know where windows come from.
+Owns the arms and their ratios. One prefill of a window serves all of our arms, which run in turn, several times over,
+so that a drift of the machine's speed meets them all; the library's arms run before and after. Figures are medians over
+repeats. It does not know where windows come from.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
-from sparrow_core.config import DraftConfig, EngineConfig
+from sparrow_core.config import DraftConfig, EngineConfig, Sampling
 from sparrow_core.decoding.drafting import Drafter
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.engine.engine import Engine
+from sparrow_core.engine.ticket import Arm
 from sparrow_core.models import reference
 from sparrow_core.types import Completion, Request
 
-LIBRARY, ALONE = "transformers generate", "autoregressive"
+LIBRARY, LIBRARY_LOOKUP = "transformers generate", "transformers prompt lookup"
+ALONE, GOVERNED = "autoregressive", "governor"
+LOOKUP_TOKENS = 10
 
 
 @dataclass(frozen=True)
 class Run:
-    """One arm on one window once. `first_token_s` is vision plus prefill; times are wall seconds."""
+    """One arm on one window once. `rounds` is the number of target calls after prefill (0: unknown)."""
 
-    num_tokens: int
-    first_token_s: float
+    token_ids: tuple[int, ...]
+    vision_s: float
+    prefill_s: float
     decode_s: float
     rounds: int = 0
     draft_s: float = 0.0
@@ -32,92 +39,135 @@ class Run:
 
 @dataclass(frozen=True)
 class SpeedRow:
-    """One arm at one visual length. `decode_s` runs from the end of prefill to the last token, drafter prefill in it.
+    """One arm at one visual length, batch 1. `decode_s` runs from the end of prefill to the last token, drafter prefill
+    in it; times are wall seconds per window.
 
     Speedups are ratios of measured times on the same windows: decoding against our own one-row loop and against
-    `generate`, and the whole request (vision and prefill too) against our own loop. `tau` counts the bonus token;
-    it and the times of a round are None for `generate`, which has no rounds.
+    `generate`, and the whole request (vision and prefill too) against our own loop; its bound is that of decoding in
+    no time at all. `tau` counts the bonus token; `round_cost` is a round in steps of our loop. What needs rounds is
+    None for the library.
     """
 
     method: str
     visual_tokens: int
+    batch: int
+    temperature: float
     windows: int
     tokens: int
     tau: float | None
-    first_token_s: float
-    decode_s: float
+    round_cost: float | None
+    ar_step_ms: float
     draft_ms: float | None
     verify_ms: float | None
+    vision_s: float
+    prefill_s: float
+    decode_s: float
     tokens_per_s: float
     decode_speedup: float
-    speedup_over_generate: float
+    speedup_over_generate: float | None
     end_to_end_speedup: float
+    end_to_end_bound: float
     equal_tokens: bool
 
 
+@dataclass(frozen=True)
+class ThroughputRow:
+    """Whole requests, vision and prefill too: tokens per second of wall time with `batch` of them side by side."""
+
+    method: str
+    visual_tokens: int
+    batch: int
+    windows: int
+    tokens: int
+    wall_s: float
+    tokens_per_s: float
+
+
 class SpeedCheck:
-    """One engine per draft shape beside the library's model."""
+    """One engine beside the library's model."""
 
     def __init__(
         self,
         source: str,
         target: TargetModel,
-        drafter: Drafter,
+        drafter: Drafter[Any],
         shapes: Mapping[str, DraftConfig],
-        max_model_tokens: int = 32_768,
+        config: EngineConfig | None = None,
     ) -> None:
         self._target = target
         self._library = reference.load_reference(source, device=target.info.device, dtype=target.info.dtype)
-        self._engines = {
-            name: Engine(target, drafter, EngineConfig(draft=draft, max_model_tokens=max_model_tokens))
-            for name, draft in shapes.items()
+        self._engine = Engine(target, drafter, config)
+        self._arms = {
+            ALONE: Arm(None, None, Sampling()),
+            **{name: Arm(drafter, shape, Sampling()) for name, shape in shapes.items()},
+            GOVERNED: Arm(drafter, None, Sampling()),
         }
 
     def close(self) -> None:
-        for engine in self._engines.values():
-            engine.close()
+        self._engine.close()
 
-    def measure(self, visual_tokens: int, requests: Sequence[Request], repeats: int) -> list[SpeedRow]:
-        """All arms on windows of one nominal length -> one row per arm; a first repeat warms up, uncounted."""
-        runs: dict[str, list[list[Run]]] = {}
-        equal = dict.fromkeys((LIBRARY, ALONE, *self._engines), True)
-        for request in requests:
-            by_arm: dict[str, list[Run]] = {}
-            for repeat in range(repeats + 1):
-                results = self._once(request)
-                for arm, (run, token_ids) in results.items():
-                    equal[arm] &= token_ids == results[ALONE][1]
-                    if repeat:
-                        by_arm.setdefault(arm, []).append(run)
-            for arm, repeated in by_arm.items():
-                runs.setdefault(arm, []).append(repeated)
-        totals = {arm: _total([_median_run(repeated) for repeated in windows]) for arm, windows in runs.items()}
+    def measure(
+        self, visual_tokens: int, requests: Sequence[Request], repeats: int, sampling: Sampling
+    ) -> list[SpeedRow]:
+        """All arms on windows of one nominal length -> one row per arm. The library takes part where it is greedy."""
+        windows = [self._repeated(request, repeats, sampling) for request in requests]
+        totals = {arm: _total([_median_run(window[arm]) for window in windows]) for arm in windows[0]}
+        equal = {
+            arm: all(run.token_ids == window[ALONE][0].token_ids for window in windows for run in window[arm])
+            for arm in totals
+        }
         return [
-            _row(arm, visual_tokens, len(requests), total, totals[ALONE], totals[LIBRARY], equal[arm])
+            _row(arm, visual_tokens, len(windows), sampling.temperature, total, totals, equal[arm])
             for arm, total in totals.items()
         ]
 
-    def _once(self, request: Request) -> dict[str, tuple[Run, tuple[int, ...]]]:
+    def throughput(self, visual_tokens: int, requests: Sequence[Request], batch: int) -> list[ThroughputRow]:
+        """The same requests `batch` at a time through the governor's engine; with batch 1 by the library as well."""
+        took, completions = 0.0, []
+        for first in range(0, len(requests), batch):
+            began = time.perf_counter()
+            tickets = [self._engine.submit(request) for request in requests[first : first + batch]]
+            completions += [ticket.result() for ticket in tickets]
+            took += time.perf_counter() - began
+        tokens = sum(len(completion.token_ids) for completion in completions)
+        rows = [ThroughputRow(GOVERNED, visual_tokens, batch, len(requests), tokens, took, tokens / took)]
+        if batch == 1:
+            began = time.perf_counter()
+            tokens = sum(len(self._generate(request, None).token_ids) for request in requests)
+            took = time.perf_counter() - began
+            rows.append(ThroughputRow(LIBRARY, visual_tokens, 1, len(requests), tokens, took, tokens / took))
+        return rows
+
+    def _repeated(self, request: Request, repeats: int, sampling: Sampling) -> dict[str, list[Run]]:
+        """Every arm `repeats` times after one run that warms up."""
+        greedy = sampling.temperature == 0
+        library: dict[str, list[Run]] = {LIBRARY: [], LIBRARY_LOOKUP: []} if greedy else {}
+        before = (repeats + 1) // 2
+        self._run_library(library, request, before)
+        arms = [(name, Arm(arm.drafter, arm.shape, sampling)) for name, arm in self._arms.items()]
+        tickets = self._engine.submit_arms(request, [arm for _ in range(repeats + 1) for _, arm in arms])
+        runs = [_run(ticket.result()) for ticket in tickets]
+        self._run_library(library, request, repeats - before)
+        ours = {name: runs[number + len(arms) :: len(arms)] for number, (name, _) in enumerate(arms)}
+        return {**library, **ours}
+
+    def _run_library(self, runs: dict[str, list[Run]], request: Request, times: int) -> None:
+        for _ in range(times):
+            for method, repeated in runs.items():
+                repeated.append(self._generate(request, LOOKUP_TOKENS if method == LIBRARY_LOOKUP else None))
+
+    def _generate(self, request: Request, lookup_tokens: int | None) -> Run:
         prompt = self._target.build_prompt(request.messages)
-        library = reference.generate(self._library, prompt, request.max_new_tokens)
-        results = {
-            LIBRARY: (
-                Run(len(library.token_ids), library.first_token_s, library.decode_s),
-                library.token_ids,
-            )
-        }
-        alone = next(iter(self._engines.values()))
-        for arm, engine, draft in [(ALONE, alone, False), *((name, e, True) for name, e in self._engines.items())]:
-            completion = engine.submit(request, draft=draft).result()
-            results[arm] = (_run(completion), completion.token_ids)
-        return results
+        result = reference.generate(self._library, prompt, request.max_new_tokens, lookup_tokens)
+        return Run(result.token_ids, 0.0, result.first_token_s, result.decode_s)
 
 
 def _run(completion: Completion) -> Run:
     timings = completion.timings
     return Run(
-        num_tokens=len(completion.token_ids),
-        first_token_s=timings.vision_s + timings.prefill_s,
+        token_ids=completion.token_ids,
+        vision_s=timings.vision_s,
+        prefill_s=timings.prefill_s,
         decode_s=timings.decode_s,
         rounds=completion.stats.rounds,
         draft_s=timings.draft_s + timings.drafter_prefill_s,
@@ -125,44 +175,68 @@ def _run(completion: Completion) -> Run:
     )
 
 
-def _median_run(runs: Sequence[Run]) -> Run:
-    return Run(
-        runs[0].num_tokens,
-        median(run.first_token_s for run in runs),
-        median(run.decode_s for run in runs),
-        runs[0].rounds,
-        median(run.draft_s for run in runs),
-        median(run.verify_s for run in runs),
-    )
+_TIMES = ("vision_s", "prefill_s", "decode_s", "draft_s", "verify_s")
 
 
-def _total(runs: Sequence[Run]) -> Run:
-    return Run(
-        sum(run.num_tokens for run in runs),
-        sum(run.first_token_s for run in runs),
-        sum(run.decode_s for run in runs),
-        sum(run.rounds for run in runs),
-        sum(run.draft_s for run in runs),
-        sum(run.verify_s for run in runs),
-    )
+@dataclass(frozen=True)
+class _Total:
+    """Sums over windows."""
+
+    tokens: int
+    rounds: float
+    vision_s: float
+    prefill_s: float
+    decode_s: float
+    draft_s: float
+    verify_s: float
+
+    @property
+    def whole_s(self) -> float:
+        return self.vision_s + self.prefill_s + self.decode_s
+
+
+def _median_run(runs: Sequence[Run]) -> _Total:
+    """Rounds too: the governor need not choose alike every time."""
+    times = {name: median(getattr(run, name) for run in runs) for name in _TIMES}
+    return _Total(len(runs[0].token_ids), median(run.rounds for run in runs), **times)
+
+
+def _total(windows: Sequence[_Total]) -> _Total:
+    sums = {name: sum(getattr(window, name) for window in windows) for name in ("tokens", "rounds", *_TIMES)}
+    return _Total(**sums)
 
 
 def _row(
-    method: str, visual_tokens: int, windows: int, total: Run, alone: Run, library: Run, equal_tokens: bool
+    method: str,
+    visual_tokens: int,
+    windows: int,
+    temperature: float,
+    total: _Total,
+    totals: Mapping[str, _Total],
+    equal_tokens: bool,
 ) -> SpeedRow:
+    alone, library = totals[ALONE], totals.get(LIBRARY)
+    step_s = alone.decode_s / alone.rounds
+    rounds = total.rounds or None
     return SpeedRow(
         method=method,
         visual_tokens=visual_tokens,
+        batch=1,
+        temperature=temperature,
         windows=windows,
-        tokens=total.num_tokens,
-        tau=(total.num_tokens - windows) / total.rounds if total.rounds else None,
-        first_token_s=total.first_token_s / windows,
+        tokens=total.tokens,
+        tau=(total.tokens - windows) / rounds if rounds else None,
+        round_cost=total.decode_s / rounds / step_s if rounds else None,
+        ar_step_ms=1000 * step_s,
+        draft_ms=1000 * total.draft_s / rounds if rounds else None,
+        verify_ms=1000 * total.verify_s / rounds if rounds else None,
+        vision_s=total.vision_s / windows,
+        prefill_s=total.prefill_s / windows,
         decode_s=total.decode_s / windows,
-        draft_ms=1000 * total.draft_s / total.rounds if total.rounds else None,
-        verify_ms=1000 * total.verify_s / total.rounds if total.rounds else None,
-        tokens_per_s=(total.num_tokens - windows) / total.decode_s,
+        tokens_per_s=(total.tokens - windows) / total.decode_s,
         decode_speedup=alone.decode_s / total.decode_s,
-        speedup_over_generate=library.decode_s / total.decode_s,
-        end_to_end_speedup=(alone.first_token_s + alone.decode_s) / (total.first_token_s + total.decode_s),
+        speedup_over_generate=library.decode_s / total.decode_s if library else None,
+        end_to_end_speedup=alone.whole_s / total.whole_s,
+        end_to_end_bound=alone.whole_s / (alone.vision_s + alone.prefill_s),
         equal_tokens=equal_tokens,
     )

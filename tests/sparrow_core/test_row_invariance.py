@@ -1,4 +1,8 @@
-"""The property that losslessness rests on: a row's logits are the same to the last bit alone and among others."""
+"""The property that losslessness rests on: a row's logits are the same to the last bit alone and among others.
+
+On the demo target, whose matrices are of a size that real kernels are chosen for. Bit equality of matrix products is a
+property of the machine's libraries: where this fails, `models/padding.py` and `decoding/attention.py` name the sizes.
+"""
 
 import random
 
@@ -12,31 +16,35 @@ from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, SequenceRows, T
 from sparrow_core.decoding.tree import ancestors, depths
 from sparrow_core.models.loading import load_target
 
-NUM_TOKENS = 300  # over two blocks of generated slots
+Tree = tuple[list[int], list[int], list[int]]  # tokens, parents, a path from the root
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
-def target(request: pytest.FixtureRequest) -> TargetModel:
-    return load_target("demo/weights/target", device="cpu", dtype=request.param)
+class Sequence:
+    """A prompt in a cache of its own."""
+
+    def __init__(self, target: TargetModel, prompt: Prompt, embedded: EmbeddedPrompt, room: int) -> None:
+        self.target, self.offset = target, embedded.position_offset
+        self.cache: KVCache = target.info.cache_shape.cache(prompt.token_ids_S.numel() + room)
+        prefill(target, prompt, embedded, self.cache, 256)
+
+    def rows(self, tree: Tree) -> tuple[torch.Tensor, torch.Tensor, SequenceRows]:
+        """Token ids, positions and what they see."""
+        tokens, parents = torch.tensor(tree[0]), torch.tensor(tree[1])
+        visible_NN = None if len(tokens) == 1 else ancestors(parents)
+        positions = depths(parents) + self.cache.length + self.offset
+        return tokens, positions, SequenceRows(self.cache, len(tokens), visible_NN)
 
 
-def forward(target: TargetModel, cache: KVCache, offset: int, tokens: list[int], parents: list[int]) -> torch.Tensor:
-    parents_N = torch.tensor(parents)
-    positions_AN = (depths(parents_N) + cache.length + offset).expand(target.info.position_axes, -1)
-    visible_NN = None if len(tokens) == 1 else ancestors(parents_N)
-    embeddings_ND = target.embed_tokens(torch.tensor(tokens))
-    rows = (SequenceRows(cache, len(tokens), visible_NN),)
-    return target.logits(target.forward(embeddings_ND, positions_AN, rows).states_RD)
+def logits_of(target: TargetModel, *passing: tuple[torch.Tensor, torch.Tensor, SequenceRows]) -> list[torch.Tensor]:
+    """One pass over the rows of several sequences -> the logits of each."""
+    tokens, positions, rows = zip(*passing, strict=True)
+    positions_AR = torch.cat(positions).expand(target.info.position_axes, -1)
+    states_RD = target.forward(target.embed_tokens(torch.cat(tokens)), positions_AR, rows).states_RD
+    return list(target.logits(states_RD).split([len(t) for t in tokens]))
 
 
-def prefilled(target: TargetModel, prompt: Prompt, embedded: EmbeddedPrompt) -> KVCache:
-    cache = target.info.cache_shape.cache(prompt.token_ids_S.numel() + NUM_TOKENS + 40)
-    prefill(target, prompt, embedded, cache, 256)
-    return cache
-
-
-def random_tree(right: list[int], vocab_size: int, rng: random.Random) -> tuple[list[int], list[int], list[int]]:
-    """Tokens and parents of a tree that holds the tokens `right` on a path from its root, and that path."""
+def random_tree(right: list[int], vocab_size: int, rng: random.Random) -> Tree:
+    """A tree that holds the tokens `right` on a path from its root."""
     tokens, parents, path = [right[0]], [-1], [0]
     while len(path) < len(right) or rng.random() < 0.7:
         if len(path) < len(right) and rng.random() < 0.4:
@@ -50,31 +58,41 @@ def random_tree(right: list[int], vocab_size: int, rng: random.Random) -> tuple[
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("length", [64, 1500])
+@pytest.mark.parametrize(
+    # Blocks of generated slots are 256 long and those of the prompt 1,024: both are crossed.
+    ("dtype", "length", "num_tokens"), [("float32", 64, 270), ("float32", 1500, 60), ("bfloat16", 64, 20)],
+)  # fmt: skip
 @torch.inference_mode()
-def test_logits_and_cache_do_not_depend_on_the_company(target: TargetModel, length: int, threads: int) -> None:
+def test_logits_and_cache_do_not_depend_on_the_company(dtype: str, length: int, num_tokens: int, threads: int) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     rng = random.Random(length)
+    target = load_target("demo/weights/target", device="cpu", dtype=dtype)
+    vocab_size = target.info.vocab_size
     prompt = target.build_prompt(DemoWindows("heldout", (length,), 3).request(0, 1).messages)
     embedded = target.embed(prompt)
-    tokens = [rng.randrange(target.info.vocab_size) for _ in range(NUM_TOKENS)]
+    other_prompt = target.build_prompt(DemoWindows("heldout", (96,), 3).request(1, 1).messages)
+    tokens = [rng.randrange(vocab_size) for _ in range(num_tokens)]
 
-    alone = prefilled(target, prompt, embedded)
+    alone = Sequence(target, prompt, embedded, num_tokens + 64)
     expected = []
     for token in tokens:
-        expected.append(forward(target, alone, embedded.position_offset, [token], [-1])[0])
-        alone.commit([0])
+        expected += logits_of(target, alone.rows(([token], [-1], [0])))
+        alone.cache.commit([0])
 
-    crowded = prefilled(target, prompt, embedded)
+    crowded = Sequence(target, prompt, embedded, num_tokens + 64)
+    other = Sequence(target, other_prompt, target.embed(other_prompt), 64)
     done = 0
-    while done < NUM_TOKENS:
+    while done < num_tokens:
         right = tokens[done : done + rng.randint(1, 7)]
-        tree, parents, path = random_tree(right, target.info.vocab_size, rng)
-        logits_NV = forward(target, crowded, embedded.position_offset, tree, parents)
-        crowded.commit(path)
-        for node, row in zip(path, expected[done:], strict=False):
-            assert torch.equal(logits_NV[node], row), f"token {done}, {len(tree)} rows"
+        tree = random_tree(right, vocab_size, rng)
+        ours, company = crowded.rows(tree), other.rows(random_tree([rng.randrange(vocab_size)] * 3, vocab_size, rng))
+        logits_NV = logits_of(target, ours, company)[0] if rng.random() < 0.5 else logits_of(target, company, ours)[1]
+        crowded.cache.commit(tree[2])
+        other.cache.rollback()
+        for number, node in enumerate(tree[2]):
+            assert torch.equal(logits_NV[node], expected[done + number][0]), f"token {done + number}"
         done += len(right)
     torch.set_num_threads(before)
-    assert torch.equal(alone.data_LKGSD[..., : alone.length, :], crowded.data_LKGSD[..., : alone.length, :])
+    used = alone.cache.length
+    assert torch.equal(alone.cache.data_LKGSD[..., :used, :], crowded.cache.data_LKGSD[..., :used, :])

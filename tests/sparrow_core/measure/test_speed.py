@@ -1,0 +1,69 @@
+"""The benchmark's bookkeeping on a tiny model: every arm writes the same words, and the figures fit together."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparrow_core.config import DraftConfig, EngineConfig, Sampling
+from sparrow_core.decoding.target import TargetModel
+from sparrow_core.measure.floors import MachineRates, pass_floor
+from sparrow_core.measure.passes import measure_passes
+from sparrow_core.measure.speed import ALONE, GOVERNED, LIBRARY, LIBRARY_LOOKUP, SpeedCheck
+from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
+from sparrow_core.models.sparrow import SparrowDrafter
+from sparrow_core.types import Request
+from tests.conftest import video_messages
+
+REQUESTS = [Request(video_messages(seed=seed), max_new_tokens=10) for seed in range(3)]
+RATES = MachineRates(read_bytes_per_s=1e9, copied_bytes_per_s=1e9, flop_per_s=1e9)
+
+
+@pytest.fixture(scope="module")
+def check(tiny_checkpoint: Path, tiny_target: TargetModel):
+    torch.manual_seed(0)
+    drafter = SparrowDrafter(SparrowDrafterModel(DrafterConfig.for_target(tiny_target.info)), tiny_target)
+    config = EngineConfig(max_model_tokens=256, max_sequences=3, arena_tokens=768)
+    check = SpeedCheck(str(tiny_checkpoint), tiny_target, drafter, {"chain": DraftConfig.chain(2)}, config)
+    yield check
+    check.close()
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, seed=3)])
+def test_rows_fit_together(check: SpeedCheck, sampling: Sampling) -> None:
+    rows = {row.method: row for row in check.measure(8, REQUESTS[:2], 2, sampling)}
+    library = {LIBRARY, LIBRARY_LOOKUP} if sampling.temperature == 0 else set()
+    assert rows.keys() == {ALONE, "chain", GOVERNED} | library
+    assert all(row.equal_tokens and row.tokens == 20 for row in rows.values())
+    assert (rows[ALONE].tau, rows[ALONE].round_cost, rows[ALONE].decode_speedup) == (1.0, 1.0, 1.0)
+    for row in rows.values():
+        assert row.end_to_end_bound > 1
+        if row.tau and row.round_cost:
+            assert row.decode_speedup == pytest.approx(row.tau / row.round_cost)
+
+
+def test_throughput_counts_all_tokens(check: SpeedCheck) -> None:
+    alone, together = check.throughput(8, REQUESTS, 1), check.throughput(8, REQUESTS, 3)
+    assert [(row.method, row.batch, row.tokens) for row in [*alone, *together]] == [
+        (GOVERNED, 1, 30), (LIBRARY, 1, 30), (GOVERNED, 3, 30),
+    ]  # fmt: skip
+
+
+def test_floor_counts_weights_and_context(tiny_target: TargetModel) -> None:
+    model = tiny_target.model  # type: ignore[attr-defined]
+    matrices = [p for p in model.model.language_model.layers.parameters() if p.ndim == 2]
+    weights = sum(p.numel() for p in matrices) + model.lm_head.weight.numel()
+    empty, long = pass_floor(tiny_target.info, 1, 0), pass_floor(tiny_target.info, 1, 1000)
+    kv_slot = 2 * 2 * tiny_target.info.num_kv_heads * tiny_target.info.head_dim * 4
+    assert empty.num_bytes == weights * 4 + kv_slot
+    assert long.num_bytes - empty.num_bytes == 1000 * kv_slot
+    assert empty.num_flop == 2 * weights
+    assert pass_floor(tiny_target.info, 8, 0).num_flop == 8 * empty.num_flop
+    assert empty.seconds(RATES) == pytest.approx(max(empty.num_bytes, empty.num_flop) / 1e9)
+
+
+def test_passes_are_measured_beside_one_row(tiny_target: TargetModel) -> None:
+    rows = measure_passes(tiny_target, [0, 40], RATES)
+    assert {row.context for row in rows} == {0, 40}
+    assert all(row.ar_steps == 1 for row in rows if row.rows == 1)
+    assert all(row.over_floor == pytest.approx(row.ms / row.floor_ms) for row in rows)
