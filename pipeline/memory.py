@@ -11,7 +11,7 @@ _GB = 1e9
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """Bytes of one caption worker: the target's weights, and keys and values of the longest sequence allowed."""
+    """Bytes of one caption worker: the target's weights, and the arena of keys and values that its requests share."""
 
     weights_bytes: int
     kv_bytes: int
@@ -27,7 +27,7 @@ class MemoryNeed:
 def memory_need(config: CaptionConfig) -> MemoryNeed:
     """What a caption worker of this config will allocate on its device (`config.device` must be settled)."""
     estimate = estimate_memory(
-        config.target, dtype=config.dtype, device=config.device, max_tokens=config.engine.max_model_tokens
+        config.target, dtype=config.dtype, device=config.device, max_tokens=config.engine.num_slots
     )
     return MemoryNeed(estimate.weights_bytes, estimate.kv_bytes)
 
@@ -37,6 +37,7 @@ def refuse_impossible(need: MemoryNeed, available_bytes: int, config: CaptionCon
     if need.total_bytes > available_bytes:
         raise ConfigError(
             f"target {config.target} needs {need} in each caption worker ({config.device}, dtype {config.dtype}), but "
-            f"there are {available_bytes / _GB:.2f} GB; use dtype=bfloat16, a lower engine.max_model_tokens (now "
-            f"{config.engine.max_model_tokens}), a smaller target or a larger machine"
+            f"there are {available_bytes / _GB:.2f} GB; use dtype=bfloat16, fewer slots (engine.arena_tokens="
+            f"{config.engine.arena_tokens}, engine.max_model_tokens={config.engine.max_model_tokens}), a smaller "
+            "target or a larger machine"
         )

@@ -64,6 +64,11 @@ class EngineConfig:
     max_sequences: int = 8
     arena_tokens: int = 0
 
+    @property
+    def num_slots(self) -> int:
+        """Slots of keys and values that an engine allocates."""
+        return self.arena_tokens or self.max_model_tokens
+
     def __post_init__(self) -> None:
         if self.max_sequences < 1:
             raise ConfigError(f"engine.max_sequences={self.max_sequences} must be at least 1")

@@ -55,7 +55,7 @@ class Engine:
         self.target = target
         self.config = config or EngineConfig()
         self._drafter = drafter
-        self._arena = KVArena(target.info.cache_shape, self.config.arena_tokens or self.config.max_model_tokens)
+        self._arena = KVArena(target.info.cache_shape, self.config.num_slots)
         self._inbox: queue.SimpleQueue[list[Ticket] | None] = queue.SimpleQueue()
         self._waiting: deque[list[Ticket]] = deque()
         self._next: _Next | None = None

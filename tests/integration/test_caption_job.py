@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,11 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+import typer
 from typer.testing import CliRunner, Result
 
 from demo.world.video import write_mp4
+from jobs.audit import main as audit_main
 from jobs.caption_corpus import app
 from pipeline.caption_run import ExitCode
 from sparrow_core.decoding.target import TargetModel
@@ -61,7 +66,9 @@ def run(arguments: list[str], output: Path) -> Result:
 def captions(output: Path) -> pd.DataFrame:
     """The table as its readers see it, without what differs from run to run by nature."""
     table = pd.read_parquet(output / "captions").sort_values("window_id").reset_index(drop=True)
+    of_the_drafts = {"rounds", "drafted_tokens", "tau", "accept_hist"}  # the governor goes by measured times
     own = [column for column in table.columns if column.startswith("t_") or column in {"created_at", "audit"}]
+    own += sorted(of_the_drafts)
     return table.drop(columns=own)
 
 
@@ -127,6 +134,32 @@ def test_killed_run_resumes_to_the_same_table(
     after = pd.read_parquet(output / "captions").set_index("window_id")
     done = after[after["status"] == "success"].index.intersection(before.index)
     assert (after.loc[done, "created_at"] == before[done]).all(), "a finished window was captioned again"
+
+
+def test_the_audit_tool_finds_equal_and_tampered_captions(
+    unkilled: tuple[Path, Result], arguments: list[str], tmp_path: Path
+) -> None:
+    output, tampered = unkilled[0], tmp_path / "tampered"
+    shutil.copytree(output, tampered)
+    part = next(p for p in (tampered / "captions").iterdir() if "success" in pd.read_parquet(p)["status"].values)
+    table = pq.read_table(part)
+    rows = table.to_pylist()
+    changed = next(row for row in rows if row["status"] == "success")
+    changed["token_ids"][5] += 1
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), part)
+
+    target = ["--target", arguments[arguments.index("--target") + 1]]
+    audit = typer.Typer()
+    audit.command()(audit_main)
+    equal = CliRunner().invoke(audit, [str(output), "--share", "0.4", *target])
+    assert equal.exit_code == 0 and "windows equal" in equal.stdout, equal.output
+    found = tmp_path / "found.json"
+    different = CliRunner().invoke(audit, [str(output), "--against", str(tampered), *target, "--output", str(found)])
+    assert different.exit_code == 4, different.output
+    (finding,) = (f for f in json.loads(found.read_text()) if f["first_difference"] is not None)
+    assert finding["first_difference"] == 5 and finding["margin"] > 0
+    wrong = CliRunner().invoke(audit, [str(tmp_path / "nowhere")])
+    assert wrong.exit_code == 2 and "holds no captioning run" in wrong.output
 
 
 def kill_after_first_parts(arguments: list[str], output: Path, log: Path) -> set[str]:

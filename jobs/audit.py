@@ -1,0 +1,99 @@
+"""Hold a captioning run against another one, or against the model alone: `python jobs/audit.py RUN --against OTHER`."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from jobs.caption_corpus import DEMO
+from pipeline.audit_run import CaptionRunTable, Finding, WindowReader, compare_runs, compare_with_oracle
+from pipeline.rows import Row
+from sparrow_core.decoding.target import TargetModel
+from sparrow_core.errors import ConfigError, SparrowError
+from sparrow_core.models.loading import load_target, read_patch_spec
+
+ALL_EQUAL, USAGE, DIFFERENT = 0, 2, 4
+
+
+def main(
+    run: Annotated[str, typer.Argument(help="Output folder of a captioning run.")],
+    against: Annotated[str, typer.Option(help="Another run's folder, or oracle: the model's one-row loop.")] = "oracle",
+    target: Annotated[str, typer.Option(help="Checkpoint of the run, for the oracle and for margins.")] = DEMO[
+        "target"
+    ],
+    share: Annotated[float, typer.Option(help="Share of the windows that the oracle decodes again.")] = 1.0,
+    margins: Annotated[bool, typer.Option(help="Measure the logit margin at each first difference.")] = True,
+    output: Annotated[Path | None, typer.Option(help="JSON file for every finding.")] = None,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
+) -> None:
+    """Compare captions token by token: how many are equal, where the others first differ, and by what margin.
+
+    Exit codes: 0 all equal; 2 wrong usage; 4 some differ.
+    """
+    torch.set_num_threads(threads)
+    console = Console()
+    try:
+        findings = list(_findings(run, against, target, share, margins))
+    except SparrowError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(USAGE) from error
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps([asdict(finding) for finding in findings], indent=1) + "\n")
+    raise typer.Exit(show(console, findings))
+
+
+def _findings(run: str, against: str, target: str, share: float, margins: bool) -> Iterator[Finding]:
+    left = CaptionRunTable(run)
+    model, reader = None, None
+    if against == "oracle":
+        model = _target_of(left, target)
+        reader = WindowReader(model, left.settings, read_patch_spec(target))
+        compared: Iterator[tuple[Row, Finding, Sequence[int]]] = compare_with_oracle(left, reader, share)
+    else:
+        compared = compare_runs(left, CaptionRunTable(against))
+    for row, finding, other in compared:
+        if finding.first_difference is not None and margins:
+            reader = reader or WindowReader(_target_of(left, target), left.settings, read_patch_spec(target))
+            margin = reader.margin(row, row["token_ids"], other, finding.first_difference)
+            finding = replace(finding, margin=margin)
+        yield finding
+
+
+def _target_of(run: CaptionRunTable, source: str) -> TargetModel:
+    """The checkpoint that wrote the run. Raises ConfigError if `source` is another one."""
+    dtype = str(run.settings["dtype"])
+    model = load_target(source, dtype=dtype)
+    fingerprints = {row["target_fingerprint"] for row in run.rows.values()}
+    if fingerprints - {model.info.fingerprint}:
+        raise ConfigError(
+            f"the run was written by target {', '.join(sorted(fingerprints))}, but {source} is "
+            f"{model.info.fingerprint}; name its checkpoint with --target"
+        )
+    return model
+
+
+def show(console: Console, findings: Sequence[Finding]) -> int:
+    """Print what differs and the count; the exit code."""
+    different = [finding for finding in findings if finding.first_difference is not None]
+    if different:
+        table = Table("video", "from s", "to s", "tokens", "first difference", "margin")
+        for finding in different:
+            where = (finding.source_uri, finding.start_s, finding.end_s)
+            table.add_row(*map(str, (*where, finding.num_tokens, finding.first_difference, finding.margin)))
+        console.print(table)
+    console.print(f"{len(findings) - len(different)} of {len(findings)} windows equal", highlight=False)
+    if not findings:
+        console.print("nothing was compared: the runs share no window", highlight=False)
+        return USAGE
+    return DIFFERENT if different else ALL_EQUAL
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,127 @@
+"""Are two caption tables, or a table and the model alone, the same to the last token? And where not, how near was it?
+
+Owns the comparison of stored captions. A window is known by its video and span, so that runs with different drafters,
+machines or prompts' settings can be held against each other.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.ids import in_audit
+from pipeline.ledger import SETTINGS, Ledger
+from pipeline.rows import WINDOW, Row, to_table
+from pipeline.stages.decode import DecodeWindows
+from pipeline.storage import Folder
+from sparrow_core.config import DecodeConfig, FrameSamplingConfig, Sampling
+from sparrow_core.decoding.autoregressive import generate_autoregressively
+from sparrow_core.decoding.rounds import prefill
+from sparrow_core.decoding.target import Prompt, SequenceRows, TargetModel
+from sparrow_core.errors import ConfigError
+from sparrow_core.measure.equality import first_difference
+from sparrow_core.media.patches import PatchSpec
+from sparrow_core.types import Frames, Message
+
+WindowKey = tuple[str, float | None, float | None]
+_COLUMNS = [*WINDOW.names, "token_ids", "sampling", "prompt", "target_fingerprint"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One window under comparison. `first_difference` indexes generated tokens; None where all are equal.
+
+    `margin` is, for a greedy caption, by how much the target's logit of the left token exceeds that of the right one
+    there; None where it was not asked for or there is no such token.
+    """
+
+    source_uri: str
+    start_s: float | None
+    end_s: float | None
+    num_tokens: int
+    first_difference: int | None = None
+    margin: float | None = None
+
+
+class CaptionRunTable:
+    """The successful rows of a finished run, by window, and the settings that they were made with."""
+
+    def __init__(self, output: str) -> None:
+        folder = Folder(output)
+        content = folder.read(SETTINGS)
+        if content is None:
+            raise ConfigError(f"{output} holds no captioning run: there is no {SETTINGS} in it")
+        self.settings: dict[str, Any] = json.loads(content)
+        rows = Ledger(folder, self.settings).table(_COLUMNS).to_pylist()
+        self.rows: dict[WindowKey, Row] = {
+            (row["source_uri"], row["start_s"], row["end_s"]): row for row in rows if row["status"] == "success"
+        }
+
+
+class WindowReader:
+    """From a stored row back to its frames, prompt and logits."""
+
+    def __init__(self, target: TargetModel, settings: Mapping[str, Any], patches: PatchSpec) -> None:
+        self._target = target
+        self._decode = DecodeWindows(DecodeConfig(), FrameSamplingConfig(**settings["frames"]), patches)
+        self._max_new_tokens = int(settings["max_new_tokens"])
+
+    def prompt(self, row: Row) -> Prompt:
+        """The window's frames decoded again, and the question. Raises ConfigError where they cannot be had."""
+        waiting = {**row, "status": None}
+        decoded = self._decode(to_table([waiting], WINDOW)).to_pylist()[0]
+        if decoded["status"] == "error":
+            raise ConfigError(f"{row['source_uri']} cannot be decoded again: {decoded['error']}")
+        shape = (decoded["n_frames"], decoded["pixels_height"], decoded["pixels_width"], 3)
+        pixels = np.frombuffer(decoded["pixels"], np.uint8).reshape(shape).copy()
+        frames = Frames(pixels, tuple(decoded["frame_times"]), decoded["sampled_fps"])
+        return self._target.build_prompt((Message("user", (frames, row["prompt"])),))
+
+    def oracle(self, row: Row) -> tuple[int, ...]:
+        """What the one-row loop writes."""
+        sampling = Sampling(**json.loads(row["sampling"]))
+        return generate_autoregressively(self._target, self.prompt(row), sampling, self._max_new_tokens)
+
+    @torch.inference_mode()
+    def margin(self, row: Row, left: Sequence[int], right: Sequence[int], at: int) -> float | None:
+        """Logit of `left[at]` minus that of `right[at]`, after the tokens that both share."""
+        if at >= min(len(left), len(right)):
+            return None
+        prompt, info = self.prompt(row), self._target.info
+        embedded = self._target.embed(prompt)
+        cache = info.cache_shape.cache(prompt.token_ids_S.numel() + at + 1)
+        state_1D = prefill(self._target, prompt, embedded, cache, chunk=256).states_TD[-1:]
+        for token in left[:at]:
+            position_A1 = torch.full((info.position_axes, 1), cache.length + embedded.position_offset)
+            token_1 = torch.tensor([token], device=info.device)
+            row_1 = (SequenceRows(cache, num_rows=1),)
+            embedding_1D = self._target.embed_tokens(token_1)
+            state_1D = self._target.forward(embedding_1D, position_A1.to(info.device), row_1).states_RD
+            cache.commit([0])
+        logits_V = self._target.logits(state_1D)[0]
+        return float(logits_V[left[at]] - logits_V[right[at]])
+
+
+def compare_runs(left: CaptionRunTable, right: CaptionRunTable) -> Iterator[tuple[Row, Finding, Sequence[int]]]:
+    """Every window that both tables hold: the left row, what was found, and the right tokens."""
+    for key, row in left.rows.items():
+        if key in right.rows:
+            yield row, _finding(row, right.rows[key]["token_ids"]), right.rows[key]["token_ids"]
+
+
+def compare_with_oracle(
+    run: CaptionRunTable, reader: WindowReader, share: float
+) -> Iterator[tuple[Row, Finding, Sequence[int]]]:
+    """A share of the windows, decoded again by the one-row loop."""
+    for row in run.rows.values():
+        if in_audit(row["window_id"], share):
+            oracle = reader.oracle(row)
+            yield row, _finding(row, oracle), oracle
+
+
+def _finding(row: Row, other: Sequence[int]) -> Finding:
+    mine = tuple(row["token_ids"])
+    return Finding(row["source_uri"], row["start_s"], row["end_s"], len(mine), first_difference(mine, tuple(other)))
