@@ -15,6 +15,7 @@ from rich.table import Table
 from demo.windows import DemoWindows
 from pipeline.distill_config import EvaluationConfig
 from pipeline.report.machine import describe_machine
+from pipeline.report.plots import plot_speed
 from sparrow_core.config import EngineConfig, Sampling
 from sparrow_core.measure.drafter_cost import drafter_cost
 from sparrow_core.measure.floors import measure_rates
@@ -35,7 +36,7 @@ TABLES = {
 
 
 def main(
-    output: Annotated[Path, typer.Option(help="Folder for results.json.")],
+    output: Annotated[Path, typer.Option(help="Folder for results.json and speed.svg.")],
     lengths: Annotated[str, typer.Option(help="Visual tokens, comma separated: 64, 512, 1500, ... 25000.")] = "64,512",
     windows: Annotated[int, typer.Option(help="Held-out windows of each length.")] = 4,
     repeats: Annotated[int, typer.Option(help="Counted runs of every arm; medians are reported.")] = 3,
@@ -105,9 +106,10 @@ def _peak_bytes(device: torch.device) -> int:
 
 
 def store(output: Path, results: dict[str, Any]) -> None:
-    """Write results.json."""
+    """Write results.json and its plot."""
     output.mkdir(parents=True, exist_ok=True)
     (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    plot_speed(results, output / "speed.svg")
 
 
 def show(console: Console, results: dict[str, Any]) -> None:

@@ -5,12 +5,10 @@ import torch
 
 def ancestors(parents_N: torch.Tensor) -> torch.Tensor:
     """Bool [N, N]: True where column is the row's node itself or one of its ancestors."""
-    num_nodes = parents_N.numel()
-    visible_NN = torch.eye(num_nodes, dtype=torch.bool)
+    seen: list[set[int]] = []
     for node, parent in enumerate(parents_N.tolist()):
-        if parent >= 0:
-            visible_NN[node] |= visible_NN[parent]
-    return visible_NN
+        seen.append({node} | (seen[parent] if parent >= 0 else set()))
+    return torch.tensor([[column in nodes for column in range(len(seen))] for nodes in seen])
 
 
 def depths(parents_N: torch.Tensor) -> torch.Tensor:

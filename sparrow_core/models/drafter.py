@@ -6,15 +6,13 @@ output stands where the target's final-norm state would, and the target's lm_hea
 Shape letters: B batch, T text positions, R new rows, D hidden size, H heads, G KV heads.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from sparrow_core.decoding.attention import attend
-from sparrow_core.decoding.target import SequenceRows, TargetInfo
+from sparrow_core.decoding.target import TargetInfo
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ class DrafterLayer(nn.Module):
 
 
 class SparrowDrafterModel(nn.Module):
-    """The drafter's weights. `fuse` then `forward` (training, whole sequences) or `step` (decoding, over a cache)."""
+    """The drafter's weights, and whole sequences in training: `fuse`, then `forward`. Decoding is `DrafterSteps`."""
 
     def __init__(self, config: DrafterConfig) -> None:
         super().__init__()
@@ -145,16 +143,3 @@ class SparrowDrafterModel(nn.Module):
             queries, keys, values, attn_mask=visible_BTT[:, None], enable_gqa=True
         )
         return layer.finish(z_BTD, attended_BHTd.transpose(1, 2).flatten(2))
-
-    def step(self, z_RD: torch.Tensor, positions_R: torch.Tensor, sequences: Sequence[SequenceRows]) -> torch.Tensor:
-        """New rows of all sequences, one after the other, each over its own cache -> outputs [R, D]."""
-        layer: DrafterLayer = self.layers[0]  # type: ignore[assignment]
-        (queries_HRd,), (keys_GRd,), (values_GRd,) = layer.self_attn.project(z_RD[None], positions_R[None])
-        attended, first = [], 0
-        for sequence in sequences:
-            rows = slice(first, first := first + sequence.num_rows)
-            sequence.cache.extend(sequence.num_rows)
-            keys_GSd, values_GSd = sequence.cache.update(keys_GRd[:, rows], values_GRd[:, rows], 0)
-            scale = self.config.head_dim**-0.5
-            attended.append(attend(queries_HRd[:, rows], keys_GSd, values_GSd, sequence.visible_RP, scale))
-        return layer.finish(z_RD, torch.cat(attended, 1).transpose(0, 1).flatten(1))

@@ -17,6 +17,7 @@ from sparrow_core.decoding.drafting import DraftJob, TextContext
 from sparrow_core.decoding.proposal import Level, grow_all
 from sparrow_core.decoding.target import SequenceRows, TargetModel
 from sparrow_core.models.drafter import SparrowDrafterModel
+from sparrow_core.models.drafter_steps import DrafterSteps
 from sparrow_core.types import Draft
 
 
@@ -27,6 +28,7 @@ class SparrowDrafter:
 
     def __init__(self, model: SparrowDrafterModel, target: TargetModel) -> None:
         self.model = model.to(device=target.info.device, dtype=target.info.dtype).eval()
+        self._steps = DrafterSteps(self.model)
         self.target = target
         config, info = model.config, target.info
         self.cache_shape = CacheShape(1, config.num_kv_heads, config.head_dim, info.device, info.dtype)
@@ -64,8 +66,8 @@ class SparrowDrafter:
         device = states_RD.device
         positions_R = torch.cat([torch.arange(n) + s.cache.length for n, s in zip(counts, reading, strict=True)])
         rows = [SequenceRows(s.cache, n, causal_mask(n, device)) for n, s in zip(counts, reading, strict=True)]
-        z_RD = self.model.fuse(self.target.embed_tokens(ids_R.to(device)), states_RD)
-        outputs_RD = self.model.step(z_RD, positions_R.to(device), rows)
+        embeddings_RD = self.target.embed_tokens(ids_R.to(device))
+        outputs_RD = self._steps.step(embeddings_RD, states_RD, positions_R.to(device), rows)
         for session, count in zip(reading, counts, strict=True):
             session.cache.commit(list(range(count)))
             session.clear_waiting()
@@ -82,8 +84,8 @@ class SparrowDrafter:
         states_RD = torch.cat([speculations[number].parents(level) for number, level in levels.items()])
         depth_R = [depth for number, level in levels.items() for depth in speculations[number].positions(level)]
         ids_R = torch.tensor([token for level in levels.values() for token in level.tokens], device=device)
-        z_RD = self.model.fuse(self.target.embed_tokens(ids_R), states_RD)
-        outputs_RD = self.model.step(z_RD, torch.tensor(depth_R, device=device), sequences)
+        positions_R = torch.tensor(depth_R, device=device)
+        outputs_RD = self._steps.step(self.target.embed_tokens(ids_R), states_RD, positions_R, sequences)
         sizes = [len(level.nodes) for level in levels.values()]
         logits = self.target.logits(outputs_RD).split(sizes)
         for (number, level), outputs_FD in zip(levels.items(), outputs_RD.split(sizes), strict=True):
@@ -140,10 +142,9 @@ class _Speculation:
         first_slot = self.cache.pending
         for row, (node, parent) in enumerate(zip(level.nodes, level.parents, strict=True)):
             self._ancestor_slots[node] = [*self._ancestor_slots[parent], first_slot + row]
-        visible_FP = torch.zeros(len(level.nodes), first_slot + len(level.nodes), dtype=torch.bool)
-        for row, node in enumerate(level.nodes):
-            visible_FP[row, self._ancestor_slots[node]] = True
-        return visible_FP
+        num_slots = first_slot + len(level.nodes)
+        seen = [set(self._ancestor_slots[node]) for node in level.nodes]
+        return torch.tensor([[slot in slots for slot in range(num_slots)] for slots in seen])
 
     def positions(self, level: Level) -> list[int]:
         return [self.cache.length - 1 + len(self._ancestor_slots[node]) for node in level.nodes]

@@ -10,6 +10,7 @@ from sparrow_core.decoding.cache import CacheShape
 from sparrow_core.decoding.target import SequenceRows
 from sparrow_core.distill.states import collate
 from sparrow_core.distill.unroll import UnrolledDrafter
+from sparrow_core.models.drafter_steps import DrafterSteps
 from tests.sparrow_core.distill.toys import random_tables, random_window, tiny_drafter
 
 # Whole-sequence attention and the cached step sum in another order; float32 with values of order 1.
@@ -21,13 +22,14 @@ def decoded_chain(model, tables, window, root_slot: int, depth: int) -> torch.Te
     config = model.config
     cache = CacheShape(1, config.num_kv_heads, config.head_dim, torch.device("cpu"), torch.float32).cache(128)
     embeddings = tables.embed_tokens_VD[window.token_ids_L]
-    stable = model.fuse(embeddings[1 : root_slot + 2], window.states_LD[: root_slot + 1])
+    steps = DrafterSteps(model)
+    given = (embeddings[1 : root_slot + 2], window.states_LD[: root_slot + 1])
     causal = torch.ones(root_slot + 1, root_slot + 1, dtype=torch.bool).tril()
-    outputs = [model.step(stable, torch.arange(root_slot + 1), [SequenceRows(cache, root_slot + 1, causal)])[-1:]]
+    outputs = [steps.step(*given, torch.arange(root_slot + 1), [SequenceRows(cache, root_slot + 1, causal)])[-1:]]
     cache.commit(list(range(root_slot + 1)))
     for slot in range(root_slot + 1, root_slot + depth + 1):
-        z = model.fuse(embeddings[slot + 1 : slot + 2], outputs[-1])
-        outputs.append(model.step(z, torch.tensor([slot]), [SequenceRows(cache, 1)]))
+        given = (embeddings[slot + 1 : slot + 2], outputs[-1])
+        outputs.append(steps.step(*given, torch.tensor([slot]), [SequenceRows(cache, 1)]))
     return torch.cat(outputs)
 
 

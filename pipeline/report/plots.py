@@ -1,0 +1,40 @@
+"""Plots of a benchmark: decode speedup, tau and round cost over visual length, one line for each method."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+from matplotlib import pyplot
+
+PANELS = {
+    "decode_speedup": "decode speedup over our one-row loop",
+    "tau": "tau (tokens per target call)",
+    "round_cost": "round cost (in steps of our loop)",
+}
+
+
+def plot_speed(results: Mapping[str, Any], path: Path) -> None:
+    """Write the greedy rows of a `results.json` as one SVG with a panel for each figure of `PANELS`."""
+    rows = [row for row in results["rows"] if row["temperature"] == 0]
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    figure, axes = pyplot.subplots(1, len(PANELS), figsize=(4.2 * len(PANELS), 3.4), layout="constrained")
+    for panel, (name, title) in zip(axes, PANELS.items(), strict=True):
+        for method in methods:
+            xs, ys = _line([row for row in rows if row["method"] == method], name)
+            panel.plot(xs, ys, marker="o", markersize=3, label=method)
+        panel.set(title=title, xlabel="visual tokens", xscale="log")
+        panel.set_ylim(bottom=0)
+        panel.grid(alpha=0.3)
+    axes[0].legend(fontsize="x-small")
+    machine = results["machine"]
+    figure.suptitle(f"{machine['processor']}, {machine['device']}, {results['dtype']}", fontsize="small")
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _line(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    points = sorted((row["visual_tokens"], row[name]) for row in rows if row[name] is not None)
+    return [x for x, _ in points], [y for _, y in points]
