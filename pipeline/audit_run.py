@@ -93,7 +93,7 @@ class WindowReader:
         prompt, info = self.prompt(row), self._target.info
         embedded = self._target.embed(prompt)
         cache = info.cache_shape.cache(prompt.token_ids_S.numel() + at + 1)
-        state_1D = prefill(self._target, prompt, embedded, cache, chunk=256).states_TD[-1:]
+        state_1D = prefill(self._target, prompt, embedded, cache).states_TD[-1:]
         for token in left[:at]:
             position_A1 = torch.full((info.position_axes, 1), cache.length + embedded.position_offset)
             token_1 = torch.tensor([token], device=info.device)

@@ -5,6 +5,8 @@ from typing import Literal
 
 from sparrow_core.errors import ConfigError
 
+MIN_CHUNK_TOKENS = 16
+
 VerificationRule = Literal["shared_noise", "rejection"]
 
 
@@ -50,8 +52,38 @@ class DraftConfig:
 
 
 @dataclass(frozen=True)
+class PrefillConfig:
+    """How a prompt is cut into chunks, one of which is read between two rounds of whatever else is decoded.
+
+    A chunk has `chunk_tokens`, or a half, a quarter ... of them where its attention would come to more than
+    `chunk_pairs` pairs of a token and a slot before it; on a GPU many more pairs cost no time.
+    """
+
+    chunk_tokens: int = 256
+    chunk_pairs: int = 2**20
+
+    def __post_init__(self) -> None:
+        if self.chunk_tokens < 1 or self.chunk_pairs < 1:
+            raise ConfigError(
+                f"prefill.chunk_tokens={self.chunk_tokens} and prefill.chunk_pairs={self.chunk_pairs} "
+                "must both be at least 1"
+            )
+
+    def bounds(self, num_tokens: int) -> list[tuple[int, int]]:
+        """First token and end of every chunk of a prompt, by the prompt's length alone."""
+        chunks, start = [], 0
+        while start < num_tokens:
+            size = self.chunk_tokens
+            while size > MIN_CHUNK_TOKENS and size * (start + size) > self.chunk_pairs:
+                size //= 2
+            chunks.append((start, min(start + size, num_tokens)))
+            start += size
+        return chunks
+
+
+@dataclass(frozen=True)
 class EngineConfig:
-    """What an engine may use. `prefill_chunk` is in tokens; `max_model_tokens` bounds prompt plus new tokens.
+    """What an engine may use. `max_model_tokens` bounds prompt plus new tokens of one request.
 
     `draft` fixes the shape of all drafts; None leaves it to the governor, which chooses one for every round.
     At most `max_sequences` requests run side by side, in `arena_tokens` slots of keys and values that they share (0:
@@ -59,7 +91,7 @@ class EngineConfig:
     """
 
     draft: DraftConfig | None = None
-    prefill_chunk: int = 256
+    prefill: PrefillConfig = field(default_factory=PrefillConfig)
     max_model_tokens: int = 32_768
     max_sequences: int = 8
     arena_tokens: int = 0

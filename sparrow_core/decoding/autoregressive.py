@@ -2,7 +2,8 @@
 
 import torch
 
-from sparrow_core.decoding.rounds import first_token, prefill
+from sparrow_core.config import PrefillConfig
+from sparrow_core.decoding.rounds import PREFILL, first_token, prefill
 from sparrow_core.decoding.sampling import choose
 from sparrow_core.decoding.target import Prompt, SequenceRows, TargetModel
 from sparrow_core.types import Sampling
@@ -10,14 +11,18 @@ from sparrow_core.types import Sampling
 
 @torch.inference_mode()
 def generate_autoregressively(
-    target: TargetModel, prompt: Prompt, sampling: Sampling, max_new_tokens: int, prefill_chunk: int = 256
+    target: TargetModel,
+    prompt: Prompt,
+    sampling: Sampling,
+    max_new_tokens: int,
+    prefill_config: PrefillConfig = PREFILL,
 ) -> tuple[int, ...]:
     """Generated token ids, up to and with the first stop token or `max_new_tokens`."""
     info = target.info
     capacity = prompt.token_ids_S.numel() + max_new_tokens
     cache = info.cache_shape.cache(capacity)
     embedded = target.embed(prompt)
-    context = prefill(target, prompt, embedded, cache, prefill_chunk)
+    context = prefill(target, prompt, embedded, cache, prefill_config)
     tokens = [first_token(target, context, sampling)]
     while tokens[-1] not in info.stop_token_ids and len(tokens) < max_new_tokens:
         token_1 = torch.tensor([tokens[-1]], device=info.device)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sparrow_core.config import DraftConfig
+from sparrow_core.config import DraftConfig, PrefillConfig
 from sparrow_core.decoding.anchors import text_slots
 from sparrow_core.decoding.attention import causal_mask
 from sparrow_core.decoding.cache import KVCache
@@ -21,10 +21,14 @@ from sparrow_core.decoding.tree import ancestors, depths
 from sparrow_core.decoding.verify import verify
 from sparrow_core.types import Draft, Sampling
 
+PREFILL = PrefillConfig()
 
-def prefill(target: TargetModel, prompt: Prompt, embedded: EmbeddedPrompt, cache: KVCache, chunk: int) -> TextContext:
-    """Fill `cache` with the prompt, `chunk` tokens at a time; return its text positions with their states."""
-    passes = prefill_passes(target, prompt, embedded, cache, chunk)
+
+def prefill(
+    target: TargetModel, prompt: Prompt, embedded: EmbeddedPrompt, cache: KVCache, config: PrefillConfig = PREFILL
+) -> TextContext:
+    """Fill `cache` with the prompt; return its text positions with their states."""
+    passes = prefill_passes(target, prompt, embedded, cache, config)
     text_states = [result.states_RD[is_text_R] for is_text_R, result in passes]
     cache.seal_prompt()
     return text_context(prompt, text_states)
@@ -35,17 +39,17 @@ def prefill_passes(
     prompt: Prompt,
     embedded: EmbeddedPrompt,
     cache: KVCache,
-    chunk: int,
+    config: PrefillConfig = PREFILL,
     tap_layers: tuple[int, ...] = (),
 ) -> Iterator[tuple[torch.Tensor, TargetPass]]:
     """Fill `cache` chunk by chunk; yields which rows of a chunk are text (bool [R]), and its pass.
 
     Chunks lie at the same places however the passes are interleaved with other work.
     """
-    num_tokens, device = prompt.token_ids_S.numel(), embedded.embeddings_SD.device
-    for start in range(0, num_tokens, chunk):
-        window = slice(start, min(start + chunk, num_tokens))
-        rows = SequenceRows(cache, window.stop - window.start, causal_mask(window.stop - window.start, device))
+    device = embedded.embeddings_SD.device
+    for start, end in config.bounds(prompt.token_ids_S.numel()):
+        window = slice(start, end)
+        rows = SequenceRows(cache, end - start, causal_mask(end - start, device))
         embeddings_RD, positions_AR = embedded.embeddings_SD[window], embedded.positions_AS[:, window]
         result = target.forward(embeddings_RD, positions_AR, (rows,), tap_layers)
         cache.commit(list(range(rows.num_rows)))

@@ -21,8 +21,6 @@ from sparrow_core.distill.states import WindowStates
 from sparrow_core.distill.store import StoreHeader, TargetTables
 from sparrow_core.types import Sampling
 
-PREFILL_CHUNK = 256
-
 
 def target_tables(target: TargetModel) -> TargetTables:
     """Embedding and lm_head as plain matrices, read off through the target's own functions."""
@@ -89,7 +87,7 @@ class PromptReading:
         self.position_offset = embedded.position_offset
         self.cache = info.cache_shape.cache(num_tokens + room)
         states, visual = [], []
-        for is_text_R, result in prefill_passes(target, prompt, embedded, self.cache, PREFILL_CHUNK, (tap_layer,)):
+        for is_text_R, result in prefill_passes(target, prompt, embedded, self.cache, tap_layers=(tap_layer,)):
             states.append(result.states_RD[is_text_R])
             visual.append(result.taps[tap_layer][~is_text_R])
         token_ids_L = prompt.token_ids_S[prompt.is_text_S].to(info.device)

@@ -70,8 +70,7 @@ class Generation:
         began = time.perf_counter()
         embedded = self._target.embed(self._prompt)
         self._offset = embedded.position_offset
-        chunk = self._config.prefill_chunk
-        self._passes = prefill_passes(self._target, self._prompt, embedded, self.cache, chunk)
+        self._passes = prefill_passes(self._target, self._prompt, embedded, self.cache, self._config.prefill)
         self._vision_s = time.perf_counter() - began
 
     @torch.inference_mode()

@@ -16,7 +16,6 @@ from sparrow_core.models.sparrow import SparrowDrafter
 from sparrow_core.types import Request
 
 NUM_PROPOSALS = 30
-PREFILL_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ def drafter_cost(drafter: SparrowDrafter, request: Request, shape: DraftConfig) 
     info = target.info
     num_tokens = prompt.token_ids_S.numel()
     cache = info.cache_shape.cache(num_tokens)
-    context = prefill(target, prompt, target.embed(prompt), cache, PREFILL_CHUNK)
+    context = prefill(target, prompt, target.embed(prompt), cache)
     turn = Turn(first_token(target, context, request.sampling), 1, 0, request.sampling)
     opening, proposing = [], []
     for _ in range(NUM_PROPOSALS):

@@ -25,7 +25,7 @@ class Sequence:
     def __init__(self, target: TargetModel, prompt: Prompt, embedded: EmbeddedPrompt, room: int) -> None:
         self.target, self.offset = target, embedded.position_offset
         self.cache: KVCache = target.info.cache_shape.cache(prompt.token_ids_S.numel() + room)
-        prefill(target, prompt, embedded, self.cache, 256)
+        prefill(target, prompt, embedded, self.cache)
 
     def rows(self, tree: Tree) -> tuple[torch.Tensor, torch.Tensor, SequenceRows]:
         """Token ids, positions and what they see."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import os
 import random
 import time
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparrow_core.config import DraftConfig, EngineConfig
+from sparrow_core.config import DraftConfig, EngineConfig, PrefillConfig
 from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.drafting import Drafter, DraftJob, TextContext
 from sparrow_core.decoding.target import TargetModel
@@ -24,6 +25,8 @@ from sparrow_core.models.sparrow import SparrowDrafter
 from sparrow_core.types import Draft, Message, Request, Sampling
 from tests.conftest import video_messages
 
+TRAFFIC_S = float(os.environ.get("SPARROW_TRAFFIC_SECONDS", "4"))
+SMALL_CHUNKS = PrefillConfig(chunk_tokens=32, chunk_pairs=1000)
 SHAPES = {"chain": DraftConfig.chain(4), "tree": DraftConfig(depth=4, width=3, total=12)}
 
 
@@ -124,7 +127,9 @@ def mixed_requests() -> list[Request]:
 def test_company_changes_no_word(tiny_target: TargetModel, max_sequences: int) -> None:
     """Requests that join and leave at different times, in little room, against the same ones one at a time."""
     sparrow = drafter("sparrow", tiny_target, ())
-    crowd = EngineConfig(SHAPES["tree"], 16, max_model_tokens=256, max_sequences=max_sequences, arena_tokens=600)
+    crowd = EngineConfig(
+        SHAPES["tree"], SMALL_CHUNKS, max_model_tokens=256, max_sequences=max_sequences, arena_tokens=600
+    )
     alone = dataclasses.replace(crowd, max_sequences=1)
     with Engine(tiny_target, sparrow, alone) as engine:
         expected = [engine.submit(request).result(60).token_ids for request in mixed_requests()]
@@ -136,14 +141,14 @@ def test_company_changes_no_word(tiny_target: TargetModel, max_sequences: int) -
     greedy_and_shared = [request for request in mixed_requests() if request.sampling.rule == "shared_noise"]
     for request in greedy_and_shared:
         prompt = tiny_target.build_prompt(request.messages)
-        answer = generate_autoregressively(tiny_target, prompt, request.sampling, request.max_new_tokens, 16)
+        answer = generate_autoregressively(tiny_target, prompt, request.sampling, request.max_new_tokens, SMALL_CHUNKS)
         assert found[int(request.request_id)] == answer
 
 
 @pytest.mark.parametrize("max_sequences", [1, 3])
 def test_arms_of_one_prompt_share_its_prefill(tiny_target: TargetModel, max_sequences: int) -> None:
     """Each way of decoding gives what it gives alone, while other requests run beside it."""
-    config = EngineConfig(prefill_chunk=16, max_model_tokens=256, max_sequences=max_sequences, arena_tokens=800)
+    config = EngineConfig(prefill=SMALL_CHUNKS, max_model_tokens=256, max_sequences=max_sequences, arena_tokens=800)
     sparrow = drafter("sparrow", tiny_target, ())
     request, sampled = Request(video_messages(seed=9), max_new_tokens=30), Sampling(0.9, 0.95, 50, 7)
     arms = [
@@ -153,8 +158,8 @@ def test_arms_of_one_prompt_share_its_prefill(tiny_target: TargetModel, max_sequ
         Arm(sparrow, None, sampled),
     ]
     prompt = tiny_target.build_prompt(request.messages)
-    greedy = generate_autoregressively(tiny_target, prompt, Sampling(), 30, 16)
-    by_chance = generate_autoregressively(tiny_target, prompt, sampled, 30, 16)
+    greedy = generate_autoregressively(tiny_target, prompt, Sampling(), 30, SMALL_CHUNKS)
+    by_chance = generate_autoregressively(tiny_target, prompt, sampled, 30, SMALL_CHUNKS)
     with Engine(tiny_target, sparrow, config) as engine:
         others = [engine.submit(request) for request in mixed_requests()[:4]]
         completions = [ticket.result(60) for ticket in engine.submit_arms(request, arms)]
@@ -168,21 +173,34 @@ def test_arms_of_one_prompt_share_its_prefill(tiny_target: TargetModel, max_sequ
         assert engine.free_slots == 800
 
 
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 if Path("/proc/self/statm").exists() else 0
+
+
+@pytest.mark.timeout(TRAFFIC_S + 120)
 def test_random_traffic_gives_all_room_back(tiny_target: TargetModel) -> None:
-    """Requests submitted, cancelled and finished at random: each ends, and the arena is whole afterwards."""
+    """Requests submitted, cancelled and finished at random: each ends, the arena is whole, memory does not grow.
+
+    `SPARROW_TRAFFIC_SECONDS` says for how long.
+    """
     rng = random.Random(0)
-    config = EngineConfig(SHAPES["chain"], 32, max_model_tokens=200, max_sequences=4, arena_tokens=500)
+    config = EngineConfig(SHAPES["chain"], SMALL_CHUNKS, max_model_tokens=200, max_sequences=4, arena_tokens=500)
     with Engine(tiny_target, drafter("sparrow", tiny_target, ()), config) as engine:
-        tickets = []
-        for _ in range(60):
-            frames, new = rng.choice([2, 4, 20]), rng.randint(1, 40)
-            tickets.append(engine.submit(Request(video_messages(num_frames=frames), max_new_tokens=new)))
-            if rng.random() < 0.4:
-                rng.choice(tickets).cancel()
-            time.sleep(rng.random() * 0.01)
-        completions = [ticket.result(60) for ticket in tickets]
-        assert {completion.finish_reason for completion in completions} >= {"length", "cancelled"}
-        assert engine.free_slots == 500
+        reasons: set[str] = set()
+        began, after_warm_up = time.monotonic(), 0
+        while time.monotonic() < began + TRAFFIC_S:
+            tickets = []
+            for _ in range(30):
+                frames, new = rng.choice([2, 4, 20]), rng.randint(1, 40)
+                tickets.append(engine.submit(Request(video_messages(num_frames=frames), max_new_tokens=new)))
+                if rng.random() < 0.4:
+                    rng.choice(tickets).cancel()
+                time.sleep(rng.random() * 0.01)
+            reasons |= {ticket.result(60).finish_reason for ticket in tickets}
+            assert engine.free_slots == 500
+            after_warm_up = after_warm_up or resident_bytes()
+        assert reasons >= {"length", "cancelled"}
+        assert resident_bytes() < after_warm_up + 50e6
 
 
 def test_rejection_sampling_is_repeatable(tiny_target: TargetModel) -> None:
