@@ -1,7 +1,8 @@
 """Hold the engine against the model's own words: `python jobs/check_equality.py --output DIR`."""
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,6 @@ from sparrow_core.models.sparrow import SparrowDrafter
 from sparrow_core.types import Request
 
 SHAPES = EvaluationConfig().drafts
-LENGTH_SHARES = {64: 0.5, 512: 0.3, 1500: 0.15, 6000: 0.05}
 FIRST_SEED = 60_000
 MAX_NEW_TOKENS = 320
 
@@ -37,36 +37,70 @@ def main(
     output: Annotated[Path, typer.Option(help="Folder for comparisons.jsonl (resumed) and equality.json.")],
     target: Annotated[str, typer.Option(help="A demo checkpoint folder.")] = "demo/weights/target",
     draft: Annotated[str, typer.Option(help="Its trained drafter.")] = "demo/weights/drafter",
-    windows: Annotated[int, typer.Option(help="Greedy windows, against transformers' generate.")] = 300,
-    seeds: Annotated[int, typer.Option(help="Sampled captions, against our autoregressive loop.")] = 200,
+    greedy: Annotated[
+        str, typer.Option(help="Greedy windows by visual tokens, as 64:150,512:90.")
+    ] = "64:150,512:90,1500:45,6000:15",
+    against: Annotated[
+        str, typer.Option(help="Judge of greedy captions: generate, or oracle (our loop).")
+    ] = "generate",
+    seeds: Annotated[int, typer.Option(help="Sampled captions, always against our loop.")] = 200,
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     batch: Annotated[int, typer.Option(help="Windows in the engine at once.")] = 8,
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
 ) -> None:
     """Decode held-out demo windows with a trained, a random and an always-wrong drafter, as chain and as tree.
 
-    One prefill of a window serves all of them.
+    One prefill of a window serves all of them. Interrupted, the same command goes on where it stopped.
 
-    Interrupted, the same command goes on where it stopped. Exit codes: 0 all equal or excused as ties, 4 otherwise.
+    Exit codes: 0 all equal or excused as ties; 2 wrong usage; 4 otherwise.
     """
     torch.set_num_threads(threads)
-    model = load_target(target)
+    model = load_target(target, dtype=dtype)
     output.mkdir(parents=True, exist_ok=True)
     journal = output / "comparisons.jsonl"
-    done = [Comparison(**json.loads(line)) for line in journal.read_text().splitlines()] if journal.exists() else []
+    requests = {**greedy_requests(_counts(greedy)), **sampled_requests(seeds)}
+    earlier = read_journal(journal)
+    journal.write_text("".join(map(_line, earlier.values())))  # without a line that a kill cut off
+    done = {name: found for name, found in earlier.items() if name in requests}
     config = EngineConfig(max_sequences=batch)
-    check = EqualityCheck(target, model, three_drafters(target, draft, model), SHAPES, config)
-    requests = {**greedy_requests(windows), **sampled_requests(seeds)}
-    finished = {comparison.window for comparison in done}
-    missing = [name for name in requests if name not in finished]
+    drafters = three_drafters(target, draft, model)
+    check = EqualityCheck(target, model, drafters, SHAPES, config, against_oracle=_is_oracle(against))
+    missing = [name for name in requests if name not in done]
     groups = [missing[first : first + batch] for first in range(0, len(missing), batch)]
     with journal.open("a") as stream:
         for group in track(groups, "groups of windows", console=Console(stderr=True)):
-            for fresh in check.compare([replace(requests[name](), request_id=name) for name in group]):
-                done += fresh
-                stream.write("".join(json.dumps(asdict(comparison)) + "\n" for comparison in fresh))
+            windows = [replace(requests[name](), request_id=name) for name in group]
+            for name, fresh in zip(group, check.compare(windows), strict=True):
+                done[name] = fresh
+                stream.write(_line(fresh))
                 stream.flush()
     check.close()
-    raise typer.Exit(report([c for c in done if c.window in requests], model, output))
+    settings = {"against": against, "dtype": str(model.info.dtype).removeprefix("torch."), "batch": batch}
+    raise typer.Exit(report([c for found in done.values() for c in found], settings, model, output))
+
+
+def _counts(text: str) -> dict[int, int]:
+    return {int(length): int(count) for length, _, count in (item.partition(":") for item in text.split(","))}
+
+
+def _is_oracle(against: str) -> bool:
+    if against not in ("generate", "oracle"):
+        raise typer.BadParameter(f"{against!r} is neither generate nor oracle")
+    return against == "oracle"
+
+
+def _line(comparisons: list[Comparison]) -> str:
+    return json.dumps([asdict(comparison) for comparison in comparisons]) + "\n"
+
+
+def read_journal(journal: Path) -> dict[str, list[Comparison]]:
+    """What earlier runs found, by window; a last line that a kill cut off is left out."""
+    found: dict[str, list[Comparison]] = {}
+    for line in journal.read_text().splitlines() if journal.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            comparisons = [Comparison(**fields) for fields in json.loads(line)]
+            found[comparisons[0].window] = comparisons
+    return found
 
 
 def three_drafters(source: str, draft: str, target: TargetModel) -> dict[str, Drafter]:
@@ -81,14 +115,14 @@ def three_drafters(source: str, draft: str, target: TargetModel) -> dict[str, Dr
     }
 
 
-def greedy_requests(windows: int) -> dict[str, Callable[[], Request]]:
-    """Held-out windows of 64 to 6,000 visual tokens, by name."""
+def greedy_requests(counts: Mapping[int, int]) -> dict[str, Callable[[], Request]]:
+    """So many held-out windows of each visual length, by name."""
     return {
         f"greedy-{length}-{index}": partial(
             DemoWindows("heldout", (length,), FIRST_SEED).request, index, max_new_tokens=MAX_NEW_TOKENS
         )
-        for length, share in LENGTH_SHARES.items()
-        for index in range(round(windows * share))
+        for length, count in counts.items()
+        for index in range(count)
     }
 
 
@@ -102,7 +136,7 @@ def sampled_requests(seeds: int) -> dict[str, Callable[[], Request]]:
     return {f"sampled-64-{seed}": partial(request, seed) for seed in range(seeds)}
 
 
-def report(comparisons: list[Comparison], target: TargetModel, output: Path) -> int:
+def report(comparisons: list[Comparison], settings: dict[str, object], target: TargetModel, output: Path) -> int:
     """Write equality.json, print its figures; the exit code."""
     kinds = ("greedy", "sampled")
     summary = {
@@ -115,7 +149,7 @@ def report(comparisons: list[Comparison], target: TargetModel, output: Path) -> 
         for kind in kinds
     }
     machine = describe_machine(target.info.device)
-    text = json.dumps({"target": target.info.fingerprint, **summary, "machine": machine}, indent=2)
+    text = json.dumps({"target": target.info.fingerprint, **settings, **summary, "machine": machine}, indent=2)
     (output / "equality.json").write_text(text + "\n")
     print(text)
     return 0 if all(c.equal or c.excused for c in comparisons) else 4

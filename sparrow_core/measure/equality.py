@@ -61,8 +61,10 @@ class EqualityCheck:
         drafters: Mapping[str, Drafter[Any]],
         shapes: Mapping[str, DraftConfig],
         config: EngineConfig | None = None,
+        *,
+        against_oracle: bool = False,
     ) -> None:
-        self._source, self._target = source, target
+        self._source, self._target, self._against_oracle = source, target, against_oracle
         self._library = reference.load_reference(source, device=target.info.device, dtype=target.info.dtype)
         self._engine = Engine(target, None, config)
         self._arms = {
@@ -85,9 +87,9 @@ class EqualityCheck:
             yield list(self._held_against_reference(request, dict(zip(self._arms, completions, strict=True))))
 
     def _held_against_reference(self, request: Request, completions: Mapping[str, Completion]) -> Iterator[Comparison]:
-        """Against `generate` when greedy, against our one-row loop when sampling."""
+        """Against `generate` when greedy (unless it is to be the oracle), against our one-row loop when sampling."""
         prompt = self._target.build_prompt(request.messages)
-        if request.sampling.temperature == 0:
+        if request.sampling.temperature == 0 and not self._against_oracle:
             expected = reference.generate(self._library, prompt, request.max_new_tokens).token_ids
         else:
             expected = generate_autoregressively(self._target, prompt, request.sampling, request.max_new_tokens)
