@@ -165,27 +165,28 @@ class Engine:
                 self._settle(active)
 
     def _admit(self) -> None:
-        while self._prepare() and self._next:
-            tickets, prompt, need = self._next.tickets, self._next.prompt, self._next.need
-            if not can_join(need, self._arena.gaps, len(self._active), self.config.max_sequences):
+        while first := self._prepare():
+            if not can_join(first.need, self._arena.gaps, len(self._active), self.config.max_sequences):
                 return
-            cache = self._arena.lease(need)
-            generation = Generation(self.target, self.config, tickets[0].request, prompt, cache)
-            self._active.append(_Active(tickets, generation, self._steps))
+            cache = self._arena.lease(first.need)
+            generation = Generation(self.target, self.config, first.tickets[0].request, first.prompt, cache)
+            self._active.append(_Active(first.tickets, generation, self._steps))
             self._next = None
             generation.see()
 
-    def _prepare(self) -> bool:
-        """Build the prompt of the first of the waiting requests that has no fault; False if none is left."""
+    def _prepare(self) -> _Next | None:
+        """The first of the waiting requests that has no fault, its prompt built."""
         while self._next is None and self._waiting:
             tickets = self._waiting.popleft()
             try:
                 prompt = self.target.build_prompt(tickets[0].request.messages)
                 self._next = _Next(tickets, prompt, num_slots(prompt, tickets[0].request, self.config))
-            except SparrowError as error:
+            except BaseException as error:
                 for ticket in tickets:
                     ticket.future.set_exception(error)
-        return self._next is not None
+                if not isinstance(error, SparrowError):
+                    raise
+        return self._next
 
     def _read(self) -> None:
         """One chunk of one prompt."""
@@ -229,7 +230,7 @@ class Engine:
     def _settle(self, active: _Active) -> None:
         """Hand the finished completion over; the next arm starts, or the room is given back."""
         active.tickets.pop(0).future.set_result(active.generation.completion())
-        if active.tickets and active.generation.has_read and not self._closed:
+        if active.tickets and active.generation.has_read:
             self._publish(active, active.generation.begin(active.tickets[0].arm))
         elif not active.tickets:
             self._active.remove(active)
@@ -237,9 +238,10 @@ class Engine:
 
     def _finish_active(self) -> None:
         for active in list(self._active):
-            while active.tickets:
-                active.generation.cancel()
-                self._settle(active)
+            self._waiting.append(active.tickets[1:])
+            del active.tickets[1:]
+            active.generation.cancel()
+            self._settle(active)
 
     def _fail_waiting(self) -> None:
         unread = [*([self._next.tickets] if self._next else []), *self._waiting]

@@ -8,6 +8,7 @@ other request.
 """
 
 import time
+from dataclasses import replace
 
 import torch
 
@@ -70,6 +71,7 @@ class Generation:
         began = time.perf_counter()
         embedded = self._target.embed(self._prompt)
         self._offset = embedded.position_offset
+        self._prompt = replace(self._prompt, visuals=())  # hundreds of megabytes of patches for a long video
         self._passes = prefill_passes(self._target, self._prompt, embedded, self.cache, self._config.prefill)
         self._vision_s = time.perf_counter() - began
 

@@ -316,6 +316,32 @@ def test_close_cancels_fails_and_refuses(tiny_target: TargetModel) -> None:
     assert not engine.alive
 
 
+def test_close_settles_every_arm(tiny_target: TargetModel) -> None:
+    engine = Engine(tiny_target, None)
+    arm = Arm(None, None, Sampling())
+    running, *later = engine.submit_arms(Request(video_messages(), max_new_tokens=5000), [arm] * 3)
+    while not running.has_begun:
+        time.sleep(0.001)
+    engine.close()
+    assert running.result(0).finish_reason == "cancelled" and running.result(0).token_ids
+    for ticket in later:
+        with pytest.raises(EngineClosedError):
+            ticket.result(0)
+
+
+def test_a_fault_while_a_prompt_is_built_reaches_its_owner(
+    tiny_target: TargetModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no tokenizer")
+
+    monkeypatch.setattr(tiny_target, "build_prompt", broken)
+    monkeypatch.setattr("threading.excepthook", lambda _: None)
+    engine = Engine(tiny_target, None)
+    with pytest.raises(RuntimeError, match="no tokenizer"):
+        engine.submit(Request(video_messages())).result(60)
+
+
 def test_broken_machine_ends_the_engine_loudly(tiny_target: TargetModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not a user's mistake (a CUDA error, say) fails every ticket and marks the engine dead."""
 
