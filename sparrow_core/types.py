@@ -76,12 +76,16 @@ class Verdict:
 
 @dataclass(frozen=True)
 class SpecStats:
-    """Counts of one completion. Rounds are target calls after prefill; the first token comes from prefill itself."""
+    """Counts of one completion. Rounds are target calls after prefill; the first token comes from prefill itself.
+
+    `in_doubt` tokens were near-ties, decided by one more pass over a single row (see `decoding.near_ties`).
+    """
 
     rounds: int = 0
     tokens_from_rounds: int = 0
     drafted: int = 0
     accepted_per_round: tuple[int, ...] = ()
+    in_doubt: int = 0
 
     @property
     def tau(self) -> float:

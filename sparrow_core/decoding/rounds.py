@@ -15,6 +15,7 @@ from sparrow_core.decoding.anchors import text_slots
 from sparrow_core.decoding.attention import causal_mask
 from sparrow_core.decoding.cache import KVCache
 from sparrow_core.decoding.drafting import Drafter, DraftJob, DraftSession, TextContext, Turn
+from sparrow_core.decoding.near_ties import first_in_doubt
 from sparrow_core.decoding.sampling import choose
 from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, SequenceRows, TargetModel, TargetPass
 from sparrow_core.decoding.tree import ancestors, depths
@@ -88,30 +89,67 @@ class RoundResult:
     num_drafted: int
     draft_s: float
     verify_s: float
+    was_in_doubt: bool = False
 
 
 @torch.inference_mode()
-def decode_round(target: TargetModel, batch: Sequence[Running]) -> list[RoundResult]:
-    """For every sequence: draft from its root, verify in one target pass for all, commit what was accepted."""
+def decode_round(target: TargetModel, batch: Sequence[Running], row_noise: float = 0.0) -> list[RoundResult]:
+    """For every sequence: draft from its root, verify in one target pass for all, commit what was accepted.
+
+    `row_noise` is how much a row's logits may depend on the rows beside it (see `near_ties`).
+    """
     started = time.perf_counter()
     drafts = _propose(batch)
     drafted = time.perf_counter()
     states = _read_drafts(target, batch, drafts)
     logits = target.logits(torch.cat(states)).split([len(draft) for draft in drafts])
-    token_ids = []
-    for running, draft, states_ND, logits_NV in zip(batch, drafts, states, logits, strict=True):
-        turn = running.turn
-        verdict = verify(draft, logits_NV, turn.sampling, turn.position, turn.round_index)
-        path = list(verdict.path)
-        running.cache.commit(path)
-        accepted = draft.tokens_N[path].tolist()
-        running.session.commit(accepted, states_ND[path])
-        token_ids.append([*accepted[1:], verdict.bonus])
+    shared = row_noise if sum(map(len, drafts)) > 1 else 0.0  # a row that was alone is what it should be
+    outcomes = [_settle(target, *parts, shared) for parts in zip(batch, drafts, states, logits, strict=True)]
     verified = time.perf_counter()
+    draft_s, verify_s = (drafted - started) / len(batch), (verified - drafted) / len(batch)
     return [
-        RoundResult(tokens, len(draft) - 1, (drafted - started) / len(batch), (verified - drafted) / len(batch))
-        for tokens, draft in zip(token_ids, drafts, strict=True)
+        RoundResult(tokens, len(draft) - 1, draft_s, verify_s, was_in_doubt)
+        for (tokens, was_in_doubt), draft in zip(outcomes, drafts, strict=True)
     ]
+
+
+def _settle(
+    target: TargetModel,
+    running: Running,
+    draft: Draft,
+    states_ND: torch.Tensor,
+    logits_NV: torch.Tensor,
+    row_noise: float,
+) -> tuple[list[int], bool]:
+    """Judge one draft and commit what is accepted -> the new tokens, and whether one was decided by a row alone."""
+    turn = running.turn
+    verdict = verify(draft, logits_NV, turn.sampling, turn.position, turn.round_index)
+    path, bonus = list(verdict.path), verdict.bonus
+    doubtful = first_in_doubt(logits_NV[path], turn.sampling, turn.position, row_noise)
+    if doubtful is None:
+        running.cache.commit(path)
+        path_states = states_ND[path]
+    else:
+        path = path[: doubtful + 1]
+        running.cache.commit(path[:-1])
+        state_1D = _read_alone(target, running, int(draft.tokens_N[path[-1]]))
+        position_1 = torch.tensor([turn.position + doubtful], device=state_1D.device)
+        bonus = int(choose(target.logits(state_1D), turn.sampling, position_1))
+        path_states = torch.cat([states_ND[path[:-1]], state_1D])
+    accepted = draft.tokens_N[path].tolist()
+    running.session.commit(accepted, path_states)
+    return [*accepted[1:], bonus], doubtful is not None
+
+
+def _read_alone(target: TargetModel, running: Running, token: int) -> torch.Tensor:
+    """The step of the autoregressive loop: one row in a pass of its own, committed -> its state [1, D]."""
+    info, cache = target.info, running.cache
+    token_1 = torch.tensor([token], device=info.device)
+    position_A1 = torch.full((info.position_axes, 1), cache.length + running.position_offset, device=info.device)
+    rows = (SequenceRows(cache, num_rows=1),)
+    state_1D = target.forward(target.embed_tokens(token_1), position_A1, rows).states_RD
+    cache.commit([0])
+    return state_1D
 
 
 def _propose(batch: Sequence[Running]) -> list[Draft]:

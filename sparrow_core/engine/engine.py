@@ -12,6 +12,7 @@ from typing import Any
 from sparrow_core.config import DraftConfig, EngineConfig, Sampling
 from sparrow_core.decoding.cache import KVArena
 from sparrow_core.decoding.drafting import Drafter
+from sparrow_core.decoding.near_ties import row_noise
 from sparrow_core.decoding.rounds import decode_round
 from sparrow_core.decoding.target import Prompt, TargetModel
 from sparrow_core.engine.costs import measure_costs
@@ -48,7 +49,8 @@ class Engine:
     Requests join in order of arrival and leave when they are done, between rounds; what one of them says depends
     neither on the others nor on the load. `drafter` None decodes without drafts, which gives the same words. A
     request's own failure is set on its ticket; anything else ends the thread, fails what waits and runs, and makes
-    `alive` False.
+    `alive` False. `row_noise` is 0 where the machine's passes are row-invariant; elsewhere near-ties are decided by a
+    row alone, and `SpecStats.in_doubt` counts them.
     """
 
     def __init__(self, target: TargetModel, drafter: Drafter[Any] | None, config: EngineConfig | None = None) -> None:
@@ -60,6 +62,7 @@ class Engine:
         self._waiting: deque[list[Ticket]] = deque()
         self._next: _Next | None = None
         self._active: list[_Active] = []
+        self.row_noise = row_noise(target)
         self._governor: Governor | None = None
         self._steps = 0
         self._lock = threading.Lock()
@@ -208,7 +211,7 @@ class Engine:
         chosen = self._govern([active.generation.cache.length for active in governed])
         shapes = [chosen if active in governed else active.tickets[0].arm.shape for active in decoding]
         batch = [active.generation.running(shape) for active, shape in zip(decoding, shapes, strict=True)]
-        for active, result in zip(decoding, decode_round(self.target, batch), strict=True):
+        for active, result in zip(decoding, decode_round(self.target, batch, self.row_noise), strict=True):
             if active in governed and self._governor:
                 self._governor.learn(chosen or NOTHING, len(result.token_ids))
             self._publish(active, active.generation.take(result))

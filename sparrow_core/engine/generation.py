@@ -95,7 +95,7 @@ class Generation:
         self.arm = arm
         self.token_ids, self.finish_reason = [], None
         self._accepted: list[int] = []
-        self._drafted = self._tokens_from_rounds = 0
+        self._drafted = self._tokens_from_rounds = self._in_doubt = 0
         began = time.perf_counter()
         first = first_token(self._target, self._context, arm.sampling)
         self._decode_began = time.perf_counter()
@@ -119,6 +119,7 @@ class Generation:
         kept = self._keep(result.token_ids)
         self._accepted.append(len(result.token_ids) - 1)
         self._drafted += result.num_drafted
+        self._in_doubt += result.was_in_doubt
         self._tokens_from_rounds += len(kept)
         self._seconds["draft_s"] += result.draft_s
         self._seconds["verify_s"] += result.verify_s
@@ -136,7 +137,7 @@ class Generation:
             stats, timings = SpecStats(), Timings(vision_s=self._vision_s, prefill_s=self._prefill_s)
         else:
             accepted = tuple(self._accepted)
-            stats = SpecStats(len(accepted), self._tokens_from_rounds, self._drafted, accepted)
+            stats = SpecStats(len(accepted), self._tokens_from_rounds, self._drafted, accepted, self._in_doubt)
             timings = Timings(**self._seconds)
         return Completion(
             request_id=self.request.request_id,

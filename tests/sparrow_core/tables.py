@@ -55,7 +55,7 @@ class TableTarget:
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         token, position = states.long().unbind(-1)
-        return self.table[position, token]
+        return self.table[position % len(self.table), token]
 
     def decode_text(self, token_ids: tuple[int, ...]) -> str:
         return " ".join(map(str, token_ids))

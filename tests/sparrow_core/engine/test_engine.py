@@ -348,9 +348,9 @@ def test_broken_machine_ends_the_engine_loudly(tiny_target: TargetModel, monkeyp
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("device lost")
 
+    engine = Engine(tiny_target, None, EngineConfig(max_sequences=1))
     monkeypatch.setattr(tiny_target, "forward", broken)
     monkeypatch.setattr("threading.excepthook", lambda _: None)
-    engine = Engine(tiny_target, None, EngineConfig(max_sequences=1))
     tickets = [engine.submit(Request(video_messages())) for _ in range(2)]
     with pytest.raises(RuntimeError, match="device lost"):
         tickets[0].result(60)
