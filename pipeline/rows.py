@@ -84,6 +84,7 @@ CAPTION = _extended(
         ("output_tokens", pa.int32()),
         ("rounds", pa.int32()),
         ("drafted_tokens", pa.int32()),
+        ("in_doubt_tokens", pa.int32()),  # near-ties decided by a pass over one row
         ("tau", pa.float64()),
         ("accept_hist", pa.list_(pa.int32())),
         ("t_vision_s", pa.float64()),
@@ -95,6 +96,7 @@ CAPTION = _extended(
         ("audit", pa.string()),  # none | equal | diverged
         ("device", pa.string()),
         ("dtype", pa.string()),
+        ("row_noise", pa.float64()),  # how much a row's logits depend on others in its pass; 0: not at all
         ("settings_fingerprint", pa.string()),
         ("created_at", pa.timestamp("ms", tz="UTC")),
         ("schema_version", pa.int32()),

@@ -70,6 +70,7 @@ def show_summary(console: Console, report: dict[str, Any], folder: str) -> None:
     if report["tau"] is not None:
         table.add_row("tau", f"{report['tau']:.2f} tokens per target call")
     table.add_row("audit", _audit_line(audit, report["draft"]))
+    table.add_row("passes", _passes_line(report))
     table.add_row("seconds", ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in report["stage_s"].items()))
     table.add_row("ran on", f"{', '.join(report['device'])} {', '.join(report['dtype'])}, {report['threads']} threads")
     if report["lost_videos"]:
@@ -90,6 +91,16 @@ def advance(progress: Progress, figures: RunFigures) -> None:
         completed=figures.windows,
         errors=figures.errors,
         tokens_per_s=figures.tokens_per_s,
+    )
+
+
+def _passes_line(report: dict[str, Any]) -> str:
+    if not report["row_noise"]:
+        return "row-invariant: a row's logits do not depend on the others in its pass"
+    share = report["in_doubt_tokens"] / max(report["tokens"], 1)
+    return (
+        f"not row-invariant on this machine (logits differ by up to {report['row_noise']:.2g}): "
+        f"{report['in_doubt_tokens']} near-ties ({share:.2%} of the tokens) were decided by a row alone"
     )
 
 

@@ -29,7 +29,7 @@ _STAGES = {
 _COLUMNS = [
     *_STAGES.values(),
     *("status", "reason", "start_s", "end_s", "output_tokens", "rounds", "tau", "accept_hist", "audit"),
-    *("device", "dtype", "target_id", "target_fingerprint"),
+    *("in_doubt_tokens", "row_noise", "device", "dtype", "target_id", "target_fingerprint"),
 ]
 
 
@@ -109,6 +109,8 @@ def table_figures(ledger: Ledger) -> dict[str, Any]:
         "tau": round(from_rounds / rounds, 4) if rounds else None,
         "accept_hist": _accept_hist(success["accept_hist"]),
         "audit": {"checked": audits["equal"] + audits["diverged"], "equal": audits["equal"]},
+        "row_noise": pc.max(success["row_noise"]).as_py(),
+        "in_doubt_tokens": int(_total(success["in_doubt_tokens"])),
         "stage_s": {stage: round(_total(success[column]), 3) for stage, column in _STAGES.items()},
         "target": _distinct(success["target_id"]),
         "target_fingerprint": _distinct(success["target_fingerprint"]),

@@ -53,6 +53,7 @@ class CaptionWindows:
         self._facts = _run_facts(run, target.info.name, target.info.fingerprint)
         self._facts |= {"device": _device_name(target.info.device), "dtype": str(target.info.dtype).split(".")[-1]}
         self._engine = Engine(target, drafter, config.engine)
+        self._facts["row_noise"] = self._engine.row_noise
         self._audits_begun = 0
 
     async def __call__(self, windows: pa.Table) -> pa.Table:
@@ -143,6 +144,7 @@ def _figures(completion: Completion) -> dict[str, Any]:
         "output_tokens": len(completion.token_ids),
         "rounds": stats.rounds,
         "drafted_tokens": stats.drafted,
+        "in_doubt_tokens": stats.in_doubt,
         "tau": stats.tau if stats.rounds else None,
         "accept_hist": np.bincount(np.array(stats.accepted_per_round, dtype=np.int64)).tolist(),
         "t_vision_s": timings.vision_s,

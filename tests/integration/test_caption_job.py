@@ -66,7 +66,13 @@ def run(arguments: list[str], output: Path) -> Result:
 def captions(output: Path) -> pd.DataFrame:
     """The table as its readers see it, without what differs from run to run by nature."""
     table = pd.read_parquet(output / "captions").sort_values("window_id").reset_index(drop=True)
-    of_the_drafts = {"rounds", "drafted_tokens", "tau", "accept_hist"}  # the governor goes by measured times
+    of_the_drafts = {
+        "rounds",
+        "drafted_tokens",
+        "in_doubt_tokens",
+        "tau",
+        "accept_hist",
+    }  # the governor goes by measured times
     own = [column for column in table.columns if column.startswith("t_") or column in {"created_at", "audit"}]
     own += sorted(of_the_drafts)
     return table.drop(columns=own)
