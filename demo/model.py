@@ -90,8 +90,9 @@ def save_target(
     """Write the model as a hub folder in bfloat16; `card` becomes its README."""
     folder.mkdir(parents=True, exist_ok=True)
     copy = deepcopy(model).bfloat16()
-    for config in (copy.config.text_config, copy.config.vision_config):
-        config.dtype = torch.bfloat16  # trained weights that were loaded in float32 say so here
+    config: Any = copy.config
+    for part in (config.text_config, config.vision_config):
+        part.dtype = torch.bfloat16  # trained weights that were loaded in float32 say so here
     im_end, endoftext = token_id(tokenizer, "<|im_end|>"), token_id(tokenizer, "<|endoftext|>")
     copy.generation_config = GenerationConfig(
         bos_token_id=endoftext, pad_token_id=endoftext, eos_token_id=[im_end, endoftext], do_sample=False

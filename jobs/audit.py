@@ -14,7 +14,6 @@ from rich.table import Table
 from jobs.caption_corpus import DEMO
 from pipeline.audit_run import CaptionRunTable, Finding, WindowReader, compare_runs, compare_with_oracle
 from pipeline.rows import Row
-from sparrow_core.decoding.target import TargetModel
 from sparrow_core.errors import ConfigError, SparrowError
 from sparrow_core.models.loading import load_target, read_patch_spec
 
@@ -51,32 +50,29 @@ def main(
 
 def _findings(run: str, against: str, target: str, share: float, margins: bool) -> Iterator[Finding]:
     left = CaptionRunTable(run)
-    model, reader = None, None
+    reader = _reader(left, target) if margins or against == "oracle" else None
     if against == "oracle":
-        model = _target_of(left, target)
-        reader = WindowReader(model, left.settings, read_patch_spec(target))
+        assert reader is not None
         compared: Iterator[tuple[Row, Finding, Sequence[int]]] = compare_with_oracle(left, reader, share)
     else:
         compared = compare_runs(left, CaptionRunTable(against))
     for row, finding, other in compared:
-        if finding.first_difference is not None and margins:
-            reader = reader or WindowReader(_target_of(left, target), left.settings, read_patch_spec(target))
+        if finding.first_difference is not None and margins and reader:
             margin = reader.margin(row, row["token_ids"], other, finding.first_difference)
             finding = replace(finding, margin=margin)
         yield finding
 
 
-def _target_of(run: CaptionRunTable, source: str) -> TargetModel:
-    """The checkpoint that wrote the run. Raises ConfigError if `source` is another one."""
-    dtype = str(run.settings["dtype"])
-    model = load_target(source, dtype=dtype)
+def _reader(run: CaptionRunTable, source: str) -> WindowReader:
+    """Reads the run's windows with the checkpoint that wrote it. Raises ConfigError if `source` is another one."""
+    model = load_target(source, dtype=str(run.settings["dtype"]))
     fingerprints = {row["target_fingerprint"] for row in run.rows.values()}
     if fingerprints - {model.info.fingerprint}:
         raise ConfigError(
             f"the run was written by target {', '.join(sorted(fingerprints))}, but {source} is "
             f"{model.info.fingerprint}; name its checkpoint with --target"
         )
-    return model
+    return WindowReader(model, run.settings, read_patch_spec(source))
 
 
 def show(console: Console, findings: Sequence[Finding]) -> int:

@@ -25,6 +25,7 @@ def save_drafter(folder: str | Path, model: SparrowDrafterModel, card: str) -> N
     path.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().bfloat16().contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    (path / "model.safetensors").chmod(0o644)  # the library writes it for its owner only
     config = {"model_type": _MODEL_TYPE, "architectures": ["SparrowDrafterModel"], **asdict(model.config)}
     (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     (path / "README.md").write_text(card)
