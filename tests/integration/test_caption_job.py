@@ -154,7 +154,7 @@ def test_the_audit_tool_finds_equal_and_tampered_captions(
     changed["token_ids"][5] += 1
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), part)
 
-    target = ["--target", arguments[arguments.index("--target") + 1]]
+    target = ["--target", arguments[arguments.index("--target") + 1], "--threads", "1"]
     audit = typer.Typer()
     audit.command()(audit_main)
     equal = CliRunner().invoke(audit, [str(output), "--share", "0.4", *target])

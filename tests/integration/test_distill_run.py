@@ -113,7 +113,7 @@ def test_resumed_weights_equal_an_unkilled_run(
     geometry = DrafterConfig.for_target(tiny_target.info)
     (states,) = resumed_run.glob("states-*")
     arguments = (str(states), geometry, config, str(tmp_path))
-    multiprocessing.start_processes(unkilled_worker, args=arguments, nprocs=2, start_method="fork")
+    multiprocessing.start_processes(unkilled_worker, args=arguments, nprocs=2, start_method="spawn")
     unkilled = torch.load(tmp_path / "unkilled.pt")
     resumed = load_file(resumed_run / "drafter" / "model.safetensors")
     assert unkilled.keys() == resumed.keys()
