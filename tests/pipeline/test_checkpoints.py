@@ -62,7 +62,7 @@ def test_memory_need_is_that_of_the_loaded_model(tiny_checkpoint: Path, tiny_tar
     half = memory_need(replace(config, dtype="bfloat16"))
     assert (2 * half.weights_bytes, 2 * half.kv_bytes) == (need.weights_bytes, need.kv_bytes)
     refuse_impossible(need, need.total_bytes, config)
-    with pytest.raises(ConfigError, match=r"lower engine\.max_model_tokens \(now 1000\)"):
+    with pytest.raises(ConfigError, match=r"fewer slots \(engine\.arena_tokens=0, engine\.max_model_tokens=1000\)"):
         refuse_impossible(need, need.total_bytes - 1, config)
 
 
