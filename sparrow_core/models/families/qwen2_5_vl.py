@@ -17,7 +17,7 @@ from sparrow_core.errors import ConfigError
 from sparrow_core.media.patches import PatchSpec, patchify
 from sparrow_core.models.attention_interface import SPARROW_ATTENTION, PassCache
 from sparrow_core.models.fingerprint import tokenizer_hash, weights_fingerprint
-from sparrow_core.models.padding import pad_rows
+from sparrow_core.models.padding import pad_rows, store_linears_by_input
 from sparrow_core.types import Frames, Message
 
 _TYPE_OF_KIND = {"text": 0, "image": 1, "video": 2}
@@ -37,6 +37,8 @@ class Qwen25VLTarget:
         if config.use_sliding_window:
             raise ConfigError(f"{name}: sliding-window attention is not supported; set use_sliding_window to false")
         model.set_attn_implementation({"text_config": SPARROW_ATTENTION, "vision_config": "sdpa"})
+        store_linears_by_input(model.model.language_model)
+        store_linears_by_input(model.lm_head)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.patch_spec = patch_spec
