@@ -12,6 +12,7 @@ from torch.nn.functional import linear, rms_norm, silu
 from sparrow_core.decoding.attention import attend
 from sparrow_core.decoding.target import SequenceRows
 from sparrow_core.models.drafter import DrafterLayer, SparrowDrafterModel, rotate
+from sparrow_core.models.padding import store_by_input
 
 
 class DrafterSteps:
@@ -23,13 +24,14 @@ class DrafterSteps:
         attention, mlp = layer.self_attn, layer.mlp
         self.config = config = model.config
         self._token_norm, self._post_norm = model.input_layernorm.weight.detach(), layer.post_attention_layernorm
-        self._fc_weight, self._fc_bias = model.fc.weight.detach(), model.fc.bias.detach()
+        self._fc_weight, self._fc_bias = store_by_input(model.fc.weight.detach()), model.fc.bias.detach()
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        self._qkv_weight = torch.cat([projection.weight.detach() for projection in projections])
+        self._qkv_weight = store_by_input(torch.cat([projection.weight.detach() for projection in projections]))
         self._qkv_bias = torch.cat([projection.bias.detach() for projection in projections])
-        self._out_weight = attention.o_proj.weight.detach()
-        self._gate_up_weight = torch.cat([mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach()])
-        self._down_weight = mlp.down_proj.weight.detach()
+        self._out_weight = store_by_input(attention.o_proj.weight.detach())
+        gate_up_weight = torch.cat([mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach()])
+        self._gate_up_weight = store_by_input(gate_up_weight)
+        self._down_weight = store_by_input(mlp.down_proj.weight.detach())
         exponents = torch.arange(0, config.head_dim, 2, device=self._fc_weight.device).float() / config.head_dim
         self._frequency = torch.cat([config.rope_theta**-exponents] * 2)
 
