@@ -20,7 +20,7 @@ from pipeline.serving.captioner import Captioner
 from pipeline.serving.config import HttpConfig, MediaLimits, ServeConfig
 from pipeline.serving.protocol import ChatRequest, parse_request
 from pipeline.serving.video_reader import VideoReader
-from sparrow_core.config import EngineConfig, FrameSamplingConfig
+from sparrow_core.config import DraftConfig, EngineConfig, FrameSamplingConfig
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.ticket import Ticket
@@ -52,7 +52,7 @@ def captioner(tiny_target: TargetModel, videos: Path) -> Iterator[Captioner]:
         target="tiny",
         max_new_tokens=12,
         frames=FrameSamplingConfig(max_visual_tokens=64),
-        engine=EngineConfig(max_model_tokens=2048),
+        engine=EngineConfig(DraftConfig(), max_model_tokens=2048),  # a fixed shape: rounds are compared
         http=HttpConfig(media_root=str(videos), model_name="tiny", max_requests=2, decoders=1, limits=LIMITS),
     )
     engine = Engine(tiny_target, PromptLookupDrafter(tiny_target.info.vocab_size), config.engine)
