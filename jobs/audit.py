@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated
 
@@ -50,15 +51,14 @@ def main(
 
 def _findings(run: str, against: str, target: str, share: float, margins: bool) -> Iterator[Finding]:
     left = CaptionRunTable(run)
-    reader = _reader(left, target) if margins or against == "oracle" else None
+    reader = cache(partial(_reader, left, target))  # two runs that are equal need no target
     if against == "oracle":
-        assert reader is not None
-        compared: Iterator[tuple[Row, Finding, Sequence[int]]] = compare_with_oracle(left, reader, share)
+        compared: Iterator[tuple[Row, Finding, Sequence[int]]] = compare_with_oracle(left, reader(), share)
     else:
         compared = compare_runs(left, CaptionRunTable(against))
     for row, finding, other in compared:
-        if finding.first_difference is not None and margins and reader:
-            margin = reader.margin(row, row["token_ids"], other, finding.first_difference)
+        if finding.first_difference is not None and margins:
+            margin = reader().margin(row, row["token_ids"], other, finding.first_difference)
             finding = replace(finding, margin=margin)
         yield finding
 

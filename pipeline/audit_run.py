@@ -9,22 +9,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from pipeline.ids import in_audit
 from pipeline.ledger import SETTINGS, Ledger
 from pipeline.rows import WINDOW, Row, to_table
-from pipeline.stages.decode import DecodeWindows
+from pipeline.stages.decode import DecodeWindows, frames_of
 from pipeline.storage import Folder
 from sparrow_core.config import DecodeConfig, FrameSamplingConfig, Sampling
 from sparrow_core.decoding.autoregressive import generate_autoregressively
-from sparrow_core.decoding.rounds import prefill
-from sparrow_core.decoding.target import Prompt, SequenceRows, TargetModel
+from sparrow_core.decoding.rounds import prefill, read_alone
+from sparrow_core.decoding.target import Prompt, TargetModel
 from sparrow_core.errors import ConfigError
 from sparrow_core.measure.equality import first_difference
 from sparrow_core.media.patches import PatchSpec
-from sparrow_core.types import Frames, Message
+from sparrow_core.types import Message
 
 WindowKey = tuple[str, float | None, float | None]
 _COLUMNS = [*WINDOW.names, "token_ids", "sampling", "prompt", "target_fingerprint"]
@@ -75,10 +74,7 @@ class WindowReader:
         decoded = self._decode(to_table([waiting], WINDOW)).to_pylist()[0]
         if decoded["status"] == "error":
             raise ConfigError(f"{row['source_uri']} cannot be decoded again: {decoded['error']}")
-        shape = (decoded["n_frames"], decoded["pixels_height"], decoded["pixels_width"], 3)
-        pixels = np.frombuffer(decoded["pixels"], np.uint8).reshape(shape).copy()
-        frames = Frames(pixels, tuple(decoded["frame_times"]), decoded["sampled_fps"])
-        return self._target.build_prompt((Message("user", (frames, row["prompt"])),))
+        return self._target.build_prompt((Message("user", (frames_of(decoded), row["prompt"])),))
 
     def oracle(self, row: Row) -> tuple[int, ...]:
         """What the one-row loop writes."""
@@ -90,17 +86,12 @@ class WindowReader:
         """Logit of `left[at]` minus that of `right[at]`, after the tokens that both share."""
         if at >= min(len(left), len(right)):
             return None
-        prompt, info = self.prompt(row), self._target.info
+        prompt = self.prompt(row)
         embedded = self._target.embed(prompt)
-        cache = info.cache_shape.cache(prompt.token_ids_S.numel() + at + 1)
+        cache = self._target.info.cache_shape.cache(prompt.token_ids_S.numel() + at + 1)
         state_1D = prefill(self._target, prompt, embedded, cache).states_TD[-1:]
         for token in left[:at]:
-            position_A1 = torch.full((info.position_axes, 1), cache.length + embedded.position_offset)
-            token_1 = torch.tensor([token], device=info.device)
-            row_1 = (SequenceRows(cache, num_rows=1),)
-            embedding_1D = self._target.embed_tokens(token_1)
-            state_1D = self._target.forward(embedding_1D, position_A1.to(info.device), row_1).states_RD
-            cache.commit([0])
+            state_1D = read_alone(self._target, cache, embedded.position_offset, token)
         logits_V = self._target.logits(state_1D)[0]
         return float(logits_V[left[at]] - logits_V[right[at]])
 

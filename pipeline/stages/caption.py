@@ -21,12 +21,13 @@ from pipeline.config import CaptionConfig
 from pipeline.ids import in_audit, prompt_hash
 from pipeline.rows import CAPTION, SCHEMA_VERSION, Row, to_table
 from pipeline.stages.boundary import row_boundary
+from pipeline.stages.decode import frames_of
 from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.ticket import Arm
 from sparrow_core.errors import EngineClosedError, SparrowError
 from sparrow_core.models.drafter_checkpoint import load_drafter
 from sparrow_core.models.loading import load_target
-from sparrow_core.types import Completion, Frames, Message, Request
+from sparrow_core.types import Completion, Message, Request
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class CaptionWindows:
     async def _caption(self, row: Row) -> None:
         with row_boundary(row):
             request = self._request(row)
-            arms = [replace(self._engine.default_arm, sampling=request.sampling)]
+            arms = [self._engine.default_arm(request.sampling)]
             if self._audit_is_due(row["window_id"]):
                 arms.append(replace(arms[0], drafter=None))
             completion, *checked = await self._complete(request, arms)
@@ -85,12 +86,9 @@ class CaptionWindows:
                 row["audit"] = "equal" if checked[0].token_ids == completion.token_ids else "diverged"
 
     def _request(self, row: Row) -> Request:
-        shape = (row["n_frames"], row["pixels_height"], row["pixels_width"], 3)
-        pixels = np.frombuffer(row.pop("pixels"), np.uint8).reshape(shape).copy()
-        frames = Frames(pixels, tuple(row["frame_times"]), row["sampled_fps"])
         config = self._run.config
         return Request(
-            messages=(Message("user", (frames, config.prompt)),),
+            messages=(Message("user", (frames_of(row), config.prompt)),),
             sampling=config.sampling,
             max_new_tokens=config.max_new_tokens,
             request_id=row["window_id"],

@@ -2,6 +2,7 @@
 
 import time
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.rows import FRAMES, Row
@@ -11,6 +12,7 @@ from sparrow_core.config import DecodeConfig, FrameSamplingConfig
 from sparrow_core.media.decode import FrameDecoder
 from sparrow_core.media.patches import PatchSpec
 from sparrow_core.media.timeline import plan_frames
+from sparrow_core.types import Frames
 
 
 class DecodeWindows:
@@ -50,3 +52,10 @@ class DecodeWindows:
                 "pixels_width": width,
             }
         ]
+
+
+def frames_of(row: Row) -> Frames:
+    """The frames that a FRAMES row carries; takes the pixels out of it."""
+    shape = (row["n_frames"], row["pixels_height"], row["pixels_width"], 3)
+    pixels = np.frombuffer(row.pop("pixels"), np.uint8).reshape(shape).copy()
+    return Frames(pixels, tuple(row["frame_times"]), row["sampled_fps"])

@@ -3,9 +3,9 @@
 import torch
 
 from sparrow_core.config import PrefillConfig
-from sparrow_core.decoding.rounds import PREFILL, first_token, prefill
+from sparrow_core.decoding.rounds import PREFILL, first_token, prefill, read_alone
 from sparrow_core.decoding.sampling import choose
-from sparrow_core.decoding.target import Prompt, SequenceRows, TargetModel
+from sparrow_core.decoding.target import Prompt, TargetModel
 from sparrow_core.types import Sampling
 
 
@@ -25,11 +25,7 @@ def generate_autoregressively(
     context = prefill(target, prompt, embedded, cache, prefill_config)
     tokens = [first_token(target, context, sampling)]
     while tokens[-1] not in info.stop_token_ids and len(tokens) < max_new_tokens:
-        token_1 = torch.tensor([tokens[-1]], device=info.device)
-        position_A1 = torch.full((info.position_axes, 1), cache.length + embedded.position_offset, device=info.device)
-        row = (SequenceRows(cache, num_rows=1),)
-        states_1D = target.forward(target.embed_tokens(token_1), position_A1, row).states_RD
-        cache.commit([0])
+        state_1D = read_alone(target, cache, embedded.position_offset, tokens[-1])
         position_1 = torch.tensor([len(tokens)], device=info.device)
-        tokens.append(int(choose(target.logits(states_1D), sampling, position_1)))
+        tokens.append(int(choose(target.logits(state_1D), sampling, position_1)))
     return tuple(tokens)

@@ -69,6 +69,17 @@ def first_token(target: TargetModel, context: TextContext, sampling: Sampling) -
     return int(choose(logits_1V, sampling, torch.zeros(1, dtype=torch.int64, device=logits_1V.device)))
 
 
+def read_alone(target: TargetModel, cache: KVCache, position_offset: int, token: int) -> torch.Tensor:
+    """The step of the autoregressive loop: one row in a pass of its own, committed -> its state [1, D]."""
+    info = target.info
+    token_1 = torch.tensor([token], device=info.device)
+    position_A1 = torch.full((info.position_axes, 1), cache.length + position_offset, device=info.device)
+    rows = (SequenceRows(cache, num_rows=1),)
+    state_1D = target.forward(target.embed_tokens(token_1), position_A1, rows).states_RD
+    cache.commit([0])
+    return state_1D
+
+
 @dataclass(frozen=True)
 class Running:
     """A sequence as a round finds it. A token at cache slot s has position s + `position_offset` on every axis."""
@@ -132,24 +143,13 @@ def _settle(
     else:
         path = path[: doubtful + 1]
         running.cache.commit(path[:-1])
-        state_1D = _read_alone(target, running, int(draft.tokens_N[path[-1]]))
+        state_1D = read_alone(target, running.cache, running.position_offset, int(draft.tokens_N[path[-1]]))
         position_1 = torch.tensor([turn.position + doubtful], device=state_1D.device)
         bonus = int(choose(target.logits(state_1D), turn.sampling, position_1))
         path_states = torch.cat([states_ND[path[:-1]], state_1D])
     accepted = draft.tokens_N[path].tolist()
     running.session.commit(accepted, path_states)
     return [*accepted[1:], bonus], doubtful is not None
-
-
-def _read_alone(target: TargetModel, running: Running, token: int) -> torch.Tensor:
-    """The step of the autoregressive loop: one row in a pass of its own, committed -> its state [1, D]."""
-    info, cache = target.info, running.cache
-    token_1 = torch.tensor([token], device=info.device)
-    position_A1 = torch.full((info.position_axes, 1), cache.length + running.position_offset, device=info.device)
-    rows = (SequenceRows(cache, num_rows=1),)
-    state_1D = target.forward(target.embed_tokens(token_1), position_A1, rows).states_RD
-    cache.commit([0])
-    return state_1D
 
 
 def _propose(batch: Sequence[Running]) -> list[Draft]:

@@ -59,12 +59,17 @@ def _draft_seconds(target: TargetModel, drafter: Drafter[Any], shape: DraftConfi
 
 
 def median_seconds(target: TargetModel, run: Callable[[], Any], repeats: int = REPEATS) -> float:
-    """Median wall time; a first run warms up, uncounted."""
+    """Median wall time of a call on the target's device."""
+    return median(wall_times(target.info.device, run, repeats))
+
+
+def wall_times(device: torch.device, run: Callable[[], Any], repeats: int) -> list[float]:
+    """Seconds of each of `repeats` calls; a first one warms up, uncounted."""
     times = []
     for _ in range(repeats + 1):
         began = time.perf_counter()
         run()
-        if target.info.device.type == "cuda":
-            torch.cuda.synchronize(target.info.device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         times.append(time.perf_counter() - began)
-    return median(times[1:])
+    return times[1:]

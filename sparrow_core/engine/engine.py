@@ -34,7 +34,7 @@ class _Next:
     need: int
 
 
-@dataclass
+@dataclass(eq=False)
 class _Active:
     """A prompt in the arena, and those who still wait for a completion of it; the first is being served."""
 
@@ -89,14 +89,13 @@ class Engine:
         """Slots of the arena that no request holds."""
         return sum(self._arena.gaps)
 
-    @property
-    def default_arm(self) -> Arm:
-        """How a request is decoded unless told otherwise; its sampling is greedy."""
-        return Arm(self._drafter, self.config.draft, Sampling())
+    def default_arm(self, sampling: Sampling) -> Arm:
+        """How a request is decoded unless told otherwise."""
+        return Arm(self._drafter, self.config.draft, sampling)
 
     def submit(self, request: Request) -> Ticket:
         """Queue a request; returns at once. Raises EngineClosedError, or ConfigError for settings out of range."""
-        return self.submit_arms(request, [replace(self.default_arm, sampling=request.sampling)])[0]
+        return self.submit_arms(request, [self.default_arm(request.sampling)])[0]
 
     def submit_arms(self, request: Request, arms: Sequence[Arm]) -> list[Ticket]:
         """Queue one prompt to be decoded in several ways, one after the other, after a single prefill.

@@ -50,11 +50,6 @@ class Ticket:
         self._cancelled.set()
 
     @property
-    def has_begun(self) -> bool:
-        """Whether it has a token."""
-        return bool(self._chunks)
-
-    @property
     def cancelled(self) -> bool:
         return self._cancelled.is_set()
 

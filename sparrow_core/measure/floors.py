@@ -3,13 +3,12 @@
 Both rates are measured in the run that uses them, by the definitions below, with the threads that torch has.
 """
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from sparrow_core.decoding.target import TargetInfo
+from sparrow_core.engine.costs import wall_times
 
 BUFFER_BYTES = 2**30
 MATRIX_SIZE = 2048
@@ -43,9 +42,9 @@ def measure_rates(device: torch.device, dtype: torch.dtype) -> MachineRates:
     target = torch.empty_like(source)
     left = torch.randn(MATRIX_SIZE, MATRIX_SIZE, device=device).to(dtype)
     return MachineRates(
-        read_bytes_per_s=BUFFER_BYTES / _best_s(lambda: source.sum(), device),
-        copied_bytes_per_s=BUFFER_BYTES / _best_s(lambda: target.copy_(source), device),
-        flop_per_s=2 * MATRIX_SIZE**3 / _best_s(lambda: left @ left, device),
+        read_bytes_per_s=BUFFER_BYTES / min(wall_times(device, lambda: source.sum(), REPEATS)),
+        copied_bytes_per_s=BUFFER_BYTES / min(wall_times(device, lambda: target.copy_(source), REPEATS)),
+        flop_per_s=2 * MATRIX_SIZE**3 / min(wall_times(device, lambda: left @ left, REPEATS)),
     )
 
 
@@ -57,14 +56,3 @@ def pass_floor(info: TargetInfo, num_rows: int, context: int) -> PassFloor:
     kv = 2 * info.num_layers * info.num_kv_heads * info.head_dim * (context + num_rows)
     products = weights * num_rows + 2 * info.num_layers * info.num_heads * info.head_dim * context * num_rows
     return PassFloor((weights + kv) * info.dtype.itemsize, 2 * products)
-
-
-def _best_s(work: Callable[[], object], device: torch.device) -> float:
-    times = []
-    for _ in range(REPEATS + 1):
-        began = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - began)
-    return min(times[1:])

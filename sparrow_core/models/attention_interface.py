@@ -36,13 +36,16 @@ class PassCache:
 
     def attend(self, query_HRD: torch.Tensor, scale: float) -> torch.Tensor:
         """Attention of every row over its own sequence, right after `update` of the same layer; padding rows zero."""
-        attended_HRD, first = torch.zeros_like(query_HRD), 0
+        attended, first = [], 0
         for sequence, (keys_GSD, values_GSD) in zip(self._sequences, self._seen, strict=True):
             rows = slice(first, first := first + sequence.num_rows)
             inputs = (query_HRD[:, rows], keys_GSD, values_GSD, sequence.visible_RP, scale)
             prompt = sequence.cache.prompt_length
-            attended_HRD[:, rows] = attend(*inputs) if prompt is None else attend_invariantly(*inputs, prompt)
-        return attended_HRD
+            attended.append(attend(*inputs) if prompt is None else attend_invariantly(*inputs, prompt))
+        num_padding = query_HRD.shape[1] - first
+        if num_padding:
+            attended.append(torch.zeros_like(query_HRD[:, :num_padding]))
+        return torch.cat(attended, 1) if len(attended) > 1 else attended[0]
 
 
 def _folded_attention(

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import linear, rms_norm, silu
 
-from sparrow_core.decoding.attention import attend
 from sparrow_core.decoding.target import SequenceRows
+from sparrow_core.models.attention_interface import PassCache
 from sparrow_core.models.drafter import DrafterLayer, SparrowDrafterModel, rotate
 from sparrow_core.models.padding import store_by_input
 
@@ -57,14 +57,9 @@ class DrafterSteps:
         turned_RHd = rotate(heads_RHd[:, :num_turned], angle_R1d.cos(), angle_R1d.sin())
         queries_HRd, keys_GRd = turned_RHd.transpose(0, 1).split([config.num_heads, config.num_kv_heads])
         values_GRd = heads_RHd[:, num_turned:].transpose(0, 1)
-        attended, first = [], 0
-        for sequence in sequences:
-            rows = slice(first, first := first + sequence.num_rows)
-            sequence.cache.extend(sequence.num_rows)
-            keys_GSd, values_GSd = sequence.cache.update(keys_GRd[:, rows], values_GRd[:, rows], 0)
-            scale = config.head_dim**-0.5
-            attended.append(attend(queries_HRd[:, rows], keys_GSd, values_GSd, sequence.visible_RP, scale))
-        joined_HRd = torch.cat(attended, 1) if len(attended) > 1 else attended[0]
-        x_RD = z_RD + linear(joined_HRd.transpose(0, 1).flatten(1), self._out_weight)
+        caches = PassCache(sequences)
+        caches.update(keys_GRd[None], values_GRd[None], layer=0)
+        attended_HRd = caches.attend(queries_HRd, config.head_dim**-0.5)
+        x_RD = z_RD + linear(attended_HRd.transpose(0, 1).flatten(1), self._out_weight)
         gate_RF, up_RF = linear(self._post_norm(x_RD), self._gate_up_weight).chunk(2, -1)
         return x_RD + linear(silu(gate_RF) * up_RF, self._down_weight)

@@ -47,7 +47,7 @@ class SparrowDrafter:
         speculations = [_Speculation(session, root_D) for session, root_D in zip(sessions, roots_JD, strict=True)]
 
         def expand(levels: dict[int, Level]) -> dict[int, torch.Tensor]:
-            return self._expand({number: speculations[number] for number in levels}, levels)
+            return self._expand(speculations, levels)
 
         wishes = [(logits_V, job.turn, job.shape) for logits_V, job in zip(logits_JV, jobs, strict=True)]
         drafts = grow_all(wishes, expand)
@@ -73,7 +73,7 @@ class SparrowDrafter:
             session.clear_waiting()
         return outputs_RD[torch.tensor(counts).cumsum(0).to(device) - 1]
 
-    def _expand(self, speculations: dict[int, "_Speculation"], levels: dict[int, Level]) -> dict[int, torch.Tensor]:
+    def _expand(self, speculations: Sequence["_Speculation"], levels: dict[int, Level]) -> dict[int, torch.Tensor]:
         """Run one level of every draft, each node fed with its parent's output -> logits by draft [F, V]."""
         device = self.target.info.device
         rows = [speculations[number].place(level).to(device) for number, level in levels.items()]

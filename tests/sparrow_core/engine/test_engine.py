@@ -16,7 +16,7 @@ from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.drafting import Drafter, DraftJob, TextContext
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.engine.engine import Engine
-from sparrow_core.engine.ticket import Arm
+from sparrow_core.engine.ticket import Arm, Ticket
 from sparrow_core.errors import ConfigError, EngineClosedError
 from sparrow_core.models import reference
 from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
@@ -316,12 +316,15 @@ def test_close_cancels_fails_and_refuses(tiny_target: TargetModel) -> None:
     assert not engine.alive
 
 
+async def first_chunk(ticket: Ticket) -> list[int]:
+    return await anext(aiter(ticket))
+
+
 def test_close_settles_every_arm(tiny_target: TargetModel) -> None:
     engine = Engine(tiny_target, None)
     arm = Arm(None, None, Sampling())
     running, *later = engine.submit_arms(Request(video_messages(), max_new_tokens=5000), [arm] * 3)
-    while not running.has_begun:
-        time.sleep(0.001)
+    asyncio.run(first_chunk(running))
     engine.close()
     assert running.result(0).finish_reason == "cancelled" and running.result(0).token_ids
     for ticket in later:
