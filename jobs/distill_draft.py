@@ -15,7 +15,7 @@ from pipeline.cluster import connected
 from pipeline.config import build_config, read_settings
 from pipeline.distill_config import DistillRunConfig, EvaluationConfig
 from pipeline.distill_run import distill
-from pipeline.evaluation_run import evaluate_drafter
+from pipeline.evaluation_run import evaluate_drafters
 from pipeline.report.acceptance import drafter_card, show_acceptance, store_acceptance
 from sparrow_core.errors import SparrowError
 
@@ -68,7 +68,7 @@ def run(config: DistillDemoConfig, output: Path, console: Console) -> None:
     requests = partial(config.windows.request, max_new_tokens=config.capture.max_new_tokens)
     with connected():
         folder = distill(config, requests, asdict(config.windows), output)
-        rows = evaluate_drafter(config, config.evaluation, str(folder), held_out(config.evaluation))
+        rows = evaluate_drafters(config, config.evaluation, [str(folder)], held_out(config.evaluation))
     store_acceptance(folder / "evaluation.json", rows)
     (folder / "README.md").write_text(drafter_card(config, rows))
     show_acceptance(console, rows)

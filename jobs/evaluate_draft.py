@@ -11,7 +11,7 @@ from jobs.distill_draft import DistillDemoConfig, held_out
 from pipeline.checkpoints import worker_path
 from pipeline.cluster import connected
 from pipeline.config import build_config, read_settings
-from pipeline.evaluation_run import evaluate_drafter
+from pipeline.evaluation_run import evaluate_drafters
 from pipeline.report.acceptance import show_acceptance, store_acceptance
 from sparrow_core.errors import SparrowError
 
@@ -31,11 +31,7 @@ def main(
         checked = replace(checked, target=worker_path(checked.target))
         requests = held_out(checked.evaluation)
         with connected():
-            rows = [
-                row
-                for name in draft
-                for row in evaluate_drafter(checked, checked.evaluation, worker_path(name), requests)
-            ]
+            rows = evaluate_drafters(checked, checked.evaluation, [worker_path(name) for name in draft], requests)
     except SparrowError as error:
         Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(2) from error

@@ -1,9 +1,10 @@
-"""Acceptance of a drafter on held-out windows: one Ray Data map over a pool of engines, one window per task.
+"""Acceptance of drafters on held-out windows: one Ray Data map over a pool of engines, one window per task.
 
 Owns the pool; what is measured and how it is summarised belongs to `sparrow_core.measure.acceptance`.
 """
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from ray.data import ActorPoolStrategy
 
 from pipeline.capture_graph import RequestSource
 from pipeline.distill_config import DistillRunConfig, EvaluationConfig
-from sparrow_core.config import EngineConfig
+from sparrow_core.config import EngineConfig, Sampling
 from sparrow_core.decoding.drafting import Drafter
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.engine.engine import Engine
+from sparrow_core.engine.ticket import Arm
+from sparrow_core.errors import ConfigError
 from sparrow_core.measure.acceptance import AcceptanceRow, WindowAcceptance, measure_window, summarise
 from sparrow_core.models.drafter_checkpoint import load_drafter
 from sparrow_core.models.loading import load_target
@@ -34,63 +37,78 @@ def open_drafter(name: str, target: TargetModel) -> Drafter:
 
 
 class MeasureWindow:
-    """Decodes one window under one draft shape per call; engines are made when a shape is first asked for."""
+    """Decodes one window per call with every drafter under every draft shape, after one prefill."""
 
     def __init__(
         self,
         config: DistillRunConfig,
         evaluation: EvaluationConfig,
-        drafter: str,
+        drafters: Sequence[str],
         requests: Mapping[int, RequestSource],
     ) -> None:
         torch.set_num_threads(config.workers.threads)
-        self._evaluation, self._requests = evaluation, requests
+        self._requests = requests
         self._target = load_target(config.target, device=config.device, dtype=config.dtype)
-        self._drafter = open_drafter(drafter, self._target)
-        self._engines: dict[str, Engine] = {}
+        self._arms = {
+            (_display_name(drafter), shape): Arm(open_drafter(drafter, self._target), draft, Sampling())
+            for drafter in drafters
+            for shape, draft in evaluation.drafts.items()
+        }
+        room = max(requests) * 2 + evaluation.max_new_tokens + 1024
+        self._engine = Engine(self._target, None, EngineConfig(max_model_tokens=room))
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        shape = row["draft"]
-        if shape not in self._engines:
-            room = max(self._requests) * 2 + self._evaluation.max_new_tokens + 1024
-            config = EngineConfig(draft=self._evaluation.drafts[shape], max_model_tokens=room)
-            self._engines[shape] = Engine(self._target, self._drafter, config)
+    def __call__(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         request = self._requests[int(row["length"])](int(row["index"]))
-        window = measure_window(self._target, self._engines[shape], request)
-        return {"draft": shape, "length": row["length"], **asdict(window)}
+        windows = measure_window(self._target, self._engine, request, list(self._arms.values()))
+        return [
+            {"drafter": drafter, "draft": shape, "length": row["length"], **asdict(window)}
+            for (drafter, shape), window in zip(self._arms, windows, strict=True)
+        ]
 
 
-def evaluate_drafter(
-    config: DistillRunConfig, evaluation: EvaluationConfig, drafter: str, requests: Mapping[int, RequestSource]
+def evaluate_drafters(
+    config: DistillRunConfig,
+    evaluation: EvaluationConfig,
+    drafters: Sequence[str],
+    requests: Mapping[int, RequestSource],
 ) -> list[AcceptanceRow]:
-    """Measure `drafter` (see `open_drafter`) on `evaluation.windows_per_length` windows of each visual length.
+    """Measure `drafters` (see `open_drafter`) on `evaluation.windows_per_length` windows of each visual length.
 
-    `requests` gives, for every length, the window of each number. Rows come by draft shape, then by length.
+    `requests` gives, for every length, the window of each number. Rows come by drafter, by draft shape, by length. A
+    drafter is named by the last part of its path. Raises ConfigError for two drafters of one name.
     """
+    names = [_display_name(drafter) for drafter in drafters]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"drafters {', '.join(drafters)} share a name; rename a folder: rows go by its last part")
     items = [
-        {"draft": shape, "length": length, "index": index}
+        {"length": length, "index": index}
         for length in sorted(requests, reverse=True)
         for index in range(evaluation.windows_per_length)
-        for shape in evaluation.drafts
     ]
-    measured = ray.data.from_items(items, override_num_blocks=len(items)).map(
+    measured = ray.data.from_items(items, override_num_blocks=len(items)).flat_map(
         MeasureWindow,  # type: ignore[arg-type]
         fn_constructor_kwargs={
-            "config": config, "evaluation": evaluation, "drafter": drafter, "requests": requests,
+            "config": config, "evaluation": evaluation, "drafters": drafters, "requests": requests,
         },
         compute=ActorPoolStrategy(size=min(config.workers.evaluate, len(items))),
         num_cpus=config.workers.cpus,
         num_gpus=config.workers.gpus or None,
     )  # fmt: skip
-    rows = measured.take_all()
-    name = Path(drafter).name
+    by_row: dict[tuple[str, str, int], list[WindowAcceptance]] = defaultdict(list)
+    for row in measured.take_all():
+        by_row[row.pop("drafter"), row.pop("draft"), row.pop("length")].append(_window(row))
     return [
-        summarise(name, shape, str(length), [_window(r) for r in rows if (r["draft"], r["length"]) == (shape, length)])
+        summarise(name, shape, str(length), by_row[name, shape, length])
+        for name in names
         for shape in evaluation.drafts
         for length in sorted(requests)
     ]
 
 
+def _display_name(drafter: str) -> str:
+    """A folder's last part: rows never hold a path."""
+    return Path(drafter).name
+
+
 def _window(row: dict[str, Any]) -> WindowAcceptance:
-    counts = {key: value for key, value in row.items() if key not in ("draft", "length", "accepted_per_round")}
-    return WindowAcceptance(accepted_per_round=tuple(int(n) for n in row["accepted_per_round"]), **counts)
+    return WindowAcceptance(**row | {"accepted_per_round": tuple(map(int, row["accepted_per_round"]))})

@@ -6,18 +6,17 @@ Shape letters: N caption tokens, L text tokens, V vocabulary.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import torch
 
-from sparrow_core.config import DraftConfig, EngineConfig
-from sparrow_core.decoding.drafting import Drafter
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.distill.capture import PromptReading
 from sparrow_core.engine.engine import Engine
+from sparrow_core.engine.ticket import Arm
 from sparrow_core.errors import ConfigError
 from sparrow_core.types import Request
 
@@ -57,34 +56,24 @@ class AcceptanceRow:
     mean_visual_tokens: float
 
 
-def evaluate(
-    target: TargetModel,
-    drafter: Drafter | None,
-    buckets: Mapping[str, Sequence[Request]],
-    drafts: Mapping[str, DraftConfig],
-) -> list[AcceptanceRow]:
-    """Decode each bucket's requests under each draft shape -> one row per (shape, bucket), in that order."""
-    rows = []
-    for draft_name, draft in drafts.items():
-        with Engine(target, drafter, EngineConfig(draft=draft)) as engine:
-            for bucket, requests in buckets.items():
-                windows = [measure_window(target, engine, request) for request in requests]
-                rows.append(summarise(engine.drafter_name, draft_name, bucket, windows))
-    return rows
-
-
-def measure_window(target: TargetModel, engine: Engine, request: Request) -> WindowAcceptance:
-    """Decode one request, then read the caption once more for the entropy of the target's choices."""
-    completion = engine.submit(request).result()
-    entropy_N = caption_entropy(target, request, completion.token_ids)
-    return WindowAcceptance(
-        visual_tokens=completion.visual_tokens,
-        rounds=completion.stats.rounds,
-        tokens_from_rounds=completion.stats.tokens_from_rounds,
-        accepted_per_round=completion.stats.accepted_per_round,
-        entropy_sum=float(entropy_N.sum()),
-        num_tokens=len(completion.token_ids),
-    )
+def measure_window(
+    target: TargetModel, engine: Engine, request: Request, arms: Sequence[Arm]
+) -> list[WindowAcceptance]:
+    """Decode one request under every arm, after a single prefill. A caption is read once more, for its entropy."""
+    completions = [ticket.result() for ticket in engine.submit_arms(request, arms)]
+    captions = {completion.token_ids for completion in completions}  # one, for what is greedy
+    entropies = {caption: float(caption_entropy(target, request, caption).sum()) for caption in captions}
+    return [
+        WindowAcceptance(
+            visual_tokens=completion.visual_tokens,
+            rounds=completion.stats.rounds,
+            tokens_from_rounds=completion.stats.tokens_from_rounds,
+            accepted_per_round=completion.stats.accepted_per_round,
+            entropy_sum=entropies[completion.token_ids],
+            num_tokens=len(completion.token_ids),
+        )
+        for completion in completions
+    ]
 
 
 def caption_entropy(target: TargetModel, request: Request, caption_ids: tuple[int, ...]) -> torch.Tensor:

@@ -9,18 +9,20 @@ import torch
 
 from sparrow_core.config import DraftConfig
 from sparrow_core.decoding.target import TargetModel
+from sparrow_core.engine.engine import Engine
+from sparrow_core.engine.ticket import Arm
 from sparrow_core.errors import ConfigError
 from sparrow_core.measure.acceptance import (
     WindowAcceptance,
     bootstrap_interval,
     caption_entropy,
     depth_acceptance,
-    evaluate,
+    measure_window,
     summarise,
 )
 from sparrow_core.models.reference import load_reference, model_inputs
 from sparrow_core.models.rivals import PromptLookupDrafter
-from sparrow_core.types import Request
+from sparrow_core.types import Request, Sampling
 from tests.conftest import video_messages
 
 
@@ -71,10 +73,11 @@ def test_entropy_of_the_written_tokens(tiny_target: TargetModel, tiny_checkpoint
 
 def test_real_decoding_counts_every_token(tiny_target: TargetModel) -> None:
     requests = [Request(video_messages(seed=seed), max_new_tokens=12) for seed in range(2)]
-    drafts = {"chain": DraftConfig.chain(3)}
-    lookup = evaluate(tiny_target, PromptLookupDrafter(tiny_target.info.vocab_size), {"4": requests}, drafts)
-    alone = evaluate(tiny_target, None, {"4": requests}, drafts)
-    assert [row.drafter for row in (*lookup, *alone)] == ["prompt_lookup", "none"]
-    assert alone[0].tau == 1.0 and alone[0].depth_acceptance == ()
-    assert 1.0 <= lookup[0].tau <= 4.0
-    assert lookup[0].mean_entropy == pytest.approx(alone[0].mean_entropy)
+    drafters = (PromptLookupDrafter(tiny_target.info.vocab_size), None)
+    arms = [Arm(drafter, DraftConfig.chain(3), Sampling()) for drafter in drafters]
+    with Engine(tiny_target, None) as engine:
+        windows = [measure_window(tiny_target, engine, request, arms) for request in requests]
+    lookup, alone = (summarise("any", "chain", "4", column) for column in zip(*windows, strict=True))
+    assert alone.tau == 1.0 and alone.depth_acceptance == ()
+    assert 1.0 <= lookup.tau <= 4.0
+    assert lookup.mean_entropy == alone.mean_entropy > 0
