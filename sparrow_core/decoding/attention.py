@@ -57,8 +57,11 @@ def attend_invariantly(
     num_heads, num_rows, _ = queries_HRD.shape
     num_groups = keys_GSD.shape[0]
     spare = max(0, -(-MIN_FOLDED_ROWS * num_groups // num_heads) - num_rows)
-    queries_HRD = pad(queries_HRD * scale, (0, 0, 0, spare))
-    weights_GMS = _scores(queries_HRD, keys_GSD, None if visible_RP is None else pad(visible_RP, (0, 0, 0, spare)))
+    queries_HRD, padded_RP = queries_HRD * scale, visible_RP
+    if spare:
+        queries_HRD = pad(queries_HRD, (0, 0, 0, spare))
+        padded_RP = None if visible_RP is None else pad(visible_RP, (0, 0, 0, spare))
+    weights_GMS = _scores(queries_HRD, keys_GSD, padded_RP)
     weights_GMS.sub_(weights_GMS.amax(dim=-1, keepdim=True)).exp_()
     sums_GMD, totals_GM1 = _prompt_sums(weights_GMS[..., :prompt_slots], values_GSD[:, :prompt_slots])
     for columns, weights_GMB in _generated_blocks(weights_GMS, visible_RP, prompt_slots):

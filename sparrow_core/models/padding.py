@@ -7,7 +7,6 @@ take the time of one, where in the library's layout they take three to seven tim
 """
 
 import torch
-from torch import nn
 from torch.nn.functional import pad
 
 ROW_MULTIPLE = 8
@@ -21,10 +20,3 @@ def pad_rows(x_RD: torch.Tensor) -> torch.Tensor:
 def store_by_input(weight_NK: torch.Tensor) -> torch.Tensor:
     """The same matrix [N, K] with the values of one input, not of one output, side by side in memory."""
     return weight_NK.t().contiguous().t()
-
-
-def store_linears_by_input(module: nn.Module) -> None:
-    """Lay out the weights of all linear layers of a module on a CPU for products of few rows; in place."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear) and layer.weight.device.type == "cpu":
-            layer.weight.data = store_by_input(layer.weight.data)

@@ -1,7 +1,7 @@
 """Qwen2.5-VL as a `TargetModel`, over transformers' own classes.
 
-Weights, rotary embeddings and vision tower stay the library's; the KV cache and the attention function are ours. The
-module's own mutable `rope_deltas` is never read: each prompt carries its position offset.
+Weights, rotary embeddings and vision tower stay the library's; the pass through the layers and the KV cache are ours.
+The module's own mutable `rope_deltas` is never read: each prompt carries its position offset.
 Shape letters as in `decoding/target.py`.
 """
 
@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.functional import linear
 from transformers import PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 
 from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, SequenceRows, TargetInfo, TargetPass, VisualInput
 from sparrow_core.errors import ConfigError
 from sparrow_core.media.patches import PatchSpec, patchify
-from sparrow_core.models.attention_interface import SPARROW_ATTENTION, PassCache
 from sparrow_core.models.fingerprint import tokenizer_hash, weights_fingerprint
-from sparrow_core.models.padding import pad_rows, store_linears_by_input
+from sparrow_core.models.fused_layers import FusedDecoder, join_linears
+from sparrow_core.models.padding import pad_rows
+from sparrow_core.models.pass_attention import PassAttention
 from sparrow_core.types import Frames, Message
 
 _TYPE_OF_KIND = {"text": 0, "image": 1, "video": 2}
@@ -36,13 +38,12 @@ class Qwen25VLTarget:
         config = model.config.get_text_config()
         if config.use_sliding_window:
             raise ConfigError(f"{name}: sliding-window attention is not supported; set use_sliding_window to false")
-        model.set_attn_implementation({"text_config": SPARROW_ATTENTION, "vision_config": "sdpa"})
-        store_linears_by_input(model.model.language_model)
-        store_linears_by_input(model.lm_head)
+        model.set_attn_implementation("sdpa")
         self.model = model.eval()
+        self._decoder = FusedDecoder(model.model.language_model, config.hidden_size // config.num_attention_heads)
+        self._lm_head_VD, _ = join_linears(model.lm_head)
         self.tokenizer = tokenizer
         self.patch_spec = patch_spec
-        self._layer_types = frozenset(config.layer_types)
         self._placeholder = {"image": model.config.image_token_id, "video": model.config.video_token_id}
         self.info = TargetInfo(
             name=name,
@@ -157,21 +158,14 @@ class Qwen25VLTarget:
         tap_layers: tuple[int, ...] = (),
     ) -> TargetPass:
         num_rows = len(embeddings_RD)
-        caches = PassCache(sequences)
-        output = self.model.model.language_model(
-            inputs_embeds=pad_rows(embeddings_RD)[None],
-            position_ids=pad_rows(positions_AR.T).T[:, None],
-            past_key_values=caches,
-            attention_mask=dict.fromkeys(self._layer_types, caches),
-            use_cache=True,
-            output_hidden_states=list(tap_layers) or False,
+        states_RD, taps = self._decoder(
+            pad_rows(embeddings_RD), pad_rows(positions_AR.T).T, PassAttention(sequences), tap_layers
         )
-        taps = {layer: output.hidden_states[layer][0, :num_rows] for layer in tap_layers}
-        return TargetPass(output.last_hidden_state[0, :num_rows], taps)
+        return TargetPass(states_RD[:num_rows], {layer: tap_RD[:num_rows] for layer, tap_RD in taps.items()})
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         rows_RD = states.reshape(-1, states.shape[-1])
-        logits_RV = self.model.lm_head(pad_rows(rows_RD))[: len(rows_RD)].float()
+        logits_RV = linear(pad_rows(rows_RD), self._lm_head_VD)[: len(rows_RD)].float()
         return logits_RV.view(*states.shape[:-1], -1)
 
     def decode_text(self, token_ids: tuple[int, ...]) -> str:

@@ -1,0 +1,118 @@
+"""Decoder layers of the Llama family (Qwen2's among them) in few operations: rows are few when tokens are decoded, and
+then the number of operations counts, not their size.
+
+Projections that read the same input are one product, and a residual is added in the product before it. The weights are
+those of the modules given, which keep views of them. Shape letters: R rows, D hidden size, H query heads, G KV heads,
+d head size, F width of the MLP.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import linear, rms_norm
+
+from sparrow_core.models.padding import store_by_input
+from sparrow_core.models.pass_attention import PassAttention
+
+
+class Rotation:
+    """RoPE of the rows of one pass; halves paired as transformers does."""
+
+    def __init__(self, cos_Rd: torch.Tensor, sin_Rd: torch.Tensor) -> None:
+        first, second = sin_Rd.chunk(2, -1)
+        self._half = first.shape[-1]
+        self._cos_R1d = cos_Rd[:, None]
+        self._sin_R1d = torch.cat([-first, second], -1)[:, None]
+
+    def __call__(self, heads_RHd: torch.Tensor) -> torch.Tensor:
+        return heads_RHd * self._cos_R1d + heads_RHd.roll(self._half, -1) * self._sin_R1d
+
+
+class FusedLayer:
+    """One layer: `attention` has q_proj, k_proj, v_proj and o_proj, `mlp` gate_proj, up_proj and down_proj."""
+
+    def __init__(
+        self,
+        attention: Any,
+        mlp: Any,
+        post_norm: Any,
+        head_dim: int,
+        activation: Callable[[torch.Tensor], torch.Tensor],
+    ) -> None:
+        self._head_dim = head_dim
+        self._num_heads = attention.q_proj.out_features // head_dim
+        self._num_kv_heads = attention.k_proj.out_features // head_dim
+        self._qkv_weight, self._qkv_bias = join_linears(attention.q_proj, attention.k_proj, attention.v_proj)
+        self._out_weight, _ = join_linears(attention.o_proj)
+        self._gate_up_weight, _ = join_linears(mlp.gate_proj, mlp.up_proj)
+        self._down_weight, _ = join_linears(mlp.down_proj)
+        self._post_norm = post_norm
+        self._activation = activation
+
+    def __call__(
+        self,
+        attended_to_RD: torch.Tensor,
+        residual_RD: torch.Tensor,
+        rotation: Rotation,
+        attention: PassAttention,
+        number: int,
+    ) -> torch.Tensor:
+        """`attended_to_RD` is what the projections read, `residual_RD` what the result of attention is added to."""
+        heads_RHd = linear(attended_to_RD, self._qkv_weight, self._qkv_bias).unflatten(1, (-1, self._head_dim))
+        num_turned = self._num_heads + self._num_kv_heads
+        turned_HRd = rotation(heads_RHd[:, :num_turned]).transpose(0, 1)
+        values_GRd = heads_RHd[:, num_turned:].transpose(0, 1)
+        queries_HRd, keys_GRd = turned_HRd[: self._num_heads], turned_HRd[self._num_heads :]
+        attended_RHd = attention.attend(number, queries_HRd, keys_GRd, values_GRd).transpose(0, 1)
+        x_RD = torch.addmm(residual_RD, attended_RHd.flatten(1), self._out_weight.t())
+        gate_RF, up_RF = linear(normed(x_RD, self._post_norm), self._gate_up_weight).chunk(2, -1)
+        return torch.addmm(x_RD, self._activation(gate_RF) * up_RF, self._down_weight.t())
+
+
+def normed(x_RD: torch.Tensor, norm: Any) -> torch.Tensor:
+    """RMSNorm in one operation, with the weight and epsilon of a module of torch's or of transformers'."""
+    eps = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
+    return rms_norm(x_RD, norm.weight.shape, norm.weight, eps)
+
+
+def join_linears(*layers: nn.Linear) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """One weight [N, K] and bias [N] for layers that read the same input; the layers keep views of the weight.
+
+    On a CPU it is stored for products of few rows (see `padding`).
+    """
+    weight_NK = torch.cat([layer.weight.detach() for layer in layers])
+    if weight_NK.device.type == "cpu":
+        weight_NK = store_by_input(weight_NK)
+    for layer, part in zip(layers, weight_NK.split([layer.out_features for layer in layers]), strict=True):
+        layer.weight.data = part
+    biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+    return weight_NK, torch.cat(biases) if biases else None
+
+
+class FusedDecoder:
+    """All layers and the final norm of a language model of transformers, from embeddings to final-norm states."""
+
+    def __init__(self, language_model: Any, head_dim: int) -> None:
+        self._rotary = language_model.rotary_emb
+        self._norm = language_model.norm
+        self._layers = [
+            (layer.input_layernorm, FusedLayer(
+                layer.self_attn, layer.mlp, layer.post_attention_layernorm, head_dim, layer.mlp.act_fn
+            ))
+            for layer in language_model.layers
+        ]  # fmt: skip
+
+    def __call__(
+        self, x_RD: torch.Tensor, positions_AR: torch.Tensor, attention: PassAttention, tap_layers: Sequence[int]
+    ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+        """Final-norm states [R, D], and the outputs of the layers asked for (counted from 1)."""
+        cos_1Rd, sin_1Rd = self._rotary(x_RD, positions_AR[:, None])
+        rotation = Rotation(cos_1Rd[0], sin_1Rd[0])
+        taps = {}
+        for number, (input_norm, layer) in enumerate(self._layers):
+            x_RD = layer(normed(x_RD, input_norm), x_RD, rotation, attention, number)
+            if number + 1 in tap_layers:
+                taps[number + 1] = x_RD
+        return normed(x_RD, self._norm), taps

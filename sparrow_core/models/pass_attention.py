@@ -1,0 +1,37 @@
+"""One pass over rows of several sequences, each with a cache of its own: what every layer writes and attends to."""
+
+from collections.abc import Sequence
+
+import torch
+
+from sparrow_core.decoding.attention import attend, attend_invariantly
+from sparrow_core.decoding.target import SequenceRows
+
+
+class PassAttention:
+    """The caches of a pass's sequences, whose rows stand one after the other. Rows beyond them are padding.
+
+    Shape letters: H query heads, G KV heads, R rows of all sequences and padding, d head size.
+    """
+
+    def __init__(self, sequences: Sequence[SequenceRows]) -> None:
+        self._sequences = sequences
+        for sequence in sequences:
+            sequence.cache.extend(sequence.num_rows)
+
+    def attend(
+        self, layer: int, queries_HRd: torch.Tensor, keys_GRd: torch.Tensor, values_GRd: torch.Tensor
+    ) -> torch.Tensor:
+        """Write one layer's keys and values; attention of every row over its own sequence [H, R, d], padding zero."""
+        scale = queries_HRd.shape[-1] ** -0.5
+        attended, first = [], 0
+        for sequence in self._sequences:
+            rows = slice(first, first := first + sequence.num_rows)
+            keys_GSd, values_GSd = sequence.cache.update(keys_GRd[:, rows], values_GRd[:, rows], layer)
+            inputs = (queries_HRd[:, rows], keys_GSd, values_GSd, sequence.visible_RP, scale)
+            prompt = sequence.cache.prompt_length
+            attended.append(attend(*inputs) if prompt is None else attend_invariantly(*inputs, prompt))
+        num_padding = queries_HRd.shape[1] - first
+        if num_padding:
+            attended.append(torch.zeros_like(queries_HRd[:, :num_padding]))
+        return torch.cat(attended, 1) if len(attended) > 1 else attended[0]
