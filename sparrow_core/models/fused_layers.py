@@ -53,14 +53,14 @@ class FusedLayer:
 
     def __call__(
         self,
-        attended_to_RD: torch.Tensor,
+        inputs_RD: torch.Tensor,
         residual_RD: torch.Tensor,
         rotation: Rotation,
         attention: PassAttention,
         number: int,
     ) -> torch.Tensor:
-        """`attended_to_RD` is what the projections read, `residual_RD` what the result of attention is added to."""
-        heads_RHd = linear(attended_to_RD, self._qkv_weight, self._qkv_bias).unflatten(1, (-1, self._head_dim))
+        """`inputs_RD` is what the projections read, `residual_RD` what the result of attention is added to."""
+        heads_RHd = linear(inputs_RD, self._qkv_weight, self._qkv_bias).unflatten(1, (-1, self._head_dim))
         num_turned = self._num_heads + self._num_kv_heads
         turned_HRd = rotation(heads_RHd[:, :num_turned]).transpose(0, 1)
         values_GRd = heads_RHd[:, num_turned:].transpose(0, 1)
