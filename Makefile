@@ -23,7 +23,8 @@ caption: $(READY) ## Render a few demo videos and caption them into out/demo
 	$(BIN)/python jobs/caption_corpus.py --input out/demo/videos --output out/demo
 
 test: $(READY) ## Run the test suite
-	$(BIN)/python -m pytest
+	@# Two processes, since many tests wait; their threads must not spin on the cores while they do.
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY) ## Check style and types
 	$(BIN)/ruff check .
