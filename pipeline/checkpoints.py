@@ -41,7 +41,8 @@ def worker_path(source: str) -> str:
 
 def checkpoint_name(source: str) -> str:
     """What to call a checkpoint in a table: a folder by its last part (its path is this machine's), or the hub id."""
-    return Path(source).name if Path(source).is_dir() else source
+    folder = Path(source).expanduser()
+    return folder.name if folder.is_dir() else source
 
 
 def _folder_identity(folder: Path) -> str:

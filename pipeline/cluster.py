@@ -74,9 +74,15 @@ def _start_own_ray() -> None:
     # Ray gives its node 30 seconds to start, too little for a busy machine of few cores.
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
     try:
-        ray.init("local", include_dashboard=False, logging_level=logging.WARNING)
+        _start_node()
     except Exception:
         # Ray gives its processes 30 s to come up, which a busy machine may miss once.
         _log.warning("Ray did not start; trying once more", exc_info=True)
         ray.shutdown()
-        ray.init("local", include_dashboard=False, logging_level=logging.WARNING)
+        _start_node()
+
+
+def _start_node() -> None:
+    # Without a dashboard a helper of Ray Train cannot ask it who is alive, and would warn of that every second.
+    workers_log = ray.LoggingConfig(log_level="ERROR")
+    ray.init("local", include_dashboard=False, logging_level=logging.WARNING, logging_config=workers_log)

@@ -64,6 +64,8 @@ def train_drafter(config: DistillRunConfig, geometry: DrafterConfig, states: Pat
     # Workers count as started once they have imported torch. On a busy machine that takes longer than Ray's own limit,
     # after which they would all start again from nothing.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "180")
+    # Else what workers print comes twice: as they print it, and through Ray's logger.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"run": config, "geometry": geometry, "states": str(states.absolute())},

@@ -6,7 +6,6 @@ Owns the pool; what is measured and how it is summarised belongs to `sparrow_cor
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -14,6 +13,7 @@ import torch
 from ray.data import ActorPoolStrategy
 
 from pipeline.capture_graph import RequestSource
+from pipeline.checkpoints import checkpoint_name
 from pipeline.distill_config import DistillRunConfig, EvaluationConfig
 from sparrow_core.config import EngineConfig, Sampling
 from sparrow_core.decoding.drafting import Drafter
@@ -50,7 +50,7 @@ class MeasureWindow:
         self._requests = requests
         self._target = load_target(config.target, device=config.device, dtype=config.dtype)
         self._arms = {
-            (_display_name(drafter), shape): Arm(open_drafter(drafter, self._target), draft, Sampling())
+            (checkpoint_name(drafter), shape): Arm(open_drafter(drafter, self._target), draft, Sampling())
             for drafter in drafters
             for shape, draft in evaluation.drafts.items()
         }
@@ -75,9 +75,9 @@ def evaluate_drafters(
     """Measure `drafters` (see `open_drafter`) on `evaluation.windows_per_length` windows of each visual length.
 
     `requests` gives, for every length, the window of each number. Rows come by drafter, by draft shape, by length. A
-    drafter is named by the last part of its path. Raises ConfigError for two drafters of one name.
+    drafter is named as `checkpoint_name` has it. Raises ConfigError for two drafters of one name.
     """
-    names = [_display_name(drafter) for drafter in drafters]
+    names = [checkpoint_name(drafter) for drafter in drafters]
     if len(set(names)) < len(names):
         raise ConfigError(f"drafters {', '.join(drafters)} share a name; rename a folder: rows go by its last part")
     items = [
@@ -103,11 +103,6 @@ def evaluate_drafters(
         for shape in evaluation.drafts
         for length in sorted(requests)
     ]
-
-
-def _display_name(drafter: str) -> str:
-    """A folder's last part: rows never hold a path."""
-    return Path(drafter).name
 
 
 def _window(row: dict[str, Any]) -> WindowAcceptance:

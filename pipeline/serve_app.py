@@ -14,7 +14,7 @@ from ray import serve
 from ray.serve.config import BackpressureConfig, HTTPOptions
 from ray.serve.schema import LoggingConfig
 
-from pipeline.checkpoints import checkpoint_identity, worker_path
+from pipeline.checkpoints import checkpoint_identity, checkpoint_name, worker_path
 from pipeline.cluster import Cluster
 from pipeline.config import ResourcesConfig
 from pipeline.serving.api import build_api
@@ -70,7 +70,7 @@ def settle(config: ServeConfig, plan: ReplicaPlan) -> ServeConfig:
         http=replace(
             http,
             media_root=str(Path(http.media_root).resolve()) if http.media_root else None,
-            model_name=http.model_name or (Path(target).name if Path(target).is_dir() else target),
+            model_name=http.model_name or checkpoint_name(target),
         ),
     )
 

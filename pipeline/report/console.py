@@ -95,7 +95,9 @@ def advance(progress: Progress, figures: RunFigures) -> None:
 
 
 def _passes_line(report: dict[str, Any]) -> str:
-    if not report["row_noise"]:
+    if report["row_noise"] is None:
+        return "none that gave a caption"
+    if report["row_noise"] == 0:
         return "row-invariant: a row's logits do not depend on the others in its pass"
     share = report["in_doubt_tokens"] / max(report["tokens"], 1)
     return (

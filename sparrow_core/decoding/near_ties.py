@@ -10,12 +10,9 @@ from dataclasses import replace
 import torch
 
 from sparrow_core.decoding.sampling import noisy_scores
-from sparrow_core.decoding.target import SequenceRows, TargetModel
 from sparrow_core.types import Sampling
 
 SAFETY = 10.0
-PROBE_ROWS = 24
-PROBE_CONTEXT = 300
 
 
 def first_in_doubt(logits_LV: torch.Tensor, sampling: Sampling, first_position: int, noise: float) -> int | None:
@@ -58,29 +55,3 @@ def _filters_in_doubt(
     least_kept_L = scaled_LV.masked_fill(is_cut_LV, float("inf")).min(dim=-1).values
     winners_L = scaled_LV.gather(-1, winner_L[:, None])[:, 0]
     return cut_would_win_L | (is_cut_LV.any(dim=-1) & (winners_L - least_kept_L < margin))
-
-
-@torch.inference_mode()
-def row_noise(target: TargetModel) -> float:
-    """Largest difference between logits of a row alone and among others, over a chain behind a blank context."""
-    info = target.info
-    ids_R = torch.arange(PROBE_ROWS, device=info.device) % info.vocab_size
-    visible_RR = torch.ones(PROBE_ROWS, PROBE_ROWS, dtype=torch.bool, device=info.device).tril_()
-    caches = [info.cache_shape.cache(PROBE_CONTEXT + PROBE_ROWS) for _ in range(2)]
-    together, alone = caches
-    for cache in caches:
-        cache.data_LKGSD.fill_(0.1)
-        cache.length = PROBE_CONTEXT
-        cache.seal_prompt()
-    positions_AR = torch.arange(PROBE_CONTEXT, PROBE_CONTEXT + PROBE_ROWS, device=info.device)
-    positions_AR = positions_AR.expand(info.position_axes, -1)
-    rows = (SequenceRows(together, PROBE_ROWS, visible_RR),)
-    among_RV = target.logits(target.forward(target.embed_tokens(ids_R), positions_AR, rows).states_RD)
-    noise = 0.0
-    for row in range(PROBE_ROWS):
-        one = slice(row, row + 1)
-        single = (SequenceRows(alone, num_rows=1),)
-        states_1D = target.forward(target.embed_tokens(ids_R[one]), positions_AR[:, one], single).states_RD
-        alone.commit([0])
-        noise = max(noise, float((target.logits(states_1D)[0] - among_RV[row]).abs().max()))
-    return noise

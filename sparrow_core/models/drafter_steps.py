@@ -10,7 +10,7 @@ from torch.nn.functional import linear, silu
 
 from sparrow_core.decoding.target import SequenceRows
 from sparrow_core.models.drafter import DrafterLayer, SparrowDrafterModel
-from sparrow_core.models.fused_layers import FusedLayer, Rotation, join_linears, normed
+from sparrow_core.models.fused_layers import FusedLayer, FusedNorm, Rotation, join_linears
 from sparrow_core.models.pass_attention import PassAttention
 
 
@@ -22,7 +22,7 @@ class DrafterSteps:
         assert isinstance(layer, DrafterLayer)
         config = model.config
         self._blind = config.blind
-        self._token_norm = model.input_layernorm
+        self._token_norm = FusedNorm(model.input_layernorm)
         self._fc_weight, self._fc_bias = join_linears(model.fc)
         self._layer = FusedLayer(layer.self_attn, layer.mlp, layer.post_attention_layernorm, config.head_dim, silu)
         exponents = torch.arange(0, config.head_dim, 2, device=self._fc_weight.device).float() / config.head_dim
@@ -42,7 +42,7 @@ class DrafterSteps:
         """
         if self._blind:
             states_RD = torch.zeros_like(states_RD)
-        fused_RK = torch.cat([normed(embeddings_RD, self._token_norm), states_RD], -1)
+        fused_RK = torch.cat([self._token_norm(embeddings_RD), states_RD], -1)
         z_RD = linear(fused_RK, self._fc_weight, self._fc_bias)
         angle_Rd = positions_R.float()[:, None] * self._frequency
         rotation = Rotation(angle_Rd.cos().to(z_RD.dtype), angle_Rd.sin().to(z_RD.dtype))

@@ -30,6 +30,17 @@ class Rotation:
         return heads_RHd * self._cos_R1d + heads_RHd.roll(self._half, -1) * self._sin_R1d
 
 
+class FusedNorm:
+    """RMSNorm in one operation, with the weight and epsilon of a module of torch's or of transformers'."""
+
+    def __init__(self, norm: Any) -> None:
+        self._weight_D = norm.weight.detach()
+        self._eps = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
+
+    def __call__(self, x_RD: torch.Tensor) -> torch.Tensor:
+        return rms_norm(x_RD, self._weight_D.shape, self._weight_D, self._eps)
+
+
 class FusedLayer:
     """One layer: `attention` has q_proj, k_proj, v_proj and o_proj, `mlp` gate_proj, up_proj and down_proj."""
 
@@ -48,7 +59,7 @@ class FusedLayer:
         self._out_weight, _ = join_linears(attention.o_proj)
         self._gate_up_weight, _ = join_linears(mlp.gate_proj, mlp.up_proj)
         self._down_weight, _ = join_linears(mlp.down_proj)
-        self._post_norm = post_norm
+        self._post_norm = FusedNorm(post_norm)
         self._activation = activation
 
     def __call__(
@@ -67,14 +78,8 @@ class FusedLayer:
         queries_HRd, keys_GRd = turned_HRd[: self._num_heads], turned_HRd[self._num_heads :]
         attended_RHd = attention.attend(number, queries_HRd, keys_GRd, values_GRd).transpose(0, 1)
         x_RD = torch.addmm(residual_RD, attended_RHd.flatten(1), self._out_weight.t())
-        gate_RF, up_RF = linear(normed(x_RD, self._post_norm), self._gate_up_weight).chunk(2, -1)
+        gate_RF, up_RF = linear(self._post_norm(x_RD), self._gate_up_weight).chunk(2, -1)
         return torch.addmm(x_RD, self._activation(gate_RF) * up_RF, self._down_weight.t())
-
-
-def normed(x_RD: torch.Tensor, norm: Any) -> torch.Tensor:
-    """RMSNorm in one operation, with the weight and epsilon of a module of torch's or of transformers'."""
-    eps = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
-    return rms_norm(x_RD, norm.weight.shape, norm.weight, eps)
 
 
 def join_linears(*layers: nn.Linear) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -96,9 +101,9 @@ class FusedDecoder:
 
     def __init__(self, language_model: Any, head_dim: int) -> None:
         self._rotary = language_model.rotary_emb
-        self._norm = language_model.norm
+        self._norm = FusedNorm(language_model.norm)
         self._layers = [
-            (layer.input_layernorm, FusedLayer(
+            (FusedNorm(layer.input_layernorm), FusedLayer(
                 layer.self_attn, layer.mlp, layer.post_attention_layernorm, head_dim, layer.mlp.act_fn
             ))
             for layer in language_model.layers
@@ -112,7 +117,7 @@ class FusedDecoder:
         rotation = Rotation(cos_1Rd[0], sin_1Rd[0])
         taps = {}
         for number, (input_norm, layer) in enumerate(self._layers):
-            x_RD = layer(normed(x_RD, input_norm), x_RD, rotation, attention, number)
+            x_RD = layer(input_norm(x_RD), x_RD, rotation, attention, number)
             if number + 1 in tap_layers:
                 taps[number + 1] = x_RD
-        return normed(x_RD, self._norm), taps
+        return self._norm(x_RD), taps

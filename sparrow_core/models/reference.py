@@ -4,6 +4,7 @@ Shares no code with the engine but the prompt, so that equality with it means so
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,21 +53,17 @@ def generate(
 @torch.inference_mode()
 def top_two_gap(reference: PreTrainedModel, prompt: Prompt, token_ids: tuple[int, ...]) -> float:
     """Difference of the two largest logits after a prompt and the first generated tokens."""
-    inputs = model_inputs(prompt, reference)
-    added_1N = torch.tensor([token_ids], dtype=torch.int64, device=reference.device)
-    inputs["input_ids"] = torch.cat([inputs["input_ids"], added_1N], dim=1)
-    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    types_1N = torch.zeros_like(added_1N, dtype=torch.int32)
-    inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], types_1N], dim=1)
     model: Any = reference
-    largest, second = model(**inputs, logits_to_keep=1).logits[0, -1].topk(2).values.tolist()
+    logits_V = model(**model_inputs(prompt, reference, token_ids), logits_to_keep=1).logits[0, -1]
+    largest, second = logits_V.topk(2).values.tolist()
     return largest - second
 
 
-def model_inputs(prompt: Prompt, reference: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """A prompt as the library's processor would have prepared it."""
+def model_inputs(prompt: Prompt, reference: PreTrainedModel, token_ids: Sequence[int] = ()) -> dict[str, torch.Tensor]:
+    """A prompt, and tokens generated after it, as the library's processor would have prepared them."""
     device, config = reference.device, reference.config
-    ids_1S = prompt.token_ids_S[None].to(device)
+    generated_N = torch.tensor(token_ids, dtype=torch.int64)
+    ids_1S = torch.cat([prompt.token_ids_S, generated_N])[None].to(device)
     types_1S = torch.zeros_like(ids_1S, dtype=torch.int32)
     types_1S[ids_1S == config.image_token_id] = 1
     types_1S[ids_1S == config.video_token_id] = 2

@@ -5,9 +5,10 @@ import torch
 
 from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding.autoregressive import generate_autoregressively
-from sparrow_core.decoding.near_ties import SAFETY, first_in_doubt, row_noise
+from sparrow_core.decoding.near_ties import SAFETY, first_in_doubt
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.engine.engine import Engine
+from sparrow_core.engine.row_noise import row_noise
 from sparrow_core.models.loading import load_target
 from sparrow_core.models.rivals import PromptLookupDrafter
 from sparrow_core.types import Request, Sampling

@@ -8,7 +8,7 @@ from torch import nn
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRMSNorm
 
 from sparrow_core.models.drafter import rotary, rotate
-from sparrow_core.models.fused_layers import Rotation, join_linears, normed
+from sparrow_core.models.fused_layers import FusedNorm, Rotation, join_linears
 
 
 def test_joined_layers_keep_views_of_one_weight() -> None:
@@ -38,4 +38,4 @@ def test_norm_takes_torch_and_transformers_modules() -> None:
     x_RD = torch.randn(3, 8) * 100
     for module in (nn.RMSNorm(8, eps=1e-5), Qwen2_5_VLRMSNorm(8, eps=1e-5)):
         nn.init.normal_(module.weight)
-        torch.testing.assert_close(normed(x_RD, module), module(x_RD))
+        torch.testing.assert_close(FusedNorm(module)(x_RD), module(x_RD))
