@@ -5,8 +5,6 @@ from typing import Literal
 
 from sparrow_core.errors import ConfigError
 
-MIN_CHUNK_TOKENS = 16
-
 VerificationRule = Literal["shared_noise", "rejection"]
 
 
@@ -53,32 +51,17 @@ class DraftConfig:
 
 @dataclass(frozen=True)
 class PrefillConfig:
-    """How a prompt is cut into chunks, one of which is read between two rounds of whatever else is decoded.
+    """How prompts are read: in chunks of `chunk_tokens`, and between two rounds of whatever else is decoded for
+    `slice_ms` or a little more, since a slice ends with a layer of a chunk or with a few frames."""
 
-    A chunk has `chunk_tokens`, or a half, a quarter ... of them where its attention would come to more than
-    `chunk_pairs` pairs of a token and a slot before it; on a GPU many more pairs cost no time.
-    """
-
-    chunk_tokens: int = 256
-    chunk_pairs: int = 2**20
+    chunk_tokens: int = 384
+    slice_ms: float = 50.0
 
     def __post_init__(self) -> None:
-        if self.chunk_tokens < 1 or self.chunk_pairs < 1:
-            raise ConfigError(
-                f"prefill.chunk_tokens={self.chunk_tokens} and prefill.chunk_pairs={self.chunk_pairs} "
-                "must both be at least 1"
-            )
-
-    def bounds(self, num_tokens: int) -> list[tuple[int, int]]:
-        """First token and end of every chunk of a prompt, by the prompt's length alone."""
-        chunks, start = [], 0
-        while start < num_tokens:
-            size = self.chunk_tokens
-            while size > MIN_CHUNK_TOKENS and size * (start + size) > self.chunk_pairs:
-                size //= 2
-            chunks.append((start, min(start + size, num_tokens)))
-            start += size
-        return chunks
+        if self.chunk_tokens < 1:
+            raise ConfigError(f"prefill.chunk_tokens={self.chunk_tokens} must be at least 1")
+        if self.slice_ms < 0:
+            raise ConfigError(f"prefill.slice_ms={self.slice_ms} must be 0 (a layer at a time) or more")
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 Query heads that share a KV head are folded into rows, so that keys and values are neither repeated nor copied, and the
 mask covers only the new columns: every row sees the whole committed prefix.
 
-Two functions for one formula. `attend` leaves the order of summation to the library. `attend_invariantly` fixes it, so
-that a row comes out the same to the last bit whatever other rows stand beside it and in whichever slots its ancestors
-lie; it sums over blocks of keys at places that depend on the sequence alone:
+Three functions for one formula. `attend` takes any mask; `attend_in_order` takes many rows of a text, and never holds
+their scores; both leave the order of summation to the library. `attend_invariantly` fixes it, so that a row comes out
+the same to the last bit whatever other rows stand beside it and in whichever slots its ancestors lie; it sums over
+blocks of keys at places that depend on the sequence alone:
 
     slots    0 ......................... prompt | prompt + 256 | prompt + 512 ...
     blocks   [1024][1024] ... [remainder]       [256]          [256]  new rows by their depth, not by their slot
@@ -17,7 +18,8 @@ P the last key slots that are masked (P <= S), B key slots of one block, D head 
 from collections.abc import Iterator
 
 import torch
-from torch.nn.functional import pad
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 PROMPT_BLOCK = 1024
 # Up to 384 products, matrix libraries add one by one, so that a masked column changes nothing; this leaves room for
@@ -39,6 +41,30 @@ def attend(
     """
     scores_GMS = _scores(queries_HRD * scale, keys_GSD, visible_RP)
     return (torch.softmax(scores_GMS, dim=-1) @ values_GSD).view(queries_HRD.shape)
+
+
+def attend_in_order(
+    queries_HRD: torch.Tensor, keys_GSD: torch.Tensor, values_GSD: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """As `attend`, for rows that are the last R slots and see every slot up to their own."""
+    heads_1HRD, keys_1GSD, values_1GSD = queries_HRD[None], keys_GSD[None], values_GSD[None]
+    num_rows, num_slots = queries_HRD.shape[1], keys_GSD.shape[1]
+    if queries_HRD.device.type != "cpu":
+        mask = causal_lower_right(num_rows, num_slots)
+        return scaled_dot_product_attention(heads_1HRD, keys_1GSD, values_1GSD, mask, scale=scale, enable_gqa=True)[0]
+    # There, torch would write the mask out and read it again for every head: half of the time at 25,000 slots. The
+    # part before the rows needs no mask; what links the parts is the logarithm of each one's sum of weights.
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    first = num_slots - num_rows
+    repeats = len(queries_HRD) // len(keys_GSD)
+    own_1HRD = [x_1GSD[:, :, first:].repeat_interleave(repeats, 1) for x_1GSD in (keys_1GSD, values_1GSD)]
+    own, own_log_sum = flash(heads_1HRD, *own_1HRD, is_causal=True, scale=scale)
+    if first == 0:
+        return own[0]
+    folded_1GMD = queries_HRD.reshape(1, len(keys_GSD), -1, queries_HRD.shape[-1])
+    before, before_log_sum = flash(folded_1GMD, keys_1GSD[:, :, :first], values_1GSD[:, :, :first], scale=scale)
+    share_HR = torch.sigmoid(own_log_sum.view(-1, num_rows) - before_log_sum.reshape(-1, num_rows))
+    return torch.lerp(before.reshape(queries_HRD.shape), own[0], share_HR[..., None].to(own.dtype))
 
 
 def attend_invariantly(

@@ -6,13 +6,12 @@ Shape letters: S prompt tokens, R rows of one pass, N nodes of one draft, A axes
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from sparrow_core.config import DraftConfig, PrefillConfig
 from sparrow_core.decoding.anchors import text_slots
-from sparrow_core.decoding.attention import causal_mask
 from sparrow_core.decoding.cache import KVCache
 from sparrow_core.decoding.drafting import Drafter, DraftJob, DraftSession, TextContext, Turn
 from sparrow_core.decoding.near_ties import first_in_doubt
@@ -25,12 +24,19 @@ from sparrow_core.types import Draft, Sampling
 PREFILL = PrefillConfig()
 
 
+class ChunkPass(NamedTuple):
+    """Which rows of a chunk of a prompt are text (bool [R]), and its pass."""
+
+    is_text_R: torch.Tensor
+    result: TargetPass
+
+
 def prefill(
     target: TargetModel, prompt: Prompt, embedded: EmbeddedPrompt, cache: KVCache, config: PrefillConfig = PREFILL
 ) -> TextContext:
     """Fill `cache` with the prompt; return its text positions with their states."""
     passes = prefill_passes(target, prompt, embedded, cache, config)
-    text_states = [result.states_RD[is_text_R] for is_text_R, result in passes]
+    text_states = [result.states_RD[is_text_R] for is_text_R, result in finished(passes)]
     cache.seal_prompt()
     return text_context(prompt, text_states)
 
@@ -42,19 +48,25 @@ def prefill_passes(
     cache: KVCache,
     config: PrefillConfig = PREFILL,
     tap_layers: tuple[int, ...] = (),
-) -> Iterator[tuple[torch.Tensor, TargetPass]]:
-    """Fill `cache` chunk by chunk; yields which rows of a chunk are text (bool [R]), and its pass.
+) -> Iterator[ChunkPass | None]:
+    """Fill `cache` chunk by chunk; yields after each layer: None, or at the end of a chunk its pass.
 
-    Chunks lie at the same places however the passes are interleaved with other work.
+    Chunks lie at the same places however this is interleaved with other work.
     """
     device = embedded.embeddings_SD.device
-    for start, end in config.bounds(prompt.token_ids_S.numel()):
-        window = slice(start, end)
-        rows = SequenceRows(cache, end - start, causal_mask(end - start, device))
+    num_tokens = prompt.token_ids_S.numel()
+    for start in range(0, num_tokens, config.chunk_tokens):
+        window = slice(start, min(start + config.chunk_tokens, num_tokens))
+        rows = SequenceRows(cache, window.stop - start)
         embeddings_RD, positions_AR = embedded.embeddings_SD[window], embedded.positions_AS[:, window]
-        result = target.forward(embeddings_RD, positions_AR, (rows,), tap_layers)
+        result = yield from target.forward_by_layer(embeddings_RD, positions_AR, (rows,), tap_layers)
         cache.commit(list(range(rows.num_rows)))
-        yield prompt.is_text_S[window].to(device), result
+        yield ChunkPass(prompt.is_text_S[window].to(device), result)
+
+
+def finished(passes: Iterator[ChunkPass | None]) -> Iterator[ChunkPass]:
+    """The passes of all chunks, without the pauses between layers."""
+    return (chunk for chunk in passes if chunk is not None)
 
 
 def text_context(prompt: Prompt, text_states: Sequence[torch.Tensor]) -> TextContext:

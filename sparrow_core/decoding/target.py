@@ -4,9 +4,9 @@ Shape letters: S prompt tokens, R rows of one pass, P pending cache slots, D hid
 position (1 for plain RoPE, 3 for M-RoPE).
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -83,7 +83,7 @@ class SequenceRows:
     """One sequence's new rows in a pass that it may share with other sequences.
 
     Each row sees all committed slots of `cache`, and of its P pending ones those in `visible_RP`; P counts the new rows
-    too, which stand last. None (for a single row) is to see everything.
+    too, which stand last. None is reading order: a row sees every slot up to its own.
     """
 
     cache: KVCache
@@ -102,6 +102,18 @@ class TargetPass:
     taps: dict[int, torch.Tensor]
 
 
+Result = TypeVar("Result")
+
+
+def finish(steps: Generator[None, None, Result]) -> Result:
+    """What a computation with pauses returns in the end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
 class TargetModel(Protocol):
     """A video LLM seen as embeddings, one transformer pass over our own cache, and logits."""
 
@@ -113,6 +125,10 @@ class TargetModel(Protocol):
 
     def embed(self, prompt: Prompt) -> EmbeddedPrompt:
         """Run the vision tower and place its features among the text embeddings."""
+        ...
+
+    def embed_by_frames(self, prompt: Prompt) -> Generator[None, None, EmbeddedPrompt]:
+        """`embed` with a pause after every few frames."""
         ...
 
     def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
@@ -131,6 +147,16 @@ class TargetModel(Protocol):
         The rows' keys and values are written behind what is pending in their caches; the caller commits or drops them.
         Once its prompt is sealed, a row's result depends on nothing but the row and what it sees.
         """
+        ...
+
+    def forward_by_layer(
+        self,
+        embeddings_RD: torch.Tensor,
+        positions_AR: torch.Tensor,
+        sequences: Sequence[SequenceRows],
+        tap_layers: tuple[int, ...] = (),
+    ) -> Generator[None, None, TargetPass]:
+        """`forward` with a pause after every layer, in which passes over other sequences may run."""
         ...
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 
 from sparrow_core.config import CaptureConfig
-from sparrow_core.decoding.attention import causal_mask
-from sparrow_core.decoding.rounds import prefill_passes
+from sparrow_core.decoding.rounds import finished, prefill_passes
 from sparrow_core.decoding.sampling import choose
 from sparrow_core.decoding.target import Prompt, SequenceRows, TargetModel
 from sparrow_core.distill.states import WindowStates
@@ -86,8 +85,9 @@ class PromptReading:
         self.target = target
         self.position_offset = embedded.position_offset
         self.cache = info.cache_shape.cache(num_tokens + room)
+        passes = prefill_passes(target, prompt, embedded, self.cache, tap_layers=(tap_layer,))
         states, visual = [], []
-        for is_text_R, result in prefill_passes(target, prompt, embedded, self.cache, tap_layers=(tap_layer,)):
+        for is_text_R, result in finished(passes):
             states.append(result.states_RD[is_text_R])
             visual.append(result.taps[tap_layer][~is_text_R])
         token_ids_L = prompt.token_ids_S[prompt.is_text_S].to(info.device)
@@ -107,7 +107,7 @@ class PromptReading:
         """One pass over a caption; the cache is left as it was."""
         info, part = self.target.info, self._part
         caption_C = torch.tensor(caption_ids, device=info.device)
-        rows = SequenceRows(self.cache, len(caption_C), causal_mask(len(caption_C), info.device))
+        rows = SequenceRows(self.cache, len(caption_C))
         positions_AC = self.positions(0, len(caption_C))
         result = self.target.forward(self.target.embed_tokens(caption_C), positions_AC, (rows,))
         self.cache.rollback()

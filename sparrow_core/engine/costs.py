@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from sparrow_core.config import DraftConfig, Sampling
-from sparrow_core.decoding.attention import causal_mask
 from sparrow_core.decoding.drafting import Drafter, DraftJob, TextContext, Turn
 from sparrow_core.decoding.target import SequenceRows, TargetModel
 from sparrow_core.engine.governor import CANDIDATES, NOTHING, Costs
@@ -38,10 +37,9 @@ def blank_pass(target: TargetModel, num_rows: int, context: int) -> Callable[[],
     cache.seal_prompt()
     ids_R = torch.zeros(num_rows, dtype=torch.int64, device=info.device)
     positions_AR = torch.arange(context, context + num_rows, device=info.device).expand(info.position_axes, -1)
-    visible_RR = causal_mask(num_rows, info.device)
 
     def run() -> None:
-        rows = (SequenceRows(cache, num_rows, visible_RR),)
+        rows = (SequenceRows(cache, num_rows),)
         target.logits(target.forward(target.embed_tokens(ids_R), positions_AR, rows).states_RD)
         cache.rollback()
 

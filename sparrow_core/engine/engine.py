@@ -174,7 +174,6 @@ class Engine:
             generation = Generation(self.target, self.config, first.tickets[0].request, first.prompt, cache)
             self._active.append(_Active(first.tickets, generation, self._steps))
             self._next = None
-            generation.see()
 
     def _prepare(self) -> _Next | None:
         """The first of the waiting requests that has no fault, its prompt built."""
@@ -191,15 +190,18 @@ class Engine:
         return self._next
 
     def _read(self) -> None:
-        """One chunk of one prompt."""
-        reading = [active for active in self._active if not active.generation.has_read]
-        chosen = next_to_read([Reading(a.last_served, a.generation.tokens_left) for a in reading])
-        if chosen is not None:
-            active = reading[chosen]
+        """A slice of time for the prompts that are not yet read."""
+        deadline = time.perf_counter() + self.config.prefill.slice_ms / 1000
+        while reading := [active for active in self._active if not active.generation.has_read]:
+            active = reading[next_to_read([Reading(a.last_served, a.generation.tokens_left) for a in reading])]
             active.last_served = self._steps
             active.generation.read()
+            while not active.generation.has_read and time.perf_counter() < deadline:
+                active.generation.read()
             if active.generation.has_read:
                 self._publish(active, active.generation.begin(active.tickets[0].arm))
+            if time.perf_counter() >= deadline:
+                return
 
     def _decode(self) -> None:
         """One round of everything that decodes."""

@@ -3,11 +3,12 @@
 Owns the bookkeeping of a caption under way: tokens, stop rules, counts and times. Knows no thread, no queue and no
 other request.
 
-    `see`, then `read` until `has_read`
+    `read` until `has_read`
     for every arm: `begin`, then rounds (`running`, `take`) until `finish_reason` is set, then `completion`
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -49,8 +50,9 @@ class Generation:
     ) -> None:
         self._target, self._config, self._prompt = target, config, prompt
         self.request, self.cache = request, cache
-        self._text_states: list[torch.Tensor] = []
         self._context: TextContext | None = None
+        self._reading = self._read_prompt()
+        self._has_seen = False
         self._vision_s = self._prefill_s = 0.0
         self.token_ids: list[int] = []
         self.finish_reason: FinishReason | None = None
@@ -66,26 +68,29 @@ class Generation:
         return self._context is not None
 
     @torch.inference_mode()
-    def see(self) -> None:
-        """Run the vision tower, whose result is kept until the prompt is read."""
+    def read(self) -> None:
+        """Read the prompt a little further: a few frames, or a layer over one chunk."""
         began = time.perf_counter()
-        embedded = self._target.embed(self._prompt)
+        next(self._reading, None)
+        took = time.perf_counter() - began
+        if self._has_seen:
+            self._prefill_s += took
+        else:
+            self._vision_s += took
+
+    def _read_prompt(self) -> Iterator[None]:
+        """All of the reading, with pauses."""
+        embedded = yield from self._target.embed_by_frames(self._prompt)
         self._offset = embedded.position_offset
         self._prompt = replace(self._prompt, visuals=())  # hundreds of megabytes of patches for a long video
-        self._passes = prefill_passes(self._target, self._prompt, embedded, self.cache, self._config.prefill)
-        self._vision_s = time.perf_counter() - began
-
-    @torch.inference_mode()
-    def read(self) -> None:
-        """Read the next chunk of the prompt."""
-        began = time.perf_counter()
-        is_text_R, result = next(self._passes)
-        self._text_states.append(result.states_RD[is_text_R])
-        if not self.tokens_left:
-            self.cache.seal_prompt()
-            self._context = text_context(self._prompt, self._text_states)
-            del self._passes, self._text_states
-        self._prefill_s += time.perf_counter() - began
+        self._has_seen = True
+        text_states = []
+        for chunk in prefill_passes(self._target, self._prompt, embedded, self.cache, self._config.prefill):
+            if chunk is not None:
+                text_states.append(chunk.result.states_RD[chunk.is_text_R])
+            yield
+        self.cache.seal_prompt()
+        self._context = text_context(self._prompt, text_states)
 
     @torch.inference_mode()
     def begin(self, arm: Arm) -> list[int]:

@@ -2,7 +2,6 @@
 
 import torch
 
-from sparrow_core.decoding.attention import causal_mask
 from sparrow_core.decoding.rounds import read_alone
 from sparrow_core.decoding.target import SequenceRows, TargetModel
 
@@ -21,7 +20,7 @@ def row_noise(target: TargetModel) -> float:
         cache.seal_prompt()
     ids_R = torch.arange(ROWS, device=info.device) % info.vocab_size
     positions_AR = torch.arange(CONTEXT, CONTEXT + ROWS, device=info.device).expand(info.position_axes, -1)
-    rows = (SequenceRows(together, ROWS, causal_mask(ROWS, info.device)),)
+    rows = (SequenceRows(together, ROWS),)
     among_RV = target.logits(target.forward(target.embed_tokens(ids_R), positions_AR, rows).states_RD)
     alone_RV = torch.cat([target.logits(read_alone(target, alone, 0, token)) for token in ids_R.tolist()])
     return float((alone_RV - among_RV).abs().max())

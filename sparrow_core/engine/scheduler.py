@@ -1,7 +1,7 @@
 """Who joins and whose prompt is read next: all scheduling, as pure functions of what waits and what runs.
 
-One step of the engine admits what fits, reads one chunk of one prompt, then runs one round of every sequence that
-decodes. However long a prompt is, it costs the others one chunk a round.
+One step of the engine admits what fits, reads prompts for a slice of time, then runs one round of every sequence that
+decodes. However long a prompt is, it costs the others one slice a round.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Reading:
-    """A prompt under way: the step at which it last had a chunk read, and how many tokens are left."""
+    """A prompt under way: the step at which some of it was last read, and how many tokens are left."""
 
     last_served: int
     tokens_left: int
@@ -24,8 +24,6 @@ def can_join(need: int, gaps: Sequence[int], num_active: int, max_sequences: int
     return num_active < max_sequences and any(gap >= need for gap in gaps)
 
 
-def next_to_read(reading: Sequence[Reading]) -> int | None:
-    """Whose prompt gets the next chunk: the one that has waited longest, then the one with the least left."""
-    if not reading:
-        return None
+def next_to_read(reading: Sequence[Reading]) -> int:
+    """Whose prompt is read next: the one that has waited longest, then the one with the least left."""
     return min(range(len(reading)), key=lambda index: (reading[index].last_served, reading[index].tokens_left))

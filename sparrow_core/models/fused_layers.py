@@ -6,7 +6,7 @@ those of the modules given, which keep views of them. Shape letters: R rows, D h
 d head size, F width of the MLP.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
@@ -111,8 +111,8 @@ class FusedDecoder:
 
     def __call__(
         self, x_RD: torch.Tensor, positions_AR: torch.Tensor, attention: PassAttention, tap_layers: Sequence[int]
-    ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
-        """Final-norm states [R, D], and the outputs of the layers asked for (counted from 1)."""
+    ) -> Generator[None, None, tuple[torch.Tensor, dict[int, torch.Tensor]]]:
+        """Final-norm states [R, D], and the outputs of the layers asked for (counted from 1); a pause after each."""
         cos_1Rd, sin_1Rd = self._rotary(x_RD, positions_AR[:, None])
         rotation = Rotation(cos_1Rd[0], sin_1Rd[0])
         taps = {}
@@ -120,4 +120,5 @@ class FusedDecoder:
             x_RD = layer(input_norm(x_RD), x_RD, rotation, attention, number)
             if number + 1 in tap_layers:
                 taps[number + 1] = x_RD
+            yield
         return self._norm(x_RD), taps

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import torch
 
 from sparrow_core.decoding.anchors import shifted_pairs
-from sparrow_core.decoding.attention import causal_mask
 from sparrow_core.decoding.cache import CacheShape
 from sparrow_core.decoding.drafting import DraftJob, TextContext
 from sparrow_core.decoding.proposal import Level, grow_all
@@ -65,7 +64,7 @@ class SparrowDrafter:
         counts = [len(session.waiting_ids) for session in reading]
         device = states_RD.device
         positions_R = torch.cat([torch.arange(n) + s.cache.length for n, s in zip(counts, reading, strict=True)])
-        rows = [SequenceRows(s.cache, n, causal_mask(n, device)) for n, s in zip(counts, reading, strict=True)]
+        rows = [SequenceRows(s.cache, n) for n, s in zip(counts, reading, strict=True)]
         embeddings_RD = self.target.embed_tokens(ids_R.to(device))
         outputs_RD = self._steps.step(embeddings_RD, states_RD, positions_R.to(device), rows)
         for session, count in zip(reading, counts, strict=True):

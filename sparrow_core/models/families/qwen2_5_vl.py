@@ -5,7 +5,8 @@ The module's own mutable `rope_deltas` is never read: each prompt carries its po
 Shape letters as in `decoding/target.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,15 @@ import torch
 from torch.nn.functional import linear
 from transformers import PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 
-from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, SequenceRows, TargetInfo, TargetPass, VisualInput
+from sparrow_core.decoding.target import (
+    EmbeddedPrompt,
+    Prompt,
+    SequenceRows,
+    TargetInfo,
+    TargetPass,
+    VisualInput,
+    finish,
+)
 from sparrow_core.errors import ConfigError
 from sparrow_core.media.patches import PatchSpec, patchify
 from sparrow_core.models.fingerprint import tokenizer_hash, weights_fingerprint
@@ -22,6 +31,7 @@ from sparrow_core.models.padding import pad_rows
 from sparrow_core.models.pass_attention import PassAttention
 from sparrow_core.types import Frames, Message
 
+VISION_PATCHES = 2048
 _TYPE_OF_KIND = {"text": 0, "image": 1, "video": 2}
 
 
@@ -106,14 +116,20 @@ class Qwen25VLTarget:
         assert not waiting, "the chat template dropped a visual"
         return expanded
 
-    @torch.inference_mode()
     def embed(self, prompt: Prompt) -> EmbeddedPrompt:
+        return finish(self.embed_by_frames(prompt))
+
+    @torch.inference_mode()
+    def embed_by_frames(self, prompt: Prompt) -> Generator[None, None, EmbeddedPrompt]:
         device = self.info.device
         ids_S = prompt.token_ids_S.to(device)
         embeddings_SD = self.embed_tokens(ids_S)
         if prompt.visuals:
-            features = torch.cat([self._features(visual) for visual in prompt.visuals])
-            embeddings_SD[~prompt.is_text_S.to(device)] = features.to(embeddings_SD.dtype)
+            features = []
+            for frames in [piece for visual in prompt.visuals for piece in _by_frames(visual)]:
+                features.append(self._features(frames))
+                yield
+            embeddings_SD[~prompt.is_text_S.to(device)] = torch.cat(features).to(embeddings_SD.dtype)
         positions_31S, _ = self.model.model.get_rope_index(
             ids_S[None], self._token_types(ids_S)[None], **self.visual_kwargs(prompt)
         )
@@ -157,8 +173,17 @@ class Qwen25VLTarget:
         sequences: Sequence[SequenceRows],
         tap_layers: tuple[int, ...] = (),
     ) -> TargetPass:
+        return finish(self.forward_by_layer(embeddings_RD, positions_AR, sequences, tap_layers))
+
+    def forward_by_layer(
+        self,
+        embeddings_RD: torch.Tensor,
+        positions_AR: torch.Tensor,
+        sequences: Sequence[SequenceRows],
+        tap_layers: tuple[int, ...] = (),
+    ) -> Generator[None, None, TargetPass]:
         num_rows = len(embeddings_RD)
-        states_RD, taps = self._decoder(
+        states_RD, taps = yield from self._decoder(
             pad_rows(embeddings_RD), pad_rows(positions_AR.T).T, PassAttention(sequences), tap_layers
         )
         return TargetPass(states_RD[:num_rows], {layer: tap_RD[:num_rows] for layer, tap_RD in taps.items()})
@@ -170,6 +195,15 @@ class Qwen25VLTarget:
 
     def decode_text(self, token_ids: tuple[int, ...]) -> str:
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+
+def _by_frames(visual: VisualInput) -> Iterator[VisualInput]:
+    """A video in pieces of whole frames: the vision tower's attention never leaves a frame, and its time and memory
+    are better in small pieces."""
+    _, height, width = visual.grid_thw
+    at_once = max(1, VISION_PATCHES // (height * width))
+    for patches in visual.patches.split(at_once * height * width):
+        yield replace(visual, patches=patches, grid_thw=(len(patches) // (height * width), height, width))
 
 
 def _stop_token_ids(model: Qwen2_5_VLForConditionalGeneration) -> frozenset[int]:

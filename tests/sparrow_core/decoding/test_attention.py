@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparrow_core.decoding.attention import attend, attend_invariantly, causal_mask
+from sparrow_core.decoding.attention import attend, attend_in_order, attend_invariantly, causal_mask
 from sparrow_core.decoding.tree import ancestors, depths
 
 
@@ -35,6 +35,20 @@ def test_no_mask_sees_everything() -> None:
     q, k, v = torch.randn(2, 1, 8), torch.randn(1, 5, 8), torch.randn(1, 5, 8)
     expected = textbook(q, k, v, torch.ones(1, 5, dtype=torch.bool))
     torch.testing.assert_close(attend(q, k, v, None, 8**-0.5).double(), expected, atol=5e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("heads", "groups"), [(4, 2), (6, 1), (3, 3)])
+@pytest.mark.parametrize(("rows", "prefix"), [(1, 40), (150, 0), (150, 700)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_reading_order_equals_textbook(heads: int, groups: int, rows: int, prefix: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(rows + prefix)
+    q = torch.randn(heads, rows, 16, generator=generator).to(dtype)
+    k, v = torch.randn(2, groups, prefix + rows + 9, 16, generator=generator).to(dtype)[:, :, : prefix + rows]
+    visible_RS = torch.ones(rows, prefix + rows, dtype=torch.bool).tril(prefix)
+    attended = attend_in_order(q, k, v, 16**-0.5)
+    # bfloat16: results of at most 4 in steps of 1/64.
+    error = 5e-6 if dtype == torch.float32 else 4 / 64
+    torch.testing.assert_close(attended.double(), textbook(q, k, v, visible_RS), atol=error, rtol=0)
 
 
 def test_causal_mask() -> None:

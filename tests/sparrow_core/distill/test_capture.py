@@ -5,7 +5,6 @@ import torch
 
 from sparrow_core.config import CaptureConfig
 from sparrow_core.decoding.anchors import text_slots
-from sparrow_core.decoding.attention import causal_mask
 from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.target import SequenceRows, TargetModel
 from sparrow_core.distill.capture import capture_window, target_tables, window_samplings
@@ -36,7 +35,7 @@ def test_states_are_those_of_one_plain_pass(tiny_target: TargetModel, prompt) ->
         embedded = tiny_target.embed(prompt)
         num_prompt, num_tokens = len(prompt.token_ids_S), len(prompt.token_ids_S) + len(caption)
         places = torch.arange(num_prompt, num_tokens) + embedded.position_offset
-        rows = SequenceRows(info.cache_shape.cache(num_tokens), num_tokens, causal_mask(num_tokens, info.device))
+        rows = SequenceRows(info.cache_shape.cache(num_tokens), num_tokens)
         result = tiny_target.forward(
             torch.cat([embedded.embeddings_SD, tiny_target.embed_tokens(caption)]),
             torch.cat([embedded.positions_AS, places.expand(info.position_axes, -1)], 1),

@@ -26,7 +26,7 @@ from sparrow_core.types import Draft, Message, Request, Sampling
 from tests.conftest import video_messages
 
 TRAFFIC_S = float(os.environ.get("SPARROW_TRAFFIC_SECONDS", "4"))
-SMALL_CHUNKS = PrefillConfig(chunk_tokens=32, chunk_pairs=1000)
+SMALL_CHUNKS = PrefillConfig(chunk_tokens=32, slice_ms=0)
 SHAPES = {"chain": DraftConfig.chain(4), "tree": DraftConfig(depth=4, width=3, total=12)}
 
 

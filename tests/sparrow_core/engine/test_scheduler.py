@@ -10,7 +10,6 @@ def test_joining_needs_a_place_and_one_gap_that_is_wide_enough() -> None:
 
 
 def test_prompts_are_read_in_turn() -> None:
-    assert next_to_read([]) is None
     left, served, order = [3, 1, 2], [0, 0, 0], []
     for step in range(1, 7):
         unread = [index for index in range(3) if left[index]]
