@@ -4,7 +4,7 @@ Query heads that share a KV head are folded into rows, so that keys and values a
 mask covers only the new columns: every row sees the whole committed prefix.
 
 Three functions for one formula. `attend` takes any mask; `attend_in_order` takes many rows of a text, and never holds
-their scores; both leave the order of summation to the library. `attend_invariantly` fixes it, so that a row comes out
+their scores; both leave the order of summation to the library. `SealedAttention` fixes it, so that a row comes out
 the same to the last bit whatever other rows stand beside it and in whichever slots its ancestors lie; it sums over
 blocks of keys at places that depend on the sequence alone:
 
@@ -14,8 +14,6 @@ blocks of keys at places that depend on the sequence alone:
 Shape letters: H query heads, G KV heads (groups), R query rows, M folded rows (heads of a group x rows), S key slots,
 P the last key slots that are masked (P <= S), B key slots of one block, D head size.
 """
-
-from collections.abc import Iterator
 
 import torch
 from torch.nn.attention.bias import causal_lower_right
@@ -33,68 +31,35 @@ def attend(
     keys_GSD: torch.Tensor,
     values_GSD: torch.Tensor,
     visible_RP: torch.Tensor | None,
-    scale: float,
 ) -> torch.Tensor:
     """Scaled dot-product attention with grouped heads -> [H, R, D].
 
     `visible_RP` is True where a row sees one of the last P slots; None lets every row see every slot.
     """
-    scores_GMS = _scores(queries_HRD * scale, keys_GSD, visible_RP)
+    scores_GMS = _scores(queries_HRD * queries_HRD.shape[-1] ** -0.5, keys_GSD, visible_RP)
     return (torch.softmax(scores_GMS, dim=-1) @ values_GSD).view(queries_HRD.shape)
 
 
-def attend_in_order(
-    queries_HRD: torch.Tensor, keys_GSD: torch.Tensor, values_GSD: torch.Tensor, scale: float
-) -> torch.Tensor:
+def attend_in_order(queries_HRD: torch.Tensor, keys_GSD: torch.Tensor, values_GSD: torch.Tensor) -> torch.Tensor:
     """As `attend`, for rows that are the last R slots and see every slot up to their own."""
     heads_1HRD, keys_1GSD, values_1GSD = queries_HRD[None], keys_GSD[None], values_GSD[None]
     num_rows, num_slots = queries_HRD.shape[1], keys_GSD.shape[1]
     if queries_HRD.device.type != "cpu":
         mask = causal_lower_right(num_rows, num_slots)
-        return scaled_dot_product_attention(heads_1HRD, keys_1GSD, values_1GSD, mask, scale=scale, enable_gqa=True)[0]
+        return scaled_dot_product_attention(heads_1HRD, keys_1GSD, values_1GSD, mask, enable_gqa=True)[0]
     # There, torch would write the mask out and read it again for every head: half of the time at 25,000 slots. The
     # part before the rows needs no mask; what links the parts is the logarithm of each one's sum of weights.
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     first = num_slots - num_rows
     repeats = len(queries_HRD) // len(keys_GSD)
     own_1HRD = [x_1GSD[:, :, first:].repeat_interleave(repeats, 1) for x_1GSD in (keys_1GSD, values_1GSD)]
-    own, own_log_sum = flash(heads_1HRD, *own_1HRD, is_causal=True, scale=scale)
+    own, own_log_sum = flash(heads_1HRD, *own_1HRD, is_causal=True)
     if first == 0:
         return own[0]
     folded_1GMD = queries_HRD.reshape(1, len(keys_GSD), -1, queries_HRD.shape[-1])
-    before, before_log_sum = flash(folded_1GMD, keys_1GSD[:, :, :first], values_1GSD[:, :, :first], scale=scale)
+    before, before_log_sum = flash(folded_1GMD, keys_1GSD[:, :, :first], values_1GSD[:, :, :first])
     share_HR = torch.sigmoid(own_log_sum.view(-1, num_rows) - before_log_sum.reshape(-1, num_rows))
     return torch.lerp(before.reshape(queries_HRD.shape), own[0], share_HR[..., None].to(own.dtype))
-
-
-def attend_invariantly(
-    queries_HRD: torch.Tensor,
-    keys_GSD: torch.Tensor,
-    values_GSD: torch.Tensor,
-    visible_RP: torch.Tensor | None,
-    scale: float,
-    prompt_slots: int,
-) -> torch.Tensor:
-    """As `attend`, with a result for each row that depends on nothing but the row and the keys that it sees.
-
-    The rows are the last R slots (R = P; None is one row), parents before children. `prompt_slots` is the number of
-    slots filled by prefill, the same for every pass of a sequence.
-    """
-    num_heads, num_rows, _ = queries_HRD.shape
-    num_groups = keys_GSD.shape[0]
-    spare = max(0, -(-MIN_FOLDED_ROWS * num_groups // num_heads) - num_rows)
-    queries_HRD, padded_RP = queries_HRD * scale, visible_RP
-    if spare:
-        queries_HRD = pad(queries_HRD, (0, 0, 0, spare))
-        padded_RP = None if visible_RP is None else pad(visible_RP, (0, 0, 0, spare))
-    weights_GMS = _scores(queries_HRD, keys_GSD, padded_RP)
-    weights_GMS.sub_(weights_GMS.amax(dim=-1, keepdim=True)).exp_()
-    sums_GMD, totals_GM1 = _prompt_sums(weights_GMS[..., :prompt_slots], values_GSD[:, :prompt_slots])
-    for columns, weights_GMB in _generated_blocks(weights_GMS, visible_RP, prompt_slots):
-        values_GBD = values_GSD[:, columns]
-        sums_GMD = sums_GMD + weights_GMB @ values_GBD
-        totals_GM1 = totals_GM1 + weights_GMB @ torch.ones_like(values_GBD[..., :1])
-    return (sums_GMD / totals_GM1).view(queries_HRD.shape)[:, :num_rows]
 
 
 def _scores(queries_HRD: torch.Tensor, keys_GSD: torch.Tensor, visible_RP: torch.Tensor | None) -> torch.Tensor:
@@ -108,47 +73,109 @@ def _scores(queries_HRD: torch.Tensor, keys_GSD: torch.Tensor, visible_RP: torch
     return scores_GMS
 
 
-def _prompt_sums(weights_GMS: torch.Tensor, values_GSD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted sums [G, M, D] and sums of weights [G, M, 1] over the prompt: the same blocks in every pass."""
-    num_blocks = values_GSD.shape[1] // PROMPT_BLOCK
-    start = num_blocks * PROMPT_BLOCK
-    sums_GMD = weights_GMS[..., start:] @ values_GSD[:, start:]
-    totals_GM1 = weights_GMS[..., start:].sum(-1, keepdim=True)
-    if num_blocks:
-        blocks = [
-            torch.bmm(
-                weights_MS[:, :start].unflatten(1, (num_blocks, PROMPT_BLOCK)).transpose(0, 1),
-                values_SD[:start].unflatten(0, (num_blocks, PROMPT_BLOCK)),
-            ).sum(0)
-            for weights_MS, values_SD in zip(weights_GMS, values_GSD, strict=True)
+class SealedAttention:
+    """Attention of a pass's rows over one sequence whose prompt is sealed, in a fixed order of summation.
+
+    Prepared once for all layers. A row's result depends on nothing but the row and the keys that it sees.
+    """
+
+    def __init__(
+        self,
+        data_LKGSD: torch.Tensor,
+        num_rows: int,
+        visible_RR: torch.Tensor | None,
+        heads_per_group: int,
+        prompt_slots: int,
+    ) -> None:
+        """`data_LKGSD` are the keys and values of all layers, those of the `num_rows` new rows last; parents stand before
+        children. `prompt_slots` is the number of slots filled by prefill, the same for every pass of a sequence.
+        """
+        keys_LGSD, values_LGSD = data_LKGSD.unbind(1)
+        first_new = keys_LGSD.shape[2] - num_rows
+        self._num_rows = num_rows
+        self._num_folded = max(num_rows, -(-MIN_FOLDED_ROWS // heads_per_group))  # rows of one head
+        self._scale = keys_LGSD.shape[3] ** -0.5
+        self._keys_GDS = keys_LGSD.transpose(2, 3).unbind()
+        self._hidden_MR = _hidden(visible_RR, self._num_folded, heads_per_group, keys_LGSD.dtype)
+        self._new = slice(first_new, first_new + num_rows)
+        self._prompt = slice(0, prompt_slots)
+        in_blocks = prompt_slots // PROMPT_BLOCK * PROMPT_BLOCK
+        self._in_blocks = slice(0, in_blocks)
+        blocks_LGNBD = values_LGSD[:, :, :in_blocks].unflatten(2, (in_blocks // PROMPT_BLOCK, PROMPT_BLOCK))
+        self._blocks_GNBD = blocks_LGNBD.unbind() if in_blocks else None
+        self._rest = slice(in_blocks, prompt_slots)
+        self._rest_GBD = values_LGSD[:, :, self._rest].unbind()
+        self._generated = [
+            (
+                span,
+                values_LGSD[:, :, span].unbind(),
+                values_LGSD.new_ones(keys_LGSD.shape[1], span.stop - span.start, 1),
+            )
+            for span in _generated_spans(prompt_slots, first_new, num_rows)
         ]
-        sums_GMD = sums_GMD + torch.stack(blocks)
-        totals_GM1 = totals_GM1 + weights_GMS[..., :start].sum(-1, keepdim=True)
-    return sums_GMD, totals_GM1
+        # New rows of this depth and more belong to the next block, wherever they stand.
+        room = self._generated[-1][0].start + GENERATED_BLOCK - first_new
+        self._is_late_R = visible_RR.sum(1) > room if visible_RR is not None and num_rows > room else None
+        self._new_GRD = values_LGSD[:, :, self._new].unbind()
+
+    def __call__(self, layer: int, queries_HRD: torch.Tensor) -> torch.Tensor:
+        """Attention of the first of these queries, as many as there are new rows -> [H, R, D]. Others may follow."""
+        queries_HRD = queries_HRD[:, : self._num_folded]
+        if (spare := self._num_folded - queries_HRD.shape[1]) > 0:
+            queries_HRD = pad(queries_HRD, (0, 0, 0, spare))
+        queries_HRD = torch.mul(queries_HRD, self._scale).contiguous()
+        keys_GDS = self._keys_GDS[layer]
+        weights_GMS = torch.bmm(queries_HRD.view(len(keys_GDS), -1, queries_HRD.shape[2]), keys_GDS)
+        if self._hidden_MR is not None:
+            weights_GMS[..., self._new].add_(self._hidden_MR)
+        weights_GMS.sub_(weights_GMS.amax(-1, keepdim=True)).exp_()
+        sums_GMD = torch.bmm(weights_GMS[..., self._rest], self._rest_GBD[layer])
+        totals_GM1 = weights_GMS[..., self._prompt].sum(-1, keepdim=True)
+        if self._blocks_GNBD is not None:
+            sums_GMD += _block_sums(weights_GMS[..., self._in_blocks], self._blocks_GNBD[layer])
+        late_GMR = None
+        if self._is_late_R is not None:
+            late_GMR = weights_GMS[..., self._new] * self._is_late_R
+            weights_GMS[..., self._new].mul_(~self._is_late_R)
+        for span, values, ones_GB1 in self._generated:
+            weights_GMB = weights_GMS[..., span]
+            sums_GMD += torch.bmm(weights_GMB, values[layer])
+            totals_GM1 += torch.bmm(weights_GMB, ones_GB1)
+        if late_GMR is not None:
+            new_GRD = self._new_GRD[layer]
+            sums_GMD += torch.bmm(late_GMR, new_GRD)
+            totals_GM1 += torch.bmm(late_GMR, torch.ones_like(new_GRD[..., :1]))
+        return sums_GMD.div_(totals_GM1).view(queries_HRD.shape)[:, : self._num_rows]
 
 
-def _generated_blocks(
-    weights_GMS: torch.Tensor, visible_PP: torch.Tensor | None, prompt_slots: int
-) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Slots and weights of each block behind the prompt, in order."""
-    num_slots = weights_GMS.shape[-1]
-    num_new = 1 if visible_PP is None else len(visible_PP)
-    first_new = num_slots - num_new
-    start = prompt_slots
+def _hidden(
+    visible_RR: torch.Tensor | None, num_rows: int, heads_per_group: int, dtype: torch.dtype
+) -> torch.Tensor | None:
+    """What is added to the scores of folded rows at the new slots: -inf where a row must not see; rows beyond see all."""
+    if visible_RR is None:
+        return None
+    visible_RR = pad(visible_RR, (0, 0, 0, num_rows - len(visible_RR)), value=True)
+    hidden_RR = torch.zeros(visible_RR.shape, dtype=dtype, device=visible_RR.device)
+    return hidden_RR.masked_fill_(~visible_RR, float("-inf")).repeat(heads_per_group, 1)
+
+
+def _block_sums(weights_GMS: torch.Tensor, values_GNBD: torch.Tensor) -> torch.Tensor:
+    """Weighted sums [G, M, D] over N blocks of the prompt, the same blocks in every pass."""
+    num_blocks, block_slots = values_GNBD.shape[1:3]
+    by_group = zip(weights_GMS, values_GNBD, strict=True)
+    return torch.stack([
+        torch.bmm(weights_MS.unflatten(1, (num_blocks, block_slots)).transpose(0, 1), values_NBD).sum(0)
+        for weights_MS, values_NBD in by_group
+    ])  # fmt: skip
+
+
+def _generated_spans(prompt_slots: int, first_new: int, num_rows: int) -> list[slice]:
+    """The blocks behind the prompt; the new rows are in the last, however many they are."""
+    start, spans = prompt_slots, []
     while start + GENERATED_BLOCK <= first_new:
-        yield slice(start, start + GENERATED_BLOCK), weights_GMS[..., start : start + GENERATED_BLOCK]
+        spans.append(slice(start, start + GENERATED_BLOCK))
         start += GENERATED_BLOCK
-    room = start + GENERATED_BLOCK - first_new  # new rows of this depth and more belong to the next block
-    last_GMB = weights_GMS[..., start:]
-    if visible_PP is None or num_new <= room:
-        yield slice(start, num_slots), last_GMB
-        return
-    is_late_P = visible_PP.sum(1) > room
-    new_GMP = weights_GMS[..., first_new:]
-    late_GMP = new_GMP * is_late_P
-    new_GMP *= ~is_late_P
-    yield slice(start, num_slots), last_GMB
-    yield slice(first_new, num_slots), late_GMP
+    return [*spans, slice(start, first_new + num_rows)]
 
 
 def causal_mask(num_rows: int, device: torch.device) -> torch.Tensor | None:

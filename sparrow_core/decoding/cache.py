@@ -29,7 +29,6 @@ class KVCache:
         self.length = 0
         self.pending = 0
         self.prompt_length: int | None = None
-        self._first_new = 0
 
     @property
     def capacity(self) -> int:
@@ -44,27 +43,21 @@ class KVCache:
         assert self.prompt_length is not None
         self.length, self.pending = self.prompt_length, 0
 
-    def extend(self, num_rows: int) -> None:
-        """Announce a pass over `num_rows` new rows, which all layers will write behind what is pending.
+    def extend(self, num_rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Room for `num_rows` new rows of a pass behind what is pending, for every layer to write.
 
+        Returns two views: of the new rows alone [L, 2, G, R, D], and of everything up to their end [L, 2, G, S, D].
         Raises ConfigError if the room is exhausted.
         """
-        needed = self.length + self.pending + num_rows
-        if needed > self.capacity:
+        first = self.length + self.pending
+        end = first + num_rows
+        if end > self.capacity:
             raise ConfigError(
-                f"the sequence needs {needed} cache slots but has {self.capacity}; "
+                f"the sequence needs {end} cache slots but has {self.capacity}; "
                 "raise engine.max_model_tokens or shorten the prompt"
             )
-        self._first_new = self.length + self.pending
         self.pending += num_rows
-
-    def update(self, keys_GRD: torch.Tensor, values_GRD: torch.Tensor, layer: int) -> torch.Tensor:
-        """Write one layer's new rows; return a view [2, G, S, D] of all its keys and values so far."""
-        end = self.length + self.pending
-        layer_KGSD = self.data_LKGSD[layer]
-        layer_KGSD[0, :, self._first_new : end] = keys_GRD
-        layer_KGSD[1, :, self._first_new : end] = values_GRD
-        return layer_KGSD[:, :, :end]
+        return self.data_LKGSD[:, :, :, first:end], self.data_LKGSD[:, :, :, :end]
 
     def commit(self, rows: list[int]) -> None:
         """Keep these pending rows, in this order, and drop the others. `rows` must be strictly increasing."""

@@ -21,7 +21,7 @@ class DrafterSteps:
         layer = model.layers[0]
         assert isinstance(layer, DrafterLayer)
         config = model.config
-        self._blind = config.blind
+        self._blind, self._num_heads = config.blind, config.num_heads
         self._token_norm = FusedNorm(model.input_layernorm)
         self._fc_weight, self._fc_bias = join_linears(model.fc)
         self._layer = FusedLayer(layer.self_attn, layer.mlp, layer.post_attention_layernorm, config.head_dim, silu)
@@ -46,4 +46,4 @@ class DrafterSteps:
         z_RD = linear(fused_RK, self._fc_weight, self._fc_bias)
         angle_Rd = positions_R.float()[:, None] * self._frequency
         rotation = Rotation(angle_Rd.cos().to(z_RD.dtype), angle_Rd.sin().to(z_RD.dtype))
-        return self._layer(z_RD, z_RD, rotation, PassAttention(sequences), 0)
+        return self._layer(z_RD, z_RD, rotation, PassAttention(sequences, self._num_heads), 0)

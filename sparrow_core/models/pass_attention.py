@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from sparrow_core.decoding.attention import attend, attend_in_order, attend_invariantly, causal_mask
+from sparrow_core.decoding.attention import SealedAttention, attend, attend_in_order, causal_mask
 from sparrow_core.decoding.target import SequenceRows
 
 # From here on it costs less not to hold the scores of rows in reading order.
@@ -17,37 +17,52 @@ class PassAttention:
     Shape letters: H query heads, G KV heads, R rows of all sequences and padding, d head size.
     """
 
-    def __init__(self, sequences: Sequence[SequenceRows]) -> None:
-        self._sequences = sequences
+    def __init__(self, sequences: Sequence[SequenceRows], num_heads: int) -> None:
+        self._parts = []
+        first = 0
         for sequence in sequences:
-            sequence.cache.extend(sequence.num_rows)
-        self._masks = [_mask(sequence) for sequence in sequences]
+            self._parts.append(_Part(sequence, first, num_heads))
+            first += sequence.num_rows
+        self._num_rows = first
 
     def attend(
         self, layer: int, queries_HRd: torch.Tensor, keys_GRd: torch.Tensor, values_GRd: torch.Tensor
     ) -> torch.Tensor:
-        """Write one layer's keys and values; attention of every row over its own sequence [H, R, d], padding zero."""
-        scale = queries_HRd.shape[-1] ** -0.5
-        attended, first = [], 0
-        for sequence, visible_RP in zip(self._sequences, self._masks, strict=True):
-            rows = slice(first, first := first + sequence.num_rows)
-            keys_GSd, values_GSd = sequence.cache.update(keys_GRd[:, rows], values_GRd[:, rows], layer)
-            inputs = (queries_HRd[:, rows], keys_GSd, values_GSd)
-            prompt = sequence.cache.prompt_length
-            if prompt is not None:
-                attended.append(attend_invariantly(*inputs, visible_RP, scale, prompt))
-            elif sequence.visible_RP is None and sequence.num_rows >= MANY_ROWS:
-                attended.append(attend_in_order(*inputs, scale))
-            else:
-                attended.append(attend(*inputs, visible_RP, scale))
-        num_padding = queries_HRd.shape[1] - first
+        """Write one layer's keys and values; attention of every row over its own sequence [H, R, d], padding any."""
+        attended = [part.attend(layer, queries_HRd, keys_GRd, values_GRd) for part in self._parts]
+        num_padding = queries_HRd.shape[1] - self._num_rows
         if num_padding:
-            attended.append(torch.zeros_like(queries_HRd[:, :num_padding]))
+            attended.append(queries_HRd[:, :num_padding])
         return torch.cat(attended, 1) if len(attended) > 1 else attended[0]
 
 
-def _mask(sequence: SequenceRows) -> torch.Tensor | None:
-    """What the rows see of each other, reading order written out."""
-    if sequence.visible_RP is not None:
-        return sequence.visible_RP
-    return causal_mask(sequence.num_rows, sequence.cache.data_LKGSD.device)
+class _Part:
+    """One sequence's rows of the pass."""
+
+    def __init__(self, sequence: SequenceRows, first: int, num_heads: int) -> None:
+        cache, num_rows, visible_RP = sequence.cache, sequence.num_rows, sequence.visible_RP
+        new_LKGRd, so_far_LKGSd = cache.extend(num_rows)
+        is_long = cache.prompt_length is None and visible_RP is None and num_rows >= MANY_ROWS
+        if visible_RP is None and not is_long:
+            visible_RP = causal_mask(num_rows, new_LKGRd.device)
+        self._rows = slice(first, first + num_rows)
+        self._new_KGRd, self._so_far_KGSd = new_LKGRd.unbind(), so_far_LKGSd.unbind()
+        self._is_long, self._visible_RP = is_long, visible_RP
+        self._sealed: SealedAttention | None = None
+        if cache.prompt_length is not None:
+            heads_per_group = num_heads // new_LKGRd.shape[2]
+            self._sealed = SealedAttention(so_far_LKGSd, num_rows, visible_RP, heads_per_group, cache.prompt_length)
+
+    def attend(
+        self, layer: int, queries_HRd: torch.Tensor, keys_GRd: torch.Tensor, values_GRd: torch.Tensor
+    ) -> torch.Tensor:
+        new_keys_GRd, new_values_GRd = self._new_KGRd[layer]
+        new_keys_GRd.copy_(keys_GRd[:, self._rows])
+        new_values_GRd.copy_(values_GRd[:, self._rows])
+        if self._sealed is not None:
+            return self._sealed(layer, queries_HRd[:, self._rows.start :])
+        queries_HRd = queries_HRd[:, self._rows]
+        keys_GSd, values_GSd = self._so_far_KGSd[layer]
+        if self._is_long:
+            return attend_in_order(queries_HRd, keys_GSd, values_GSd)
+        return attend(queries_HRd, keys_GSd, values_GSd, self._visible_RP)

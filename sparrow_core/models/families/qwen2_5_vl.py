@@ -184,7 +184,10 @@ class Qwen25VLTarget:
     ) -> Generator[None, None, TargetPass]:
         num_rows = len(embeddings_RD)
         states_RD, taps = yield from self._decoder(
-            pad_rows(embeddings_RD), pad_rows(positions_AR.T).T, PassAttention(sequences), tap_layers
+            pad_rows(embeddings_RD),
+            pad_rows(positions_AR.T).T,
+            PassAttention(sequences, self.info.num_heads),
+            tap_layers,
         )
         return TargetPass(states_RD[:num_rows], {layer: tap_RD[:num_rows] for layer, tap_RD in taps.items()})
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparrow_core.decoding.attention import attend, attend_in_order, attend_invariantly, causal_mask
+from sparrow_core.decoding.attention import SealedAttention, attend, attend_in_order, causal_mask
 from sparrow_core.decoding.tree import ancestors, depths
 
 
@@ -12,6 +12,13 @@ def textbook(q_HRD: torch.Tensor, k_GSD: torch.Tensor, v_GSD: torch.Tensor, visi
     k, v = (x.repeat_interleave(q.shape[0] // x.shape[0], dim=0) for x in (k, v))
     scores = q @ k.transpose(1, 2) / q.shape[-1] ** 0.5
     return scores.masked_fill(~visible_RS, float("-inf")).softmax(-1) @ v
+
+
+def sealed(
+    q_HRD: torch.Tensor, k_GSD: torch.Tensor, v_GSD: torch.Tensor, visible_RR: torch.Tensor | None, prompt: int
+) -> torch.Tensor:
+    data_LKGSD = torch.stack([k_GSD, v_GSD])[None]
+    return SealedAttention(data_LKGSD, q_HRD.shape[1], visible_RR, len(q_HRD) // len(k_GSD), prompt)(0, q_HRD)
 
 
 @pytest.mark.parametrize(("heads", "groups"), [(4, 2), (6, 1), (3, 3)])
@@ -26,15 +33,13 @@ def test_equals_textbook(heads: int, groups: int, rows: int, prefix: int, pendin
     visible_RP[:, pending:] |= torch.eye(rows, dtype=torch.bool)
     visible_RS = torch.cat([torch.ones(rows, prefix, dtype=torch.bool), visible_RP], dim=1)
     # float32 sums of at most 50 products: errors of a few units of 1e-7.
-    torch.testing.assert_close(
-        attend(q, k, v, visible_RP, 16**-0.5).double(), textbook(q, k, v, visible_RS), atol=5e-6, rtol=0
-    )
+    torch.testing.assert_close(attend(q, k, v, visible_RP).double(), textbook(q, k, v, visible_RS), atol=5e-6, rtol=0)
 
 
 def test_no_mask_sees_everything() -> None:
     q, k, v = torch.randn(2, 1, 8), torch.randn(1, 5, 8), torch.randn(1, 5, 8)
     expected = textbook(q, k, v, torch.ones(1, 5, dtype=torch.bool))
-    torch.testing.assert_close(attend(q, k, v, None, 8**-0.5).double(), expected, atol=5e-6, rtol=0)
+    torch.testing.assert_close(attend(q, k, v, None).double(), expected, atol=5e-6, rtol=0)
 
 
 @pytest.mark.parametrize(("heads", "groups"), [(4, 2), (6, 1), (3, 3)])
@@ -45,7 +50,7 @@ def test_reading_order_equals_textbook(heads: int, groups: int, rows: int, prefi
     q = torch.randn(heads, rows, 16, generator=generator).to(dtype)
     k, v = torch.randn(2, groups, prefix + rows + 9, 16, generator=generator).to(dtype)[:, :, : prefix + rows]
     visible_RS = torch.ones(rows, prefix + rows, dtype=torch.bool).tril(prefix)
-    attended = attend_in_order(q, k, v, 16**-0.5)
+    attended = attend_in_order(q, k, v)
     # bfloat16: results of at most 4 in steps of 1/64.
     error = 5e-6 if dtype == torch.float32 else 4 / 64
     torch.testing.assert_close(attended.double(), textbook(q, k, v, visible_RS), atol=error, rtol=0)
@@ -64,7 +69,7 @@ def test_fixed_order_equals_textbook(heads: int, groups: int, prompt: int, commi
                ((heads, rows), (groups, committed + rows), (groups, committed + rows)))  # fmt: skip
     visible_RR = ancestors(torch.tensor([-1, *(i // 2 for i in range(rows - 1))]))
     visible_RS = torch.cat([torch.ones(rows, committed, dtype=torch.bool), visible_RR], dim=1)
-    attended = attend_invariantly(q, k, v, None if rows == 1 else visible_RR, 16**-0.5, prompt)
+    attended = sealed(q, k, v, None if rows == 1 else visible_RR, prompt)
     torch.testing.assert_close(attended.double(), textbook(q, k, v, visible_RS), atol=5e-6, rtol=0)
 
 
@@ -88,10 +93,10 @@ def test_a_row_is_the_same_alone_and_in_a_tree(tree: str, committed: int, dtype:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        together = attend_invariantly(q, k, v, visible_RR, size**-0.5, prompt)
+        together = sealed(q, k, v, visible_RR, prompt)
         for row in range(rows):
             slots = [*range(committed), *(committed + visible_RR[row].nonzero()[:, 0]).tolist()]
-            alone = attend_invariantly(q[:, row : row + 1], k[:, slots], v[:, slots], None, size**-0.5, prompt)
+            alone = sealed(q[:, row : row + 1], k[:, slots], v[:, slots], None, prompt)
             assert torch.equal(alone[:, 0], together[:, row]), f"row {row}, depth {depths(torch.tensor(parents))[row]}"
     finally:
         torch.set_num_threads(before)

@@ -10,13 +10,12 @@ SHAPE = CacheShape(2, 2, 4, torch.device("cpu"), torch.float32)
 
 
 def write(cache: KVCache, values: list[float]) -> torch.Tensor:
-    """One pass that writes one number per row into both layers; returns what the last layer then sees."""
-    cache.extend(len(values))
-    rows = torch.tensor(values)[None, :, None].expand(2, -1, 4)
-    for layer in range(2):
-        keys, seen = cache.update(rows, -rows, layer)
-        assert torch.equal(keys, -seen)
-    return keys[0, :, 0]
+    """One pass that writes one number per row into all layers; returns what they then see."""
+    new_LKGRD, so_far_LKGSD = cache.extend(len(values))
+    new_LKGRD[:, 0] = torch.tensor(values)[:, None]
+    new_LKGRD[:, 1] = -torch.tensor(values)[:, None]
+    assert torch.equal(so_far_LKGSD[:, 0], -so_far_LKGSD[:, 1])
+    return so_far_LKGSD[-1, 0, 0, :, 0]
 
 
 def new_cache() -> KVCache:
