@@ -87,8 +87,9 @@ class SealedAttention:
         heads_per_group: int,
         prompt_slots: int,
     ) -> None:
-        """`data_LKGSD` are the keys and values of all layers, those of the `num_rows` new rows last; parents stand before
-        children. `prompt_slots` is the number of slots filled by prefill, the same for every pass of a sequence.
+        """`data_LKGSD` are the keys and values of all layers, the `num_rows` new rows last, parents before children.
+
+        `prompt_slots` is the number of slots filled by prefill, the same for every pass of a sequence.
         """
         keys_LGSD, values_LGSD = data_LKGSD.unbind(1)
         first_new = keys_LGSD.shape[2] - num_rows
@@ -151,7 +152,7 @@ class SealedAttention:
 def _hidden(
     visible_RR: torch.Tensor | None, num_rows: int, heads_per_group: int, dtype: torch.dtype
 ) -> torch.Tensor | None:
-    """What is added to the scores of folded rows at the new slots: -inf where a row must not see; rows beyond see all."""
+    """What is added to scores of folded rows at the new slots: -inf where a row must not see. Rows beyond see all."""
     if visible_RR is None:
         return None
     visible_RR = pad(visible_RR, (0, 0, 0, num_rows - len(visible_RR)), value=True)

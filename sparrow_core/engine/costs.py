@@ -14,7 +14,7 @@ from sparrow_core.engine.governor import CANDIDATES, NOTHING, Costs
 
 ROWS = (1, 4, 8, 16, 17, 32, 33, 64)
 ROWS_OF_ONE = (1, 4, 8, 16, 32)
-CONTEXT = 4096
+CONTEXT = 8192  # more than a CPU's cache holds
 TEXT_TOKENS = 64
 REPEATS = 3
 

@@ -209,12 +209,17 @@ class Engine:
         if not decoding:
             return
         governed = [a for a in decoding if a.tickets[0].arm.drafter and not a.tickets[0].arm.shape]
-        chosen = self._govern([active.generation.cache.length for active in governed])
+        contexts = [active.generation.cache.length for active in governed]
+        chosen = self._govern(contexts)
         shapes = [chosen if active in governed else active.tickets[0].arm.shape for active in decoding]
         batch = [active.generation.running(shape) for active, shape in zip(decoding, shapes, strict=True)]
-        for active, result in zip(decoding, decode_round(self.target, batch, self.row_noise), strict=True):
+        began = time.perf_counter()
+        results = decode_round(self.target, batch, self.row_noise)
+        if self._governor and governed == decoding:
+            self._governor.learn_time(chosen or NOTHING, contexts, time.perf_counter() - began)
+        for active, result in zip(decoding, results, strict=True):
             if active in governed and self._governor:
-                self._governor.learn(chosen or NOTHING, len(result.token_ids))
+                self._governor.learn_tokens(chosen or NOTHING, len(result.token_ids))
             self._publish(active, active.generation.take(result))
 
     def _govern(self, contexts: list[int]) -> DraftConfig | None:

@@ -1,12 +1,15 @@
 """How much to draft, now: the shape whose expected tokens per second are highest for this load.
 
-Pure arithmetic over costs measured when the engine starts and acceptance seen so far; it never changes a caption, only
-how fast it comes. Where no draft pays it proposes none, and looks again from time to time.
+Pure arithmetic over acceptance seen so far and over costs: those measured when the engine starts, corrected by what
+rounds then took. It never changes a caption, only how fast it comes. Where no draft pays it proposes none. From time to
+time it looks again at a shape that it has turned down.
 """
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import exp, log
 
 from sparrow_core.config import DraftConfig
 
@@ -49,24 +52,23 @@ def _interpolated(table: Mapping[int, float], x: int) -> float:
 
 
 @dataclass
-class _Record:
-    """Rounds of one shape and the tokens that they brought, fading."""
+class _Mean:
+    """Mean over rounds, of which older ones fade; `rounds` of `value` are where it starts from."""
 
-    rounds: float
-    tokens: float
+    value: float
+    rounds: float = PRIOR_ROUNDS
 
-    def add(self, tokens: int) -> None:
-        fade = min(1.0, MEMORY_ROUNDS / (self.rounds + 1))
-        self.rounds, self.tokens = self.rounds * fade + 1, self.tokens * fade + tokens
+    def add(self, value: float) -> None:
+        self.rounds = min(self.rounds + 1, MEMORY_ROUNDS)
+        self.value += (value - self.value) / self.rounds
 
 
-def _prior(shape: DraftConfig) -> _Record:
+def _prior_tokens(shape: DraftConfig) -> _Mean:
     if shape == NOTHING:
-        return _Record(PRIOR_ROUNDS, PRIOR_ROUNDS)
+        return _Mean(1.0)
     # A tree offers several tokens at each place: what is missed at first is found half of the time.
     acceptance = PRIOR_ACCEPTANCE if shape.width == 1 else 1 - (1 - PRIOR_ACCEPTANCE) / 2
-    expected = sum(acceptance**depth for depth in range(shape.depth + 1))
-    return _Record(PRIOR_ROUNDS, PRIOR_ROUNDS * expected)
+    return _Mean(sum(acceptance**depth for depth in range(shape.depth + 1)))
 
 
 @dataclass
@@ -75,25 +77,33 @@ class Governor:
 
     costs: Costs
     candidates: Sequence[DraftConfig] = CANDIDATES
-    _records: dict[DraftConfig, _Record] = field(default_factory=dict)
-    _idle_rounds: int = 0
+    _tokens: dict[DraftConfig, _Mean] = field(default_factory=dict)
+    _log_slowness: dict[tuple[DraftConfig, int], _Mean] = field(default_factory=lambda: defaultdict(lambda: _Mean(0.0)))
+    _rounds: int = 0
 
     def __post_init__(self) -> None:
-        self._records = {shape: _prior(shape) for shape in self.candidates}
+        self._tokens = {shape: _prior_tokens(shape) for shape in self.candidates}
 
     def choose(self, contexts: Sequence[int]) -> DraftConfig:
         """The shape for a round of sequences of these lengths (slots each, at least one)."""
-        ranked = sorted(self.candidates, key=lambda shape: -self._rate(shape, contexts))
-        if ranked[0] != NOTHING:
-            self._idle_rounds = 0
-            return ranked[0]
-        self._idle_rounds += 1
-        return ranked[1] if self._idle_rounds % LOOK_AGAIN_ROUNDS == 0 else NOTHING
+        expected = {shape: self._tokens[shape].value / self.costs.round_s(shape, contexts) for shape in self.candidates}
+        corrected = {shape: rate / exp(self._slowness(shape, contexts).value) for shape, rate in expected.items()}
+        best, second = sorted(self.candidates, key=lambda shape: -corrected[shape])[:2]
+        self._rounds += 1
+        if self._rounds % LOOK_AGAIN_ROUNDS:
+            return best
+        # What was slow once, while the machine was busy, is judged by the costs of the start again.
+        hopeful = max(self.candidates, key=lambda shape: expected[shape])
+        return hopeful if hopeful != best else second
 
-    def learn(self, shape: DraftConfig, num_tokens: int) -> None:
+    def learn_tokens(self, shape: DraftConfig, num_tokens: int) -> None:
         """Tell how many tokens a sequence got in a round of this shape."""
-        self._records[shape].add(num_tokens)
+        self._tokens[shape].add(num_tokens)
 
-    def _rate(self, shape: DraftConfig, contexts: Sequence[int]) -> float:
-        record = self._records[shape]
-        return record.tokens / record.rounds * len(contexts) / self.costs.round_s(shape, contexts)
+    def learn_time(self, shape: DraftConfig, contexts: Sequence[int], seconds: float) -> None:
+        """Tell what a round took in which sequences of these lengths all drafted in this shape."""
+        self._slowness(shape, contexts).add(log(seconds / self.costs.round_s(shape, contexts)))
+
+    def _slowness(self, shape: DraftConfig, contexts: Sequence[int]) -> _Mean:
+        """Logarithm of the time of a round over what it should take, kept by the order of magnitude of all contexts."""
+        return self._log_slowness[shape, sum(contexts).bit_length()]

@@ -26,7 +26,7 @@ def settle(governor: Governor, contexts: list[int], acceptance: float, rounds: i
         rate = acceptance if shape.width == 1 else min(1.0, 1.2 * acceptance)
         expected = sum(rate**d for d in range(depth + 1))
         for _ in contexts:
-            governor.learn(shape, round(expected))
+            governor.learn_tokens(shape, round(expected))
     return max(set(chosen[-LOOK_AGAIN_ROUNDS:]), key=chosen[-LOOK_AGAIN_ROUNDS:].count)
 
 
@@ -58,6 +58,24 @@ def test_it_comes_back_when_drafts_are_right_again() -> None:
     governor = Governor(costs(row_s=0.01, slot_row_s=0.0))
     assert settle(governor, [500], acceptance=0.0) == NOTHING
     assert settle(governor, [500], acceptance=0.95, rounds=4000) != NOTHING
+
+
+def test_it_believes_the_clock_more_than_the_costs_of_the_start() -> None:
+    """A shape that takes four times what it should is left, at this length, and returns once it is fast again."""
+    governor = Governor(costs(row_s=0.0, slot_row_s=0.0, level_s=0.01))
+    tree = settle(governor, [20_000], acceptance=0.8)
+    assert tree.width > 1
+
+    def play(slow: float, rounds: int) -> DraftConfig:
+        for _ in range(rounds):
+            shape = governor.choose([20_000])
+            factor = slow if shape.width > 1 else 1.0
+            governor.learn_time(shape, [20_000], factor * governor.costs.round_s(shape, [20_000]))
+        return shape
+
+    assert play(4.0, LOOK_AGAIN_ROUNDS - 1).width == 1
+    assert governor.choose([500]).width > 1
+    assert play(1.0, 40 * LOOK_AGAIN_ROUNDS - 2).width > 1
 
 
 @pytest.mark.parametrize("batch", [1, 8])

@@ -1,0 +1,94 @@
+"""What a long prompt that joins costs a caption under way, and what that caption costs the prompt.
+
+Rounds are timed where a reader of the stream sees them. The running window is decoded again and again from one prefill,
+so that it runs for as long as the other's prompt is read.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from sparrow_core.engine.engine import Engine
+from sparrow_core.engine.ticket import Ticket
+from sparrow_core.types import Completion, Request
+
+CAPTIONS_BEFORE = 8  # captions of the running window before the other joins
+CAPTIONS = 500  # more than fit beside the other's prompt
+
+
+@dataclass(frozen=True)
+class JoinRow:
+    """Time between two pieces of the running caption, before and while the other prompt is read; time from the other's
+    submission to its first token, alone and beside the running one. Lengths are in visual tokens."""
+
+    running: int
+    joining: int
+    rounds_before: int
+    rounds_during: int
+    median_before_ms: float
+    median_during_ms: float
+    p95_during_ms: float
+    longest_during_ms: float
+    p95_over_median_before: float
+    first_token_alone_s: float
+    first_token_joining_s: float
+    joining_over_alone: float
+
+
+def measure_joining(engine: Engine, running: Request, joining: Request) -> JoinRow:
+    """Let `joining` come while `running` is decoded. The engine must have room for both, and nothing else to do."""
+    return asyncio.run(_measure(engine, running, joining))
+
+
+async def _measure(engine: Engine, running: Request, joining: Request) -> JoinRow:
+    alone_s, _ = await _first_token(engine.submit(joining))
+    tickets = engine.submit_arms(running, [engine.default_arm(running.sampling)] * CAPTIONS)
+    ends: list[float] = []
+    warm = asyncio.Event()
+    following = asyncio.create_task(_follow(tickets, lambda: ends.append(time.perf_counter()), warm))
+    await warm.wait()
+    began = time.perf_counter()
+    joining_s, completion = await _first_token(engine.submit(joining))
+    for ticket in tickets:
+        ticket.cancel()
+    await following
+    before_ms = 1000 * np.diff([end for end in ends if end <= began])
+    during_ms = 1000 * np.diff([end for end in ends if began <= end <= began + joining_s])
+    p95_ms, before_median_ms = float(np.quantile(during_ms, 0.95)), median(before_ms)
+    return JoinRow(
+        running=tickets[0].result().visual_tokens,
+        joining=completion.visual_tokens,
+        rounds_before=len(before_ms),
+        rounds_during=len(during_ms),
+        median_before_ms=before_median_ms,
+        median_during_ms=median(during_ms),
+        p95_during_ms=p95_ms,
+        longest_during_ms=float(during_ms.max()),
+        p95_over_median_before=p95_ms / before_median_ms,
+        first_token_alone_s=alone_s,
+        first_token_joining_s=joining_s,
+        joining_over_alone=joining_s / alone_s,
+    )
+
+
+async def _follow(tickets: Sequence[Ticket], on_piece: Callable[[], None], warm: asyncio.Event) -> None:
+    """Read one stream after the other."""
+    for number, ticket in enumerate(tickets):
+        if number == CAPTIONS_BEFORE:
+            warm.set()
+        async for _ in ticket:
+            on_piece()
+
+
+async def _first_token(ticket: Ticket) -> tuple[float, Completion]:
+    """Seconds to the first token; the rest of the caption is given up."""
+    began = time.perf_counter()
+    async for _ in ticket:
+        break
+    took = time.perf_counter() - began
+    ticket.cancel()
+    return took, await asyncio.wrap_future(ticket.future)
