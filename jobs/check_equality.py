@@ -28,7 +28,8 @@ from sparrow_core.models.rivals import ConstantDrafter
 from sparrow_core.models.sparrow import SparrowDrafter
 from sparrow_core.types import Request
 
-SHAPES = EvaluationConfig().drafts
+SHAPES = {**EvaluationConfig().drafts, "governor": None}
+DRAFTERS = ("trained", "random", "always wrong")
 FIRST_SEED = 60_000
 MAX_NEW_TOKENS = 320
 
@@ -43,12 +44,14 @@ def main(
     against: Annotated[
         str, typer.Option(help="Judge of greedy captions: generate, or oracle (our loop).")
     ] = "generate",
+    drafters: Annotated[str, typer.Option(help="Comma separated, of those three.")] = ",".join(DRAFTERS),
     seeds: Annotated[int, typer.Option(help="Sampled captions, always against our loop.")] = 200,
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     batch: Annotated[int, typer.Option(help="Windows in the engine at once.")] = 8,
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
 ) -> None:
-    """Decode held-out demo windows with a trained, a random and an always-wrong drafter, as chain and as tree.
+    """Decode held-out demo windows with a trained, a random and an always-wrong drafter, as chain, as tree, and as the
+    governor likes.
 
     One prefill of a window serves all of them. Interrupted, the same command goes on where it stopped.
 
@@ -63,8 +66,8 @@ def main(
     journal.write_text("".join(map(_line, earlier.values())))  # without a line that a kill cut off
     done = {name: found for name, found in earlier.items() if name in requests}
     config = EngineConfig(max_sequences=batch)
-    drafters = three_drafters(target, draft, model)
-    check = EqualityCheck(target, model, drafters, SHAPES, config, against_oracle=_is_oracle(against))
+    chosen = _chosen(drafters, three_drafters(target, draft, model))
+    check = EqualityCheck(target, model, chosen, SHAPES, config, against_oracle=_is_oracle(against))
     missing = [name for name in requests if name not in done]
     groups = [missing[first : first + batch] for first in range(0, len(missing), batch)]
     with journal.open("a") as stream:
@@ -89,6 +92,13 @@ def _is_oracle(against: str) -> bool:
     return against == "oracle"
 
 
+def _chosen(names: str, drafters: dict[str, Drafter]) -> dict[str, Drafter]:
+    unknown = set(names.split(",")) - set(drafters)
+    if unknown:
+        raise typer.BadParameter(f"no drafter {', '.join(unknown)}; there are {', '.join(drafters)}")
+    return {name: drafters[name] for name in names.split(",")}
+
+
 def _line(comparisons: list[Comparison]) -> str:
     return json.dumps([asdict(comparison) for comparison in comparisons]) + "\n"
 
@@ -108,11 +118,12 @@ def three_drafters(source: str, draft: str, target: TargetModel) -> dict[str, Dr
     torch.manual_seed(0)
     tokenizer = load_tokenizer(Path(source))
     control = [int(tokenizer.convert_tokens_to_ids(token)) for token in SPECIAL_TOKENS[-5:]]  # type: ignore[arg-type]
-    return {
-        "trained": load_drafter(draft, target),
-        "random": SparrowDrafter(SparrowDrafterModel(DrafterConfig.for_target(target.info)), target),
-        "always wrong": ConstantDrafter(control, target.info.vocab_size, target.info.device),
-    }
+    drafters = (
+        load_drafter(draft, target),
+        SparrowDrafter(SparrowDrafterModel(DrafterConfig.for_target(target.info)), target),
+        ConstantDrafter(control, target.info.vocab_size, target.info.device),
+    )
+    return dict(zip(DRAFTERS, drafters, strict=True))
 
 
 def greedy_requests(counts: Mapping[int, int]) -> dict[str, Callable[[], Request]]:

@@ -3,13 +3,13 @@
 import queue
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
-from sparrow_core.config import DraftConfig, EngineConfig, Sampling
+from sparrow_core.config import EngineConfig, Sampling
 from sparrow_core.decoding.cache import KVArena
 from sparrow_core.decoding.drafting import Drafter
 from sparrow_core.decoding.rounds import decode_round
@@ -63,7 +63,7 @@ class Engine:
         self._next: _Next | None = None
         self._active: list[_Active] = []
         self.row_noise = row_noise(target)
-        self._governor: Governor | None = None
+        self._governors: dict[int, Governor] = {}  # by the drafter that they govern
         self._steps = 0
         self._lock = threading.Lock()
         self._closed = False
@@ -208,28 +208,35 @@ class Engine:
         decoding = [active for active in self._active if active.generation.has_read]
         if not decoding:
             return
-        governed = [a for a in decoding if a.tickets[0].arm.drafter and not a.tickets[0].arm.shape]
-        contexts = [active.generation.cache.length for active in governed]
-        chosen = self._govern(contexts)
-        shapes = [chosen if active in governed else active.tickets[0].arm.shape for active in decoding]
+        contexts = [active.generation.cache.length for active in decoding]
+        shapes = [active.tickets[0].arm.shape for active in decoding]
+        governed = self._governed(decoding)
+        for governor, numbers in governed:
+            chosen = governor.choose([contexts[number] for number in numbers])
+            for number in numbers:
+                shapes[number] = None if chosen == NOTHING else chosen
         batch = [active.generation.running(shape) for active, shape in zip(decoding, shapes, strict=True)]
         began = time.perf_counter()
         results = decode_round(self.target, batch, self.row_noise)
-        if self._governor and governed == decoding:
-            self._governor.learn_time(chosen or NOTHING, contexts, time.perf_counter() - began)
+        took = time.perf_counter() - began
+        for governor, numbers in governed:
+            shape = shapes[numbers[0]] or NOTHING
+            for number in numbers:
+                governor.learn_tokens(shape, len(results[number].token_ids))
+            if len(numbers) == len(decoding):
+                governor.learn_time(shape, contexts, took)
         for active, result in zip(decoding, results, strict=True):
-            if active in governed and self._governor:
-                self._governor.learn_tokens(chosen or NOTHING, len(result.token_ids))
             self._publish(active, active.generation.take(result))
 
-    def _govern(self, contexts: list[int]) -> DraftConfig | None:
-        """The governor's choice for sequences of these lengths; it takes its measurements when first asked."""
-        if not contexts or not self._drafter:
-            return None
-        if self._governor is None:
-            self._governor = Governor(measure_costs(self.target, self._drafter))
-        chosen = self._governor.choose(contexts)
-        return None if chosen == NOTHING else chosen
+    def _governed(self, decoding: Sequence[_Active]) -> list[tuple[Governor, list[int]]]:
+        """Each drafter's governor, and the numbers of those that it chooses for. Costs are measured when needed."""
+        by_drafter: dict[int, list[int]] = defaultdict(list)
+        for number, arm in enumerate(active.tickets[0].arm for active in decoding):
+            if arm.drafter and not arm.shape:
+                by_drafter[id(arm.drafter)].append(number)
+                if id(arm.drafter) not in self._governors:
+                    self._governors[id(arm.drafter)] = Governor(measure_costs(self.target, arm.drafter))
+        return [(self._governors[key], numbers) for key, numbers in by_drafter.items()]
 
     def _publish(self, active: _Active, token_ids: list[int]) -> None:
         active.tickets[0].publish(token_ids)

@@ -52,14 +52,15 @@ def first_difference(left: tuple[int, ...], right: tuple[int, ...]) -> int | Non
 
 
 class EqualityCheck:
-    """Every pairing of drafter and draft shape as an arm of one engine, and the two references that judge them."""
+    """Every pairing of drafter and draft shape (None: the governor's) as an arm of one engine, and the two references
+    that judge them."""
 
     def __init__(
         self,
         source: str,
         target: TargetModel,
         drafters: Mapping[str, Drafter[Any]],
-        shapes: Mapping[str, DraftConfig],
+        shapes: Mapping[str, DraftConfig | None],
         config: EngineConfig | None = None,
         *,
         against_oracle: bool = False,

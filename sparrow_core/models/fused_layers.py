@@ -39,10 +39,11 @@ class FusedNorm:
     def __init__(self, norm: Any) -> None:
         self._weight_D = norm.weight.detach()
         eps = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
-        self._eps_1 = torch.tensor([eps], device=self._weight_D.device)
+        self._sum_dtype = torch.promote_types(self._weight_D.dtype, torch.float32)
+        self._eps_1 = torch.tensor([eps], device=self._weight_D.device, dtype=self._sum_dtype)
 
     def __call__(self, x_RD: torch.Tensor) -> torch.Tensor:
-        norm_R1 = torch.linalg.vector_norm(x_RD, dim=-1, keepdim=True, dtype=torch.float32)
+        norm_R1 = torch.linalg.vector_norm(x_RD, dim=-1, keepdim=True, dtype=self._sum_dtype)
         scale_R1 = torch.addcmul(self._eps_1, norm_R1, norm_R1, value=1 / x_RD.shape[-1]).rsqrt_()
         return (x_RD * scale_R1).to(x_RD.dtype) * self._weight_D
 

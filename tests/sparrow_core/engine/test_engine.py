@@ -173,6 +173,17 @@ def test_arms_of_one_prompt_share_its_prefill(tiny_target: TargetModel, max_sequ
         assert engine.free_slots == 800
 
 
+def test_every_drafter_has_a_governor_of_its_own(tiny_target: TargetModel) -> None:
+    """Also in an engine that has no drafter for requests that name none."""
+    drafters = [drafter("sparrow", tiny_target, ()), PromptLookupDrafter(tiny_target.info.vocab_size)]
+    request = Request(video_messages(seed=9), max_new_tokens=30)
+    with Engine(tiny_target, None, EngineConfig(max_model_tokens=256)) as engine:
+        tickets = engine.submit_arms(request, [Arm(one, None, Sampling()) for one in drafters])
+        completions = [ticket.result(60) for ticket in tickets]
+        assert all(completion.stats.drafted for completion in completions)
+        assert completions[0].token_ids == completions[1].token_ids == engine.submit(request).result(60).token_ids
+
+
 def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 if Path("/proc/self/statm").exists() else 0
 
