@@ -1,9 +1,10 @@
-"""Time decoding on the demo models: `python -m jobs.benchmark --lengths 512,25000 --output out/bench`."""
+"""Time decoding on the demo models: `python -m jobs.benchmark --lengths 512,25000 --out out/bench`."""
 
 import json
 import resource
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,79 +13,103 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from demo.tokenizer import load_tokenizer
 from demo.windows import DemoWindows
 from pipeline.distill_config import EvaluationConfig
 from pipeline.report.machine import describe_machine
 from pipeline.report.plots import plot_speed
-from sparrow_core.config import EngineConfig, Sampling
-from sparrow_core.measure.drafter_cost import drafter_cost
+from sparrow_core.config import Sampling
+from sparrow_core.decoding.target import TargetModel
+from sparrow_core.measure.benchmark import Plan, Tables, decoding, single_costs
 from sparrow_core.measure.floors import measure_rates
-from sparrow_core.measure.passes import measure_passes
-from sparrow_core.measure.speed import SpeedCheck
+from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
 from sparrow_core.models.drafter_checkpoint import load_drafter
-from sparrow_core.models.loading import load_target
+from sparrow_core.models.loading import load_target, resolve_device, resolve_dtype
+from sparrow_core.models.sparrow import SparrowDrafter
+from sparrow_core.models.synthetic import GEOMETRIES, random_target
+from sparrow_core.types import Request
 
-SHAPES = EvaluationConfig().drafts
 FIRST_SEED = 80_000
-TABLES = {
-    "rows": ("visual_tokens", "temperature", "method", "tau", "round_cost", "tokens_per_s", "decode_speedup",
+COLUMNS = {
+    "rows": ("visual_tokens", "dtype", "temperature", "method", "tau", "round_cost", "tokens_per_s", "decode_speedup",
              "speedup_over_generate", "end_to_end_speedup", "end_to_end_bound"),
-    "passes": ("context", "rows", "ms", "ar_steps", "floor_ms", "over_floor"),
-    "throughput": ("visual_tokens", "method", "batch", "tokens_per_s"),
-    "drafter_cost": ("visual_tokens", "target_cache_bytes", "drafter_cache_bytes", "open_ms", "propose_ms"),
+    "passes": ("context", "dtype", "rows", "ms", "ar_steps", "floor_ms", "over_floor"),
+    "drafts": ("draft", "dtype", "ms"),
+    "throughput": ("visual_tokens", "dtype", "method", "batch", "tokens_per_s"),
+    "joining": ("running", "joining", "dtype", "median_before_ms", "p95_during_ms", "p95_over_median_before",
+                "joining_over_alone"),
+    "drafter_cost": ("visual_tokens", "dtype", "target_cache_bytes", "drafter_cache_bytes", "open_ms", "propose_ms"),
 }  # fmt: skip
 
 
 def main(
-    output: Annotated[Path, typer.Option(help="Folder for results.json and speed.svg.")],
+    out: Annotated[Path, typer.Option("--out", "--output", help="Folder for results.json and speed.svg.")],
     lengths: Annotated[str, typer.Option(help="Visual tokens, comma separated: 64, 512, 1500, ... 25000.")] = "64,512",
     windows: Annotated[int, typer.Option(help="Held-out windows of each length.")] = 4,
     repeats: Annotated[int, typer.Option(help="Counted runs of every arm; medians are reported.")] = 3,
     batch: Annotated[str, typer.Option(help="Requests side by side, comma separated, for throughput.")] = "1",
     temperatures: Annotated[str, typer.Option(help="Comma separated; above 0, both rules are measured.")] = "0",
+    join: Annotated[str, typer.Option(help="Lengths of a window that runs and of one that joins: 6000,25000.")] = "",
     max_new_tokens: Annotated[int, typer.Option(help="Limit of a caption.")] = 256,
     target: Annotated[str, typer.Option(help="A demo checkpoint folder.")] = "demo/weights/target",
     draft: Annotated[str, typer.Option(help="Its drafter.")] = "demo/weights/drafter",
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    synthetic: Annotated[str, typer.Option(help="Time passes and drafts of random weights this large: 7b.")] = "",
+    dtype: Annotated[str, typer.Option(help="Comma separated: auto, float32, bfloat16.")] = "auto",
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
 ) -> None:
     """Decode the same windows by transformers' generate, by our one-row loop, and with drafts; write and print figures.
 
-    Results are rewritten after every length, so that an interrupted run keeps what it has measured.
+    Results are rewritten with every table's part, so that an interrupted run keeps what it has measured.
     """
     torch.set_num_threads(threads)
-    model = load_target(target, dtype=dtype)
-    drafter = load_drafter(draft, model)
-    batches, contexts = _numbers(batch), _numbers(lengths)
-    arena = max(32_768, max(contexts) * max(batches) * 5 // 4 + 1024 * max(batches))
-    check = SpeedCheck(target, model, drafter, SHAPES, EngineConfig(max_sequences=max(batches), arena_tokens=arena))
-    rates = measure_rates(model.info.device, model.info.dtype)
-    results: dict[str, Any] = {
-        "machine": describe_machine(model.info.device),
-        "rates": asdict(rates),
-        "dtype": str(model.info.dtype).removeprefix("torch."),
-        "passes": [asdict(row) for row in measure_passes(model, contexts, rates)],
-        "rows": [],
-        "throughput": [],
-        "drafter_cost": [],
-    }
-    for length in contexts:
-        source = DemoWindows("heldout", (length,), FIRST_SEED)
-        requests = [source.request(index, max_new_tokens=max_new_tokens) for index in range(windows)]
-        results["drafter_cost"].append(asdict(drafter_cost(drafter, requests[0], SHAPES["tree of 25"])))
-        for sampling in _samplings(temperatures):
-            rows = check.measure(length, requests, repeats, sampling)
-            results["rows"] += [asdict(row) | {"rule": sampling.rule} for row in rows]
-        for size in batches:
-            results["throughput"] += [asdict(row) for row in check.throughput(length, requests, size)]
-        results["peak_bytes"] = _peak_bytes(model.info.device)
-        store(output, results)
-    check.close()
+    if synthetic and synthetic not in GEOMETRIES:
+        raise typer.BadParameter(f"{synthetic!r} is not one of {', '.join(GEOMETRIES)}", param_hint="--synthetic")
+    shapes = EvaluationConfig().drafts
+    plan = Plan(_numbers(lengths), shapes, repeats, _numbers(batch), _samplings(temperatures), _pair(join))
+    results: dict[str, Any] = {"synthetic": synthetic or None, "rates": {}, **{name: [] for name in COLUMNS}}
+    for name in dtype.split(","):
+        model = _synthetic(synthetic, target, name) if synthetic else load_target(target, dtype=name)
+        drafter = _untrained(model) if synthetic else load_drafter(draft, model)
+        results["machine"] = describe_machine(model.info.device)
+        rates = measure_rates(model.info.device, model.info.dtype)
+        results["rates"][str(model.info.dtype).removeprefix("torch.")] = asdict(rates)
+        costs = single_costs(model, drafter, plan, rates)
+        _add(results, costs, out)
+        if not synthetic:
+            requests = partial(_requests, windows, max_new_tokens)
+            peak = partial(_peak_bytes, model.info.device)
+            for part in decoding(target, model, drafter, plan, requests, costs["passes"], peak):
+                _add(results, part, out)
     show(Console(), results)
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(item) for item in text.split(",")]
+def _requests(windows: int, max_new_tokens: int, length: int) -> list[Request]:
+    source = DemoWindows("heldout", (length,), FIRST_SEED)
+    return [source.request(index, max_new_tokens=max_new_tokens) for index in range(windows)]
+
+
+def _synthetic(size: str, target: str, dtype: str) -> TargetModel:
+    device = resolve_device("auto")
+    return random_target(
+        GEOMETRIES[size], load_tokenizer(Path(target)), device=device, dtype=resolve_dtype(dtype, device)
+    )
+
+
+def _untrained(target: TargetModel) -> SparrowDrafter:
+    return SparrowDrafter(SparrowDrafterModel(DrafterConfig.for_target(target.info)), target)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(item) for item in text.split(","))
+
+
+def _pair(text: str) -> tuple[int, int] | None:
+    if not text:
+        return None
+    numbers = _numbers(text)
+    if len(numbers) != 2:
+        raise typer.BadParameter(f"{text!r} is not two lengths such as 6000,25000", param_hint="--join")
+    return numbers[0], numbers[1]
 
 
 def _samplings(temperatures: str) -> list[Sampling]:
@@ -105,16 +130,21 @@ def _peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def store(output: Path, results: dict[str, Any]) -> None:
-    """Write results.json and its plot."""
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    plot_speed(results, output / "speed.svg")
+def _add(results: dict[str, Any], part: Tables, out: Path) -> None:
+    """Take in a part of the tables; write results.json and its plot."""
+    for name, rows in part.items():
+        results[name] += rows
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    if results["rows"]:
+        plot_speed(results, out / "speed.svg")
 
 
 def show(console: Console, results: dict[str, Any]) -> None:
     """Print the tables."""
-    for name, columns in TABLES.items():
+    for name, columns in COLUMNS.items():
+        if not results[name]:
+            continue
         table = Table(*columns, title=name)
         for row in results[name]:
             table.add_row(*(_cell(row[column]) for column in columns))

@@ -1,4 +1,4 @@
-"""Plots of a benchmark: decode speedup, tau and round cost over visual length, one line for each method."""
+"""Plots of a benchmark: decode speedup, tau and round cost over visual length, one line for each method and dtype."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,18 +19,18 @@ PANELS = {
 def plot_speed(results: Mapping[str, Any], path: Path) -> None:
     """Write the greedy rows of a `results.json` as one SVG with a panel for each figure of `PANELS`."""
     rows = [row for row in results["rows"] if row["temperature"] == 0]
-    methods = list(dict.fromkeys(row["method"] for row in rows))
+    lines = list(dict.fromkeys((row["method"], row["dtype"]) for row in rows))
     figure, axes = pyplot.subplots(1, len(PANELS), figsize=(4.2 * len(PANELS), 3.4), layout="constrained")
     for panel, (name, title) in zip(axes, PANELS.items(), strict=True):
-        for method in methods:
-            xs, ys = _line([row for row in rows if row["method"] == method], name)
-            panel.plot(xs, ys, marker="o", markersize=3, label=method)
+        for method, dtype in lines:
+            xs, ys = _line([row for row in rows if (row["method"], row["dtype"]) == (method, dtype)], name)
+            panel.plot(xs, ys, marker="o", markersize=3, label=f"{method}, {dtype}")
         panel.set(title=title, xlabel="visual tokens", xscale="log")
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.3)
     axes[0].legend(fontsize="x-small")
     machine = results["machine"]
-    figure.suptitle(f"{machine['processor']}, {machine['device']}, {results['dtype']}", fontsize="small")
+    figure.suptitle(f"{machine['processor']}, {machine['device']}", fontsize="small")
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
 

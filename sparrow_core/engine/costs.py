@@ -25,7 +25,7 @@ def measure_costs(target: TargetModel, drafter: Drafter[Any]) -> Costs:
     pass_s = {rows: median_seconds(target, blank_pass(target, rows, context=0)) for rows in ROWS}
     long_s = {rows: median_seconds(target, blank_pass(target, rows, CONTEXT)) for rows in ROWS_OF_ONE}
     slot_s = {rows: max(0.0, long_s[rows] - pass_s[rows]) / CONTEXT for rows in ROWS_OF_ONE}
-    return Costs(pass_s, slot_s, {shape: _draft_seconds(target, drafter, shape) for shape in CANDIDATES})
+    return Costs(pass_s, slot_s, {shape: draft_seconds(target, drafter, shape) for shape in CANDIDATES})
 
 
 def blank_pass(target: TargetModel, num_rows: int, context: int) -> Callable[[], None]:
@@ -46,7 +46,8 @@ def blank_pass(target: TargetModel, num_rows: int, context: int) -> Callable[[],
     return run
 
 
-def _draft_seconds(target: TargetModel, drafter: Drafter[Any], shape: DraftConfig) -> float:
+def draft_seconds(target: TargetModel, drafter: Drafter[Any], shape: DraftConfig) -> float:
+    """Median wall time of one sequence's draft after a blank text."""
     if shape == NOTHING:
         return 0.0
     info = target.info

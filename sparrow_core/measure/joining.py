@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 
 import numpy as np
@@ -53,11 +54,14 @@ async def _measure(engine: Engine, running: Request, joining: Request) -> JoinRo
     await warm.wait()
     began = time.perf_counter()
     joining_s, completion = await _first_token(engine.submit(joining))
+    joined = began + joining_s
+    while ends[-1] <= joined:  # the round under way counts
+        await asyncio.sleep(0.001)
     for ticket in tickets:
         ticket.cancel()
     await following
-    before_ms = 1000 * np.diff([end for end in ends if end <= began])
-    during_ms = 1000 * np.diff([end for end in ends if began <= end <= began + joining_s])
+    before_ms = [1000 * (end - start) for start, end in pairwise(ends) if end <= began]
+    during_ms = [1000 * (end - start) for start, end in pairwise(ends) if start < joined and end > began]
     p95_ms, before_median_ms = float(np.quantile(during_ms, 0.95)), median(before_ms)
     return JoinRow(
         running=tickets[0].result().visual_tokens,
@@ -67,7 +71,7 @@ async def _measure(engine: Engine, running: Request, joining: Request) -> JoinRo
         median_before_ms=before_median_ms,
         median_during_ms=median(during_ms),
         p95_during_ms=p95_ms,
-        longest_during_ms=float(during_ms.max()),
+        longest_during_ms=max(during_ms),
         p95_over_median_before=p95_ms / before_median_ms,
         first_token_alone_s=alone_s,
         first_token_joining_s=joining_s,

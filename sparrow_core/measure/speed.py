@@ -57,8 +57,8 @@ class SpeedRow:
     tau: float | None
     round_cost: float | None
     ar_step_ms: float
-    draft_ms: float | None
-    verify_ms: float | None
+    draft_ms_per_round: float | None
+    verify_ms_per_round: float | None
     vision_s: float
     prefill_s: float
     decode_s: float
@@ -96,7 +96,7 @@ class SpeedCheck:
     ) -> None:
         self._target = target
         self._library = reference.load_reference(source, device=target.info.device, dtype=target.info.dtype)
-        self._engine = Engine(target, drafter, config)
+        self.engine = Engine(target, drafter, config)
         self._arms = {
             ALONE: Arm(None, None, Sampling()),
             **{name: Arm(drafter, shape, Sampling()) for name, shape in shapes.items()},
@@ -104,7 +104,7 @@ class SpeedCheck:
         }
 
     def close(self) -> None:
-        self._engine.close()
+        self.engine.close()
 
     def measure(
         self, visual_tokens: int, requests: Sequence[Request], repeats: int, sampling: Sampling
@@ -126,7 +126,7 @@ class SpeedCheck:
         took, completions = 0.0, []
         for first in range(0, len(requests), batch):
             began = time.perf_counter()
-            tickets = [self._engine.submit(request) for request in requests[first : first + batch]]
+            tickets = [self.engine.submit(request) for request in requests[first : first + batch]]
             completions += [ticket.result() for ticket in tickets]
             took += time.perf_counter() - began
         tokens = sum(len(completion.token_ids) for completion in completions)
@@ -145,7 +145,7 @@ class SpeedCheck:
         before = (repeats + 1) // 2
         self._run_library(library, request, before)
         arms = [(name, Arm(arm.drafter, arm.shape, sampling)) for name, arm in self._arms.items()]
-        tickets = self._engine.submit_arms(request, [arm for _ in range(repeats + 1) for _, arm in arms])
+        tickets = self.engine.submit_arms(request, [arm for _ in range(repeats + 1) for _, arm in arms])
         runs = [_run(ticket.result()) for ticket in tickets]
         self._run_library(library, request, repeats - before)
         ours = {name: runs[number + len(arms) :: len(arms)] for number, (name, _) in enumerate(arms)}
@@ -228,8 +228,8 @@ def _row(
         tau=(total.tokens - windows) / rounds if rounds else None,
         round_cost=total.decode_s / rounds / step_s if rounds else None,
         ar_step_ms=1000 * step_s,
-        draft_ms=1000 * total.draft_s / rounds if rounds else None,
-        verify_ms=1000 * total.verify_s / rounds if rounds else None,
+        draft_ms_per_round=1000 * total.draft_s / rounds if rounds else None,
+        verify_ms_per_round=1000 * total.verify_s / rounds if rounds else None,
         vision_s=total.vision_s / windows,
         prefill_s=total.prefill_s / windows,
         decode_s=total.decode_s / windows,

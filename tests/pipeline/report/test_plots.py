@@ -4,10 +4,9 @@ from pathlib import Path
 
 from pipeline.report.plots import plot_speed
 
-ROW = {"temperature": 0.0, "decode_speedup": 2.0, "tau": 4.0, "round_cost": 2.0}
+ROW = {"dtype": "float32", "temperature": 0.0, "decode_speedup": 2.0, "tau": 4.0, "round_cost": 2.0}
 RESULTS = {
     "machine": {"processor": "a processor", "device": "cpu"},
-    "dtype": "float32",
     "rows": [
         {**ROW, "method": "chain", "visual_tokens": 64},
         {**ROW, "method": "chain", "visual_tokens": 25_000},

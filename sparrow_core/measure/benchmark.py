@@ -1,0 +1,97 @@
+"""All tables of a benchmark, piece by piece, so that an interrupted run keeps what it has measured.
+
+Owns what is measured for which length and with what engine. It does not know where windows come from or what becomes of
+the figures.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sparrow_core.config import DraftConfig, EngineConfig, Sampling
+from sparrow_core.decoding.target import TargetModel
+from sparrow_core.engine.costs import draft_seconds
+from sparrow_core.measure.drafter_cost import drafter_cost
+from sparrow_core.measure.floors import MachineRates
+from sparrow_core.measure.joining import measure_joining
+from sparrow_core.measure.passes import measure_passes
+from sparrow_core.measure.speed import SpeedCheck
+from sparrow_core.models.sparrow import SparrowDrafter
+from sparrow_core.types import Request
+
+Tables = dict[str, list[dict[str, Any]]]
+Windows = Callable[[int], list[Request]]
+"""Windows of one visual length."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure. `joining` are the visual lengths of a window that runs and of one that joins it."""
+
+    lengths: Sequence[int]
+    shapes: Mapping[str, DraftConfig]
+    repeats: int
+    batches: Sequence[int]
+    samplings: Sequence[Sampling]
+    joining: tuple[int, int] | None
+
+    @property
+    def engine(self) -> EngineConfig:
+        """Room for the largest batch of the longest windows, a quarter of each prompt beside the visual tokens."""
+        widest, longest = max(self.batches), max([*self.lengths, *(self.joining or ())])
+        sequences = max(widest, 2 if self.joining else 1)
+        room = longest * 5 // 4 + 1024
+        return EngineConfig(max_sequences=sequences, max_model_tokens=room, arena_tokens=room * sequences)
+
+
+def single_costs(target: TargetModel, drafter: SparrowDrafter, plan: Plan, rates: MachineRates) -> Tables:
+    """Passes by rows and context, and drafts by shape; blank caches, no windows."""
+    dtype = str(target.info.dtype).removeprefix("torch.")
+    passes = measure_passes(target, plan.lengths, rates)
+    return {
+        "passes": [asdict(row) | {"dtype": dtype} for row in passes],
+        "drafts": [
+            {"draft": name, "dtype": dtype, "ms": 1000 * draft_seconds(target, drafter, shape)}
+            for name, shape in plan.shapes.items()
+        ],
+    }
+
+
+def decoding(
+    source: str,
+    target: TargetModel,
+    drafter: SparrowDrafter,
+    plan: Plan,
+    windows: Windows,
+    passes: Sequence[Mapping[str, Any]],
+    peak_bytes: Callable[[], int],
+) -> Iterator[Tables]:
+    """Every arm on the windows of each length, then throughput by batch size, then the joining of a long prompt.
+
+    `passes` are the rows of `single_costs`, which stand beside the arms of their length.
+    """
+    dtype = str(target.info.dtype).removeprefix("torch.")
+    check = SpeedCheck(source, target, drafter, plan.shapes, plan.engine)
+    try:
+        for length in plan.lengths:
+            requests = windows(length)
+            at_length = [row for row in passes if (row["context"], row["dtype"]) == (length, dtype)]
+            beside = {
+                "dtype": dtype,
+                "verify_ms": {str(row["rows"]): row["ms"] for row in at_length},
+                "floor_ms": next(row["floor_ms"] for row in at_length if row["rows"] == 1),
+            }
+            cost = drafter_cost(drafter, requests[0], max(plan.shapes.values(), key=lambda shape: shape.total))
+            yield {"drafter_cost": [asdict(cost) | {"dtype": dtype}]}
+            for sampling in plan.samplings:
+                rows = check.measure(length, requests, plan.repeats, sampling)
+                beside |= {"rule": sampling.rule, "peak_bytes": peak_bytes()}
+                yield {"rows": [asdict(row) | beside for row in rows]}
+            for batch in plan.batches:
+                whole = check.throughput(length, requests, batch)
+                yield {"throughput": [asdict(row) | {"dtype": dtype} for row in whole]}
+        if plan.joining:
+            running, joining = (windows(length)[0] for length in plan.joining)
+            yield {"joining": [asdict(measure_joining(check.engine, running, joining)) | {"dtype": dtype}]}
+    finally:
+        check.close()
