@@ -16,7 +16,7 @@ from jobs.caption_corpus import DEMO
 from pipeline.audit_run import CaptionRunTable, Finding, WindowReader, compare_runs, compare_with_oracle
 from pipeline.rows import Row
 from sparrow_core.errors import ConfigError, SparrowError
-from sparrow_core.models.loading import load_target, read_patch_spec
+from sparrow_core.models.loading import load_target, read_frame_spec
 
 ALL_EQUAL, USAGE, DIFFERENT = 0, 2, 4
 
@@ -72,7 +72,7 @@ def _reader(run: CaptionRunTable, source: str) -> WindowReader:
             f"the run was written by target {', '.join(sorted(fingerprints))}, but {source} is "
             f"{model.info.fingerprint}; name its checkpoint with --target"
         )
-    return WindowReader(model, run.settings, read_patch_spec(source))
+    return WindowReader(model, run.settings, read_frame_spec(source))
 
 
 def show(console: Console, findings: Sequence[Finding]) -> int:

@@ -22,7 +22,7 @@ from sparrow_core.decoding.rounds import prefill, read_alone
 from sparrow_core.decoding.target import Prompt, TargetModel
 from sparrow_core.errors import ConfigError
 from sparrow_core.measure.equality import first_difference
-from sparrow_core.media.patches import PatchSpec
+from sparrow_core.media.frame_spec import FrameSpec
 from sparrow_core.types import Message
 
 WindowKey = tuple[str, float | None, float | None]
@@ -63,7 +63,7 @@ class CaptionRunTable:
 class WindowReader:
     """From a stored row back to its frames, prompt and logits."""
 
-    def __init__(self, target: TargetModel, settings: Mapping[str, Any], patches: PatchSpec) -> None:
+    def __init__(self, target: TargetModel, settings: Mapping[str, Any], patches: FrameSpec) -> None:
         self._target = target
         self._decode = DecodeWindows(DecodeConfig(), FrameSamplingConfig(**settings["frames"]), patches)
         self._max_new_tokens = int(settings["max_new_tokens"])

@@ -19,7 +19,7 @@ from pipeline.stages.decode import DecodeWindows
 from pipeline.stages.probe import ProbeVideos
 from pipeline.stages.segment import make_segmenter
 from pipeline.stages.write import make_writer
-from sparrow_core.media.patches import PatchSpec
+from sparrow_core.media.frame_spec import FrameSpec
 
 # A worker that dies takes its windows along: try them again, but not for ever, and then go on without them.
 _MAX_TASK_RETRIES = 2
@@ -43,7 +43,7 @@ def caption_graph(
     done_windows: frozenset[str],
     run: CaptionRun,
     plan: ResourcePlan,
-    patches: PatchSpec,
+    patches: FrameSpec,
     output: Output,
 ) -> Dataset:
     """A lazy Dataset of PART rows: iterating over it captions the sources and stores the table part by part."""

@@ -19,7 +19,7 @@ from pipeline.report.summary import RunFigures, build_report, store_report, tabl
 from pipeline.resources import ResourcePlan, plan_resources
 from pipeline.stages.caption import CaptionRun
 from pipeline.storage import Folder
-from sparrow_core.models.loading import read_patch_spec, resolve_dtype
+from sparrow_core.models.loading import read_frame_spec, resolve_dtype
 
 
 class ExitCode(IntEnum):
@@ -126,7 +126,7 @@ def _run(prepared: Prepared, config: CaptionConfig, plan: ResourcePlan, listener
     )
     output = Output(prepared.ledger.folder.url, prepared.ledger.next_run)
     graph = caption_graph(
-        prepared.work.sources, prepared.work.done_windows, run, plan, read_patch_spec(config.target), output
+        prepared.work.sources, prepared.work.done_windows, run, plan, read_frame_spec(config.target), output
     )
     began = time.monotonic()
     figures = RunFigures(number=output.run)

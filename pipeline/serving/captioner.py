@@ -14,7 +14,7 @@ from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.ticket import Ticket
 from sparrow_core.errors import EngineClosedError
 from sparrow_core.models.drafter_checkpoint import load_drafter
-from sparrow_core.models.loading import load_target, read_patch_spec
+from sparrow_core.models.loading import load_target, read_frame_spec
 from sparrow_core.types import Frames, Message, Request
 
 
@@ -42,7 +42,7 @@ class Captioner:
         """Load the checkpoints that `config` names, as the captioning job does."""
         target = load_target(config.target, device=config.device, dtype=config.dtype)
         drafter = load_drafter(config.draft, target) if config.draft else None
-        reader = VideoReader(config, read_patch_spec(config.target))
+        reader = VideoReader(config, read_frame_spec(config.target))
         return cls(Engine(target, drafter, config.engine), reader, config)
 
     @property

@@ -10,7 +10,7 @@ from pipeline.serving.errors import as_api_error
 from pipeline.serving.media_guard import admit
 from sparrow_core.errors import MediaError, SparrowError
 from sparrow_core.media.decode import FrameDecoder
-from sparrow_core.media.patches import PatchSpec
+from sparrow_core.media.frame_spec import FrameSpec
 from sparrow_core.media.probe import VideoInfo
 from sparrow_core.media.timeline import plan_frames
 from sparrow_core.types import Frames
@@ -19,7 +19,7 @@ from sparrow_core.types import Frames
 class VideoReader:
     """Decodes up to `http.decoders` videos at once, each in a child process of its own."""
 
-    def __init__(self, config: ServeConfig, patches: PatchSpec) -> None:
+    def __init__(self, config: ServeConfig, patches: FrameSpec) -> None:
         http = config.http
         self._root = Path(http.media_root).resolve() if http.media_root else None
         self._limits = http.limits

@@ -10,7 +10,7 @@ from pipeline.stages.boundary import for_each_row
 from pipeline.storage import local_copy
 from sparrow_core.config import DecodeConfig, FrameSamplingConfig
 from sparrow_core.media.decode import FrameDecoder
-from sparrow_core.media.patches import PatchSpec
+from sparrow_core.media.frame_spec import FrameSpec
 from sparrow_core.media.timeline import plan_frames
 from sparrow_core.types import Frames
 
@@ -18,7 +18,7 @@ from sparrow_core.types import Frames
 class DecodeWindows:
     """Callable on tables of WINDOW rows; holds one decoding child process for the life of its worker."""
 
-    def __init__(self, config: DecodeConfig, sampling: FrameSamplingConfig, patches: PatchSpec) -> None:
+    def __init__(self, config: DecodeConfig, sampling: FrameSamplingConfig, patches: FrameSpec) -> None:
         self._decoder = FrameDecoder(config)
         self._sampling = sampling
         self._patches = patches

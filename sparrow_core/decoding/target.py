@@ -45,10 +45,14 @@ class TargetInfo:
 
 @dataclass(frozen=True)
 class VisualInput:
-    """One image or video as the vision tower eats it: patches [num_patches, patch_dim] float32 and their grid."""
+    """One image or video as its family's vision tower eats it (float32, frame after frame), and what it costs.
+
+    `grid_thw` counts steps in time, rows and columns of patches; `second_per_grid_s` is the time from step to step.
+    """
 
     kind: str
     patches: torch.Tensor
+    num_tokens: int
     grid_thw: tuple[int, int, int]
     second_per_grid_s: float
 

@@ -38,37 +38,40 @@ class PatchSpec:
         """Side of the square of pixels behind one visual token; frame sizes are multiples of it."""
         return self.patch_size * self.merge_size
 
+    @property
+    def tokens_per_video(self) -> int:
+        """None but those of its frames."""
+        return 0
 
-def num_visual_tokens(num_frames: int, height: int, width: int, spec: PatchSpec) -> int:
-    """Visual tokens of `num_frames` frames of `height` x `width` px after the vision tower merged its patches."""
-    _check_size(height, width, spec)
-    return math.ceil(num_frames / spec.temporal_patch_size) * (height // spec.token_px) * (width // spec.token_px)
+    def fit_size(self, height: int, width: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+        """Frame size nearest to `height` x `width` px with the tower's divisibility, within a range of pixels a frame.
 
+        Returns (height, width), both multiples of `token_px`, aspect ratio kept as closely as these steps allow: the
+        same size as `smart_resize` of transformers' Qwen2-VL processors. Raises MediaError for an empty or extremely
+        long frame.
+        """
+        if height < 1 or width < 1 or max(height, width) > MAX_ASPECT_RATIO * min(height, width):
+            raise MediaError(
+                f"frames of {height}x{width} px: both sides must be at least 1 px, and the longer one at most "
+                f"{MAX_ASPECT_RATIO} times the shorter one; crop or pad the video",
+                reason="unsupported_size",
+            )
+        step = self.token_px
+        fitted_height, fitted_width = round(height / step) * step, round(width / step) * step
+        if fitted_height * fitted_width > max_pixels:
+            shrink = math.sqrt(height * width / max_pixels)
+            fitted_height = max(step, math.floor(height / shrink / step) * step)
+            fitted_width = max(step, math.floor(width / shrink / step) * step)
+        elif fitted_height * fitted_width < min_pixels:
+            grow = math.sqrt(min_pixels / (height * width))
+            fitted_height = math.ceil(height * grow / step) * step
+            fitted_width = math.ceil(width * grow / step) * step
+        return fitted_height, fitted_width
 
-def fit_size(height: int, width: int, spec: PatchSpec, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """Frame size nearest to `height` x `width` px with the tower's divisibility, within a range of pixels per frame.
-
-    Returns (height, width), both multiples of `spec.token_px`, aspect ratio kept as closely as these steps allow: the
-    same size as `smart_resize` of transformers' Qwen2-VL processors. Raises MediaError for an empty or extremely long
-    frame.
-    """
-    if height < 1 or width < 1 or max(height, width) > MAX_ASPECT_RATIO * min(height, width):
-        raise MediaError(
-            f"frames of {height}x{width} px: both sides must be at least 1 px, and the longer one at most "
-            f"{MAX_ASPECT_RATIO} times the shorter one; crop or pad the video",
-            reason="unsupported_size",
-        )
-    step = spec.token_px
-    fitted_height, fitted_width = round(height / step) * step, round(width / step) * step
-    if fitted_height * fitted_width > max_pixels:
-        shrink = math.sqrt(height * width / max_pixels)
-        fitted_height = max(step, math.floor(height / shrink / step) * step)
-        fitted_width = max(step, math.floor(width / shrink / step) * step)
-    elif fitted_height * fitted_width < min_pixels:
-        grow = math.sqrt(min_pixels / (height * width))
-        fitted_height = math.ceil(height * grow / step) * step
-        fitted_width = math.ceil(width * grow / step) * step
-    return fitted_height, fitted_width
+    def tokens_per_step(self, height: int, width: int) -> int:
+        """Visual tokens of one temporal patch of `height` x `width` px after the tower merged its patches."""
+        _check_size(height, width, self)
+        return (height // self.token_px) * (width // self.token_px)
 
 
 def patchify(frames: np.ndarray, spec: PatchSpec) -> tuple[torch.Tensor, Grid]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sparrow_core.config import FrameSamplingConfig
 from sparrow_core.errors import ConfigError, MediaError
-from sparrow_core.media.patches import PatchSpec, fit_size, num_visual_tokens
+from sparrow_core.media.frame_spec import FrameSpec
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def plan_frames(
     height: int,
     width: int,
     sampling: FrameSamplingConfig,
-    spec: PatchSpec,
+    spec: FrameSpec,
     source_fps: float | None = None,
 ) -> SamplingPlan:
     """Choose the frames of the span [start_s, end_s) of a video of `height` x `width` px (upright).
@@ -51,12 +51,12 @@ def plan_frames(
             f"span {start_s:g}..{end_s:g} s: it must start at 0 s or later and end after its start", "empty_span"
         )
     num_patches = _num_temporal_patches(span_s, sampling, spec, source_fps)
-    tokens_per_patch_at_budget = sampling.max_visual_tokens // num_patches
-    largest_frame_px = min(tokens_per_patch_at_budget * spec.token_px**2, sampling.max_frame_px)
-    size = fit_size(height, width, spec, sampling.min_frame_px, max(largest_frame_px, sampling.min_frame_px))
+    budget = sampling.max_visual_tokens - spec.tokens_per_video
+    largest_frame_px = min(int(budget // num_patches * spec.token_px**2), sampling.max_frame_px)
+    size = spec.fit_size(height, width, sampling.min_frame_px, max(largest_frame_px, sampling.min_frame_px))
 
-    tokens_per_patch = num_visual_tokens(1, *size, spec)
-    num_patches = min(num_patches, sampling.max_visual_tokens // tokens_per_patch)
+    tokens_per_patch = spec.tokens_per_step(*size)
+    num_patches = min(num_patches, budget // tokens_per_patch)
     if num_patches == 0:
         raise ConfigError(
             f"max_visual_tokens={sampling.max_visual_tokens} cannot hold one temporal patch of {size[0]}x{size[1]} px, "
@@ -64,11 +64,11 @@ def plan_frames(
         )
     num_frames = num_patches * spec.temporal_patch_size
     times_s = tuple(start_s + span_s * (i + 0.5) / num_frames for i in range(num_frames))
-    return SamplingPlan(times_s, *size, num_frames / span_s, num_patches * tokens_per_patch)
+    return SamplingPlan(times_s, *size, num_frames / span_s, num_patches * tokens_per_patch + spec.tokens_per_video)
 
 
 def _num_temporal_patches(
-    span_s: float, sampling: FrameSamplingConfig, spec: PatchSpec, source_fps: float | None
+    span_s: float, sampling: FrameSamplingConfig, spec: FrameSpec, source_fps: float | None
 ) -> int:
     """Temporal patches that the rate or count asks for, before the token budget; at least one."""
     wanted = sampling.count if sampling.count is not None else span_s * sampling.fps

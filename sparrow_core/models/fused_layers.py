@@ -120,7 +120,8 @@ class FusedDecoder:
         self, x_RD: torch.Tensor, positions_AR: torch.Tensor, attention: PassAttention, tap_layers: Sequence[int]
     ) -> Generator[None, None, tuple[torch.Tensor, dict[int, torch.Tensor]]]:
         """Final-norm states [R, D], and the outputs of the layers asked for (counted from 1); a pause after each."""
-        cos_1Rd, sin_1Rd = self._rotary(x_RD, positions_AR[:, None])
+        positions = positions_AR if len(positions_AR) == 1 else positions_AR[:, None]  # plain RoPE, or M-RoPE
+        cos_1Rd, sin_1Rd = self._rotary(x_RD, positions)
         rotation = Rotation(cos_1Rd[0], sin_1Rd[0])
         taps = {}
         for number, (input_norm, layer) in enumerate(self._layers):

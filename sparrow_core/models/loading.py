@@ -1,5 +1,6 @@
 """From a folder or hub id to a loaded target, and what it will cost in memory before it is loaded."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,22 @@ from transformers import (
     AutoImageProcessor,
     AutoTokenizer,
     PreTrainedConfig,
-    Qwen2_5_VLForConditionalGeneration,
+    PreTrainedTokenizerBase,
 )
+from transformers.utils import cached_file
 
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.errors import CheckpointError, ConfigError
-from sparrow_core.media.patches import PatchSpec
+from sparrow_core.media.frame_spec import FrameSpec
+from sparrow_core.models.families.base import FamilyTarget
+from sparrow_core.models.families.llava_onevision import LlavaOnevisionTarget
 from sparrow_core.models.families.qwen2_5_vl import Qwen25VLTarget
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-_FAMILIES: dict[str, tuple[Any, Any]] = {"qwen2_5_vl": (Qwen2_5_VLForConditionalGeneration, Qwen25VLTarget)}
+_FAMILIES: dict[str, type[FamilyTarget[Any]]] = {
+    "qwen2_5_vl": Qwen25VLTarget,
+    "llava_onevision": LlavaOnevisionTarget,
+}
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ def estimate_memory(source: str, *, dtype: str = "auto", device: str = "auto", m
     """What `load_target` would allocate, from the config alone: nothing is loaded."""
     config = read_config(source)
     with torch.device("meta"):
-        num_parameters = sum(p.numel() for p in _FAMILIES[config.model_type][0](config).parameters())
+        num_parameters = sum(p.numel() for p in _FAMILIES[config.model_type].model_class(config).parameters())
     itemsize = resolve_dtype(dtype, resolve_device(device)).itemsize
     text = config.get_text_config()
     head_dim = text.hidden_size // text.num_attention_heads
@@ -69,30 +76,36 @@ def estimate_memory(source: str, *, dtype: str = "auto", device: str = "auto", m
     return MemoryEstimate(num_parameters * itemsize, kv_per_token * max_tokens)
 
 
-def read_patch_spec(source: str) -> PatchSpec:
-    """How the checkpoint's vision tower cuts frames into patches; nothing is loaded."""
+def read_frame_spec(source: str) -> FrameSpec:
+    """How the checkpoint's vision tower wants frames; nothing is loaded."""
+    config = read_config(source)
     try:
         processor = AutoImageProcessor.from_pretrained(source, backend="pil")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"the checkpoint at {source!r} has no usable image processor: {error}") from error
-    return PatchSpec(
-        patch_size=processor.patch_size,
-        temporal_patch_size=processor.temporal_patch_size,
-        merge_size=processor.merge_size,
-        mean=tuple(processor.image_mean),
-        std=tuple(processor.image_std),
-    )
+    return _FAMILIES[config.model_type].read_spec(config, processor)
 
 
 def load_target(source: str, *, device: str = "auto", dtype: str = "auto") -> TargetModel:
     """Load a video LLM for decoding. Raises CheckpointError for anything that is not one of the supported families."""
     config = read_config(source)
-    model_class, adapter = _FAMILIES[config.model_type]
+    family = _FAMILIES[config.model_type]
     place = resolve_device(device)
     try:
-        model = model_class.from_pretrained(source, dtype=resolve_dtype(dtype, place)).to(place)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = family.model_class.from_pretrained(source, dtype=resolve_dtype(dtype, place)).to(place)
+        tokenizer = _tokenizer(source)
     except OSError as error:
         raise CheckpointError(f"the checkpoint at {source!r} is incomplete: {error}") from error
     name = Path(source).name if Path(source).exists() else source
-    return adapter(model, tokenizer, read_patch_spec(source), name)
+    return family(model, tokenizer, read_frame_spec(source), name)
+
+
+def _tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer with its chat template, which older checkpoints keep in a file for the processor."""
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    if not tokenizer.chat_template:
+        file = cached_file(source, "chat_template.json", _raise_exceptions_for_missing_entries=False)
+        if file is None:
+            raise CheckpointError(f"the checkpoint at {source!r} has no chat template; add a chat_template.jinja")
+        tokenizer.chat_template = json.loads(Path(file).read_text())["chat_template"]
+    return tokenizer

@@ -64,10 +64,16 @@ def model_inputs(prompt: Prompt, reference: PreTrainedModel, token_ids: Sequence
     device, config = reference.device, reference.config
     generated_N = torch.tensor(token_ids, dtype=torch.int64)
     ids_1S = torch.cat([prompt.token_ids_S, generated_N])[None].to(device)
+    inputs = {"input_ids": ids_1S, "attention_mask": torch.ones_like(ids_1S)}
+    if config.model_type == "llava_onevision":
+        if prompt.visuals:
+            videos = torch.stack([visual.patches for visual in prompt.visuals])
+            inputs["pixel_values_videos"] = videos.to(device, reference.dtype)
+        return inputs
     types_1S = torch.zeros_like(ids_1S, dtype=torch.int32)
     types_1S[ids_1S == config.image_token_id] = 1
     types_1S[ids_1S == config.video_token_id] = 2
-    inputs = {"input_ids": ids_1S, "attention_mask": torch.ones_like(ids_1S), "mm_token_type_ids": types_1S}
+    inputs["mm_token_type_ids"] = types_1S
     for kind, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
         visuals = [visual for visual in prompt.visuals if visual.kind == kind]
         if visuals:

@@ -30,7 +30,7 @@ from sparrow_core.decoding.target import TargetModel
 from sparrow_core.errors import ConfigError
 from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
 from sparrow_core.models.drafter_checkpoint import save_drafter
-from sparrow_core.models.loading import read_patch_spec
+from sparrow_core.models.loading import read_frame_spec
 
 TOKEN = "integration-token"
 # So many tokens take even the tiny model (1.6 ms each, since its drafter knows nothing) far longer than this.
@@ -106,7 +106,7 @@ def batch_row(config: ServeConfig, path: Path) -> dict:
     rows: pa.Table = to_table([{"source_uri": str(path)}], VIDEO)
     rows = ProbeVideos(settings.decode)(rows)
     rows = make_segmenter(settings.segment, lambda uri, span: uri, frozenset())(rows)
-    rows = DecodeWindows(settings.decode, settings.frames, read_patch_spec(settings.target))(rows)
+    rows = DecodeWindows(settings.decode, settings.frames, read_frame_spec(settings.target))(rows)
     run = CaptionRun(settings, settings_fingerprint="", draft_fingerprint=None, threads=1)
     (row,) = asyncio.run(CaptionWindows(run)(rows)).to_pylist()
     return row

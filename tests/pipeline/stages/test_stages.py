@@ -24,7 +24,7 @@ from sparrow_core.config import FrameSamplingConfig
 from sparrow_core.errors import EngineClosedError
 from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
 from sparrow_core.models.drafter_checkpoint import save_drafter
-from sparrow_core.models.loading import load_target, read_patch_spec
+from sparrow_core.models.loading import load_target, read_frame_spec
 
 FPS = 10.0
 
@@ -62,7 +62,7 @@ def decoded(files: list[str], config: CaptionConfig) -> pa.Table:
     assert probed.schema == PROBED
     name = partial(window_id, prompt=config.prompt, settings="s")
     windows = make_segmenter(config.segment, name, frozenset())(probed)
-    return DecodeWindows(config.decode, config.frames, read_patch_spec(config.target))(windows)
+    return DecodeWindows(config.decode, config.frames, read_frame_spec(config.target))(windows)
 
 
 def captioned(config: CaptionConfig, windows: pa.Table) -> list[Row]:

@@ -6,7 +6,7 @@ import torch
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 from sparrow_core.errors import ConfigError, MediaError
-from sparrow_core.media.patches import PatchSpec, fit_size, num_visual_tokens, patchify
+from sparrow_core.media.patches import PatchSpec, patchify
 
 SPEC = PatchSpec()
 SMALL = PatchSpec(patch_size=4, temporal_patch_size=3, merge_size=3)
@@ -26,7 +26,7 @@ def test_an_image_agrees_with_the_library(spec: PatchSpec, height: int, width: i
     patches, grid = patchify(image[None], spec)
     assert list(grid) == expected["image_grid_thw"][0].tolist()
     torch.testing.assert_close(patches, expected["pixel_values"], atol=ROUNDING, rtol=0)
-    assert len(patches) == spec.merge_size**2 * num_visual_tokens(1, height, width, spec)
+    assert len(patches) == spec.merge_size**2 * spec.tokens_per_step(height, width)
 
 
 @pytest.mark.parametrize("num_frames", [4, 5])
@@ -61,7 +61,6 @@ def test_frames_of_a_temporal_patch_stand_side_by_side(spec: PatchSpec) -> None:
 def test_an_odd_last_frame_is_repeated() -> None:
     video = noise(3, 28, 56, 3)
     torch.testing.assert_close(patchify(video, SPEC)[0], patchify(video[[0, 1, 2, 2]], SPEC)[0], atol=0, rtol=0)
-    assert num_visual_tokens(3, 28, 56, SPEC) == num_visual_tokens(4, 28, 56, SPEC) == 4
 
 
 def test_a_view_of_a_longer_video_is_enough() -> None:
@@ -74,7 +73,7 @@ def test_sizes_agree_with_the_library(limits: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     sides = [(1, 1), (14, 42), (28, 28), (1080, 1920), (3, 500), *rng.integers(5, 900, (200, 2)).tolist()]
     for height, width in sides:
-        assert fit_size(height, width, SPEC, *limits) == smart_resize(height, width, SPEC.token_px, *limits)
+        assert SPEC.fit_size(height, width, *limits) == smart_resize(height, width, SPEC.token_px, *limits)
 
 
 def test_what_cannot_be_cut_is_refused() -> None:
@@ -85,4 +84,4 @@ def test_what_cannot_be_cut_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"\[0, 28, 28, 3\]"):
         patchify(noise(0, 28, 28, 3), SPEC)
     with pytest.raises(MediaError, match="at most 200 times"):
-        fit_size(2, 402, SPEC, 100, 1000)
+        SPEC.fit_size(2, 402, 100, 1000)

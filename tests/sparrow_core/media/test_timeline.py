@@ -7,7 +7,7 @@ import pytest
 
 from sparrow_core.config import FrameSamplingConfig
 from sparrow_core.errors import ConfigError, MediaError
-from sparrow_core.media.patches import PatchSpec, num_visual_tokens
+from sparrow_core.media.patches import PatchSpec
 from sparrow_core.media.timeline import plan_frames
 
 SPEC = PatchSpec()
@@ -70,7 +70,7 @@ def test_the_budget_holds_for_any_video() -> None:
         sampling = FrameSamplingConfig(fps=rng.uniform(0.1, 30), max_visual_tokens=int(rng.integers(300, 25_000)))
         plan = plan_frames(start_s, start_s + span_s, height, width, sampling, SPEC)
         assert 0 < plan.visual_tokens <= sampling.max_visual_tokens
-        assert plan.visual_tokens == num_visual_tokens(len(plan.times_s), plan.height, plan.width, SPEC)
+        assert plan.visual_tokens == len(plan.times_s) // 2 * SPEC.tokens_per_step(plan.height, plan.width)
         assert len(plan.times_s) % SPEC.temporal_patch_size == 0
         assert start_s < plan.times_s[0] and plan.times_s[-1] < start_s + span_s
         assert np.diff(plan.times_s) == pytest.approx(1 / plan.sampled_fps)
