@@ -16,7 +16,6 @@ P the last key slots that are masked (P <= S), B key slots of one block, D head 
 """
 
 import torch
-from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 PROMPT_BLOCK = 1024
@@ -41,23 +40,34 @@ def attend(
 
 
 def attend_in_order(queries_HRD: torch.Tensor, keys_GSD: torch.Tensor, values_GSD: torch.Tensor) -> torch.Tensor:
-    """As `attend`, for rows that are the last R slots and see every slot up to their own."""
-    heads_1HRD, keys_1GSD, values_1GSD = queries_HRD[None], keys_GSD[None], values_GSD[None]
+    """As `attend`, for rows that are the last R slots and see every slot up to their own; the scores are never held."""
+    by_device = in_order_by_parts if queries_HRD.device.type == "cpu" else in_order_by_mask
+    return by_device(queries_HRD, keys_GSD, values_GSD)
+
+
+def in_order_by_mask(queries_HRD: torch.Tensor, keys_GSD: torch.Tensor, values_GSD: torch.Tensor) -> torch.Tensor:
+    """`attend_in_order` by the library's fused attention and a mask."""
     num_rows, num_slots = queries_HRD.shape[1], keys_GSD.shape[1]
-    if queries_HRD.device.type != "cpu":
-        mask = causal_lower_right(num_rows, num_slots)
-        return scaled_dot_product_attention(heads_1HRD, keys_1GSD, values_1GSD, mask, enable_gqa=True)[0]
-    # There, torch would write the mask out and read it again for every head: half of the time at 25,000 slots. The
-    # part before the rows needs no mask; what links the parts is the logarithm of each one's sum of weights.
+    everything_RS = torch.ones(num_rows, num_slots, dtype=torch.bool, device=queries_HRD.device)
+    visible_RS = everything_RS.tril_(num_slots - num_rows)
+    inputs = (queries_HRD[None], keys_GSD[None], values_GSD[None])
+    return scaled_dot_product_attention(*inputs, visible_RS, enable_gqa=True)[0]
+
+
+def in_order_by_parts(queries_HRD: torch.Tensor, keys_GSD: torch.Tensor, values_GSD: torch.Tensor) -> torch.Tensor:
+    """`attend_in_order` on a CPU, where a mask would be read for every head: half of the time at 25,000 slots.
+
+    The slots before the rows need no mask. The two parts are weighed by the logarithms of their sums of weights.
+    """
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    first = num_slots - num_rows
-    repeats = len(queries_HRD) // len(keys_GSD)
-    own_1HRD = [x_1GSD[:, :, first:].repeat_interleave(repeats, 1) for x_1GSD in (keys_1GSD, values_1GSD)]
-    own, own_log_sum = flash(heads_1HRD, *own_1HRD, is_causal=True)
+    num_rows, num_slots, num_groups = queries_HRD.shape[1], keys_GSD.shape[1], len(keys_GSD)
+    first, repeats = num_slots - num_rows, len(queries_HRD) // num_groups
+    own_1HRD = [x_GSD[:, first:].repeat_interleave(repeats, 0)[None] for x_GSD in (keys_GSD, values_GSD)]
+    own, own_log_sum = flash(queries_HRD[None], *own_1HRD, is_causal=True)
     if first == 0:
         return own[0]
-    folded_1GMD = queries_HRD.reshape(1, len(keys_GSD), -1, queries_HRD.shape[-1])
-    before, before_log_sum = flash(folded_1GMD, keys_1GSD[:, :, :first], values_1GSD[:, :, :first])
+    folded_1GMD = queries_HRD.reshape(1, num_groups, -1, queries_HRD.shape[-1])
+    before, before_log_sum = flash(folded_1GMD, keys_GSD[None, :, :first], values_GSD[None, :, :first])
     share_HR = torch.sigmoid(own_log_sum.view(-1, num_rows) - before_log_sum.reshape(-1, num_rows))
     return torch.lerp(before.reshape(queries_HRD.shape), own[0], share_HR[..., None].to(own.dtype))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 
@@ -27,10 +28,12 @@ class PassRow:
 
 @torch.inference_mode()
 def measure_passes(target: TargetModel, contexts: Sequence[int], rates: MachineRates) -> list[PassRow]:
-    """Medians for every number of rows and every context, blank caches."""
+    """Medians for every number of rows and every context, blank caches; the numbers of rows take turns."""
     rows = []
     for context in contexts:
-        seconds = {n: median_seconds(target, blank_pass(target, n, context), REPEATS) for n in ROW_COUNTS}
+        passes = {n: blank_pass(target, n, context) for n in ROW_COUNTS}
+        turns = [{n: median_seconds(target, run, repeats=1) for n, run in passes.items()} for _ in range(REPEATS)]
+        seconds = {n: median(turn[n] for turn in turns) for n in ROW_COUNTS}
         for num_rows, taken in seconds.items():
             floor = pass_floor(target.info, num_rows, context).seconds(rates)
             figures = (1000 * taken, taken / seconds[1], 1000 * floor, taken / floor)

@@ -1,9 +1,11 @@
 """Folded heads against the textbook: heads repeated, scores masked, softmax in float64."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
-from sparrow_core.decoding.attention import SealedAttention, attend, attend_in_order, causal_mask
+from sparrow_core.decoding.attention import SealedAttention, attend, causal_mask, in_order_by_mask, in_order_by_parts
 from sparrow_core.decoding.tree import ancestors, depths
 
 
@@ -45,7 +47,10 @@ def test_no_mask_sees_everything() -> None:
 @pytest.mark.parametrize(("heads", "groups"), [(4, 2), (6, 1), (3, 3)])
 @pytest.mark.parametrize(("rows", "prefix"), [(1, 40), (150, 0), (150, 700)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_reading_order_equals_textbook(heads: int, groups: int, rows: int, prefix: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("attend_in_order", [in_order_by_mask, in_order_by_parts])
+def test_reading_order_equals_textbook(
+    attend_in_order: Callable, heads: int, groups: int, rows: int, prefix: int, dtype: torch.dtype
+) -> None:
     generator = torch.Generator().manual_seed(rows + prefix)
     q = torch.randn(heads, rows, 16, generator=generator).to(dtype)
     k, v = torch.randn(2, groups, prefix + rows + 9, 16, generator=generator).to(dtype)[:, :, : prefix + rows]
