@@ -5,7 +5,7 @@ its own. They go through the real engine, rounds, tree growth and verification.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 import torch
 
@@ -39,6 +39,10 @@ class TableTarget:
     def embed(self, prompt: Prompt) -> EmbeddedPrompt:
         return EmbeddedPrompt(torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.int64), 0)
 
+    def embed_by_frames(self, prompt: Prompt) -> Generator[None, None, EmbeddedPrompt]:
+        yield
+        return self.embed(prompt)
+
     def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
         return token_ids[..., None].float()
 
@@ -52,6 +56,16 @@ class TableTarget:
         for sequence in sequences:
             sequence.cache.extend(sequence.num_rows)
         return TargetPass(torch.cat([embeddings_RD, positions_AR.T.float()], dim=1), {})
+
+    def forward_by_layer(
+        self,
+        embeddings_RD: torch.Tensor,
+        positions_AR: torch.Tensor,
+        sequences: Sequence[SequenceRows],
+        tap_layers: tuple[int, ...] = (),
+    ) -> Generator[None, None, TargetPass]:
+        yield
+        return self.forward(embeddings_RD, positions_AR, sequences, tap_layers)
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         token, position = states.long().unbind(-1)
