@@ -134,6 +134,7 @@ class Generation:
     def cancel(self) -> None:
         """Stop here; what was committed stays."""
         self.finish_reason = "cancelled"
+        self._reading.close()  # it holds the frames' patches, and this object, which would wait for the collector
 
     def completion(self) -> Completion:
         """The result. Only after `finish_reason` is set."""
