@@ -22,7 +22,6 @@ from sparrow_core.config import Sampling
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.measure.benchmark import Plan, Tables, decoding, single_costs
 from sparrow_core.measure.floors import measure_rates
-from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
 from sparrow_core.models.drafter_checkpoint import load_drafter
 from sparrow_core.models.loading import load_target, resolve_device, resolve_dtype
 from sparrow_core.models.sparrow import SparrowDrafter
@@ -69,17 +68,17 @@ def main(
     results: dict[str, Any] = {"synthetic": synthetic or None, "rates": {}, **{name: [] for name in COLUMNS}}
     for name in dtype.split(","):
         model = _synthetic(synthetic, target, name) if synthetic else load_target(target, dtype=name)
-        drafter = _untrained(model) if synthetic else load_drafter(draft, model)
+        drafter = SparrowDrafter.untrained(model) if synthetic else load_drafter(draft, model)
         results["machine"] = describe_machine(model.info.device)
         rates = measure_rates(model.info.device, model.info.dtype)
-        results["rates"][str(model.info.dtype).removeprefix("torch.")] = asdict(rates)
+        results["rates"][model.info.dtype_name] = asdict(rates)
         costs = single_costs(model, drafter, plan, rates)
-        _add(results, costs, out)
+        _add(results, costs, model.info.dtype_name, out)
         if not synthetic:
             requests = partial(_requests, windows, max_new_tokens)
             peak = partial(_peak_bytes, model.info.device)
             for part in decoding(target, model, drafter, plan, requests, costs["passes"], peak):
-                _add(results, part, out)
+                _add(results, part, model.info.dtype_name, out)
     show(Console(), results)
 
 
@@ -93,10 +92,6 @@ def _synthetic(size: str, target: str, dtype: str) -> TargetModel:
     return random_target(
         GEOMETRIES[size], load_tokenizer(Path(target)), device=device, dtype=resolve_dtype(dtype, device)
     )
-
-
-def _untrained(target: TargetModel) -> SparrowDrafter:
-    return SparrowDrafter(SparrowDrafterModel(DrafterConfig.for_target(target.info)), target)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -130,10 +125,10 @@ def _peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _add(results: dict[str, Any], part: Tables, out: Path) -> None:
-    """Take in a part of the tables; write results.json and its plot."""
+def _add(results: dict[str, Any], part: Tables, dtype: str, out: Path) -> None:
+    """Take in a part of the tables, measured in one dtype; write results.json and its plot."""
     for name, rows in part.items():
-        results[name] += rows
+        results[name] += [row | {"dtype": dtype} for row in rows]
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     if results["rows"]:

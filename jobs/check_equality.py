@@ -21,7 +21,6 @@ from sparrow_core.config import EngineConfig, Sampling
 from sparrow_core.decoding.drafting import Drafter
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.measure.equality import Comparison, EqualityCheck
-from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
 from sparrow_core.models.drafter_checkpoint import load_drafter
 from sparrow_core.models.loading import load_target
 from sparrow_core.models.rivals import ConstantDrafter
@@ -78,7 +77,7 @@ def main(
                 stream.write(_line(fresh))
                 stream.flush()
     check.close()
-    settings = {"against": against, "dtype": str(model.info.dtype).removeprefix("torch."), "batch": batch}
+    settings = {"against": against, "dtype": model.info.dtype_name, "batch": batch}
     raise typer.Exit(report([c for found in done.values() for c in found], settings, model, output))
 
 
@@ -120,7 +119,7 @@ def three_drafters(source: str, draft: str, target: TargetModel) -> dict[str, Dr
     control = [int(tokenizer.convert_tokens_to_ids(token)) for token in SPECIAL_TOKENS[-5:]]  # type: ignore[arg-type]
     drafters = (
         load_drafter(draft, target),
-        SparrowDrafter(SparrowDrafterModel(DrafterConfig.for_target(target.info)), target),
+        SparrowDrafter.untrained(target),
         ConstantDrafter(control, target.info.vocab_size, target.info.device),
     )
     return dict(zip(DRAFTERS, drafters, strict=True))

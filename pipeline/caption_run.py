@@ -19,6 +19,7 @@ from pipeline.report.summary import RunFigures, build_report, store_report, tabl
 from pipeline.resources import ResourcePlan, plan_resources
 from pipeline.stages.caption import CaptionRun
 from pipeline.storage import Folder
+from sparrow_core.decoding.target import dtype_name
 from sparrow_core.models.loading import read_frame_spec, resolve_dtype
 
 
@@ -112,7 +113,7 @@ def _settle(config: CaptionConfig, cluster: Cluster) -> tuple[CaptionConfig, Res
     """Decide the device, which follows from whether caption workers are granted GPUs, and with it the dtype."""
     plan = plan_resources(config.resources, device=config.device, num_cpus=cluster.num_cpus, num_gpus=cluster.num_gpus)
     device = config.device if config.device != "auto" else ("cuda" if plan.caption_gpus else "cpu")
-    dtype = str(resolve_dtype(config.dtype, torch.device(device))).removeprefix("torch.")
+    dtype = dtype_name(resolve_dtype(config.dtype, torch.device(device)))
     return replace(config, device=device, dtype=dtype), plan
 
 

@@ -52,7 +52,7 @@ class CaptionWindows:
         drafter = load_drafter(config.draft, target) if config.draft else None
         self._run = run
         self._facts = _run_facts(run, target.info.name, target.info.fingerprint)
-        self._facts |= {"device": _device_name(target.info.device), "dtype": str(target.info.dtype).split(".")[-1]}
+        self._facts |= {"device": _device_name(target.info.device), "dtype": target.info.dtype_name}
         self._engine = Engine(target, drafter, config.engine)
         self._facts["row_noise"] = self._engine.row_noise
         self._audits_begun = 0

@@ -127,7 +127,7 @@ class SealedAttention:
         # New rows of this depth and more belong to the next block, wherever they stand.
         room = self._generated[-1][0].start + GENERATED_BLOCK - first_new
         self._is_late_R = visible_RR.sum(1) > room if visible_RR is not None and num_rows > room else None
-        self._new_GRD = values_LGSD[:, :, self._new].unbind()
+        self._values_LGSD = values_LGSD
 
     def __call__(self, layer: int, queries_HRD: torch.Tensor) -> torch.Tensor:
         """Attention of the first of these queries, as many as there are new rows -> [H, R, D]. Others may follow."""
@@ -153,7 +153,7 @@ class SealedAttention:
             sums_GMD += torch.bmm(weights_GMB, values[layer])
             totals_GM1 += torch.bmm(weights_GMB, ones_GB1)
         if late_GMR is not None:
-            new_GRD = self._new_GRD[layer]
+            new_GRD = self._values_LGSD[layer, :, self._new]
             sums_GMD += torch.bmm(late_GMR, new_GRD)
             totals_GM1 += torch.bmm(late_GMR, torch.ones_like(new_GRD[..., :1]))
         return sums_GMD.div_(totals_GM1).view(queries_HRD.shape)[:, : self._num_rows]

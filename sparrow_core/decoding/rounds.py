@@ -4,7 +4,7 @@ Shape letters: S prompt tokens, R rows of one pass, N nodes of one draft, A axes
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from sparrow_core.decoding.cache import KVCache
 from sparrow_core.decoding.drafting import Drafter, DraftJob, DraftSession, TextContext, Turn
 from sparrow_core.decoding.near_ties import first_in_doubt
 from sparrow_core.decoding.sampling import choose
-from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, SequenceRows, TargetModel, TargetPass
+from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, SequenceRows, TargetModel, TargetPass, finish
 from sparrow_core.decoding.tree import ancestors, depths
 from sparrow_core.decoding.verify import verify
 from sparrow_core.types import Draft, Sampling
@@ -35,10 +35,21 @@ def prefill(
     target: TargetModel, prompt: Prompt, embedded: EmbeddedPrompt, cache: KVCache, config: PrefillConfig = PREFILL
 ) -> TextContext:
     """Fill `cache` with the prompt; return its text positions with their states."""
-    passes = prefill_passes(target, prompt, embedded, cache, config)
-    text_states = [result.states_RD[is_text_R] for is_text_R, result in finished(passes)]
+    return finish(prefill_by_layer(target, prompt, embedded, cache, config))
+
+
+def prefill_by_layer(
+    target: TargetModel, prompt: Prompt, embedded: EmbeddedPrompt, cache: KVCache, config: PrefillConfig = PREFILL
+) -> Generator[None, None, TextContext]:
+    """`prefill` with a pause after every layer."""
+    text_states = []
+    for chunk in prefill_passes(target, prompt, embedded, cache, config):
+        if chunk is not None:
+            text_states.append(chunk.result.states_RD[chunk.is_text_R])
+        yield
     cache.seal_prompt()
-    return text_context(prompt, text_states)
+    states_TD = torch.cat(text_states)
+    return TextContext(prompt.token_ids_S[text_slots(prompt.is_text_S)].to(states_TD.device), states_TD)
 
 
 def prefill_passes(
@@ -62,17 +73,6 @@ def prefill_passes(
         result = yield from target.forward_by_layer(embeddings_RD, positions_AR, (rows,), tap_layers)
         cache.commit(list(range(rows.num_rows)))
         yield ChunkPass(prompt.is_text_S[window].to(device), result)
-
-
-def finished(passes: Iterator[ChunkPass | None]) -> Iterator[ChunkPass]:
-    """The passes of all chunks, without the pauses between layers."""
-    return (chunk for chunk in passes if chunk is not None)
-
-
-def text_context(prompt: Prompt, text_states: Sequence[torch.Tensor]) -> TextContext:
-    """What a drafter reads of a prefilled prompt: its text ids beside their states, given chunk by chunk."""
-    states_TD = torch.cat(list(text_states))
-    return TextContext(prompt.token_ids_S[text_slots(prompt.is_text_S)].to(states_TD.device), states_TD)
 
 
 def first_token(target: TargetModel, context: TextContext, sampling: Sampling) -> int:

@@ -42,6 +42,16 @@ class TargetInfo:
     def cache_shape(self) -> CacheShape:
         return CacheShape(self.num_layers, self.num_kv_heads, self.head_dim, self.device, self.dtype)
 
+    @property
+    def dtype_name(self) -> str:
+        """As configuration, tables and results write it: float32, bfloat16."""
+        return dtype_name(self.dtype)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """A dtype without the library's name before it."""
+    return str(dtype).removeprefix("torch.")
+
 
 @dataclass(frozen=True)
 class VisualInput:
@@ -119,7 +129,10 @@ def finish(steps: Generator[None, None, Result]) -> Result:
 
 
 class TargetModel(Protocol):
-    """A video LLM seen as embeddings, one transformer pass over our own cache, and logits."""
+    """A video LLM seen as embeddings, one transformer pass over our own cache, and logits.
+
+    A target that inherits from it writes the two computations with pauses, and has those without from here.
+    """
 
     info: TargetInfo
 
@@ -129,7 +142,7 @@ class TargetModel(Protocol):
 
     def embed(self, prompt: Prompt) -> EmbeddedPrompt:
         """Run the vision tower and place its features among the text embeddings."""
-        ...
+        return finish(self.embed_by_frames(prompt))
 
     def embed_by_frames(self, prompt: Prompt) -> Generator[None, None, EmbeddedPrompt]:
         """`embed` with a pause after every few frames."""
@@ -151,7 +164,7 @@ class TargetModel(Protocol):
         The rows' keys and values are written behind what is pending in their caches; the caller commits or drops them.
         Once its prompt is sealed, a row's result depends on nothing but the row and what it sees.
         """
-        ...
+        return finish(self.forward_by_layer(embeddings_RD, positions_AR, sequences, tap_layers))
 
     def forward_by_layer(
         self,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from sparrow_core.config import CaptureConfig
-from sparrow_core.decoding.rounds import finished, prefill_passes
+from sparrow_core.decoding.rounds import prefill_passes
 from sparrow_core.decoding.sampling import choose
 from sparrow_core.decoding.target import Prompt, SequenceRows, TargetModel
 from sparrow_core.distill.states import WindowStates
@@ -85,11 +85,11 @@ class PromptReading:
         self.target = target
         self.position_offset = embedded.position_offset
         self.cache = info.cache_shape.cache(num_tokens + room)
-        passes = prefill_passes(target, prompt, embedded, self.cache, tap_layers=(tap_layer,))
         states, visual = [], []
-        for is_text_R, result in finished(passes):
-            states.append(result.states_RD[is_text_R])
-            visual.append(result.taps[tap_layer][~is_text_R])
+        for chunk in prefill_passes(target, prompt, embedded, self.cache, tap_layers=(tap_layer,)):
+            if chunk is not None:
+                states.append(chunk.result.states_RD[chunk.is_text_R])
+                visual.append(chunk.result.taps[tap_layer][~chunk.is_text_R])
         token_ids_L = prompt.token_ids_S[prompt.is_text_S].to(info.device)
         self._part = _TextPart(token_ids_L, torch.cat(states), torch.cat(visual))
 

@@ -8,7 +8,7 @@ other request.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
 
 import torch
@@ -16,7 +16,7 @@ import torch
 from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding.cache import KVCache
 from sparrow_core.decoding.drafting import TextContext, Turn
-from sparrow_core.decoding.rounds import RoundResult, Running, first_token, prefill_passes, text_context
+from sparrow_core.decoding.rounds import RoundResult, Running, first_token, prefill_by_layer
 from sparrow_core.decoding.target import Prompt, TargetModel
 from sparrow_core.engine.governor import MAX_TOTAL, NOTHING
 from sparrow_core.engine.ticket import Arm
@@ -78,19 +78,14 @@ class Generation:
         else:
             self._vision_s += took
 
-    def _read_prompt(self) -> Iterator[None]:
+    def _read_prompt(self) -> Generator[None, None, None]:
         """All of the reading, with pauses."""
         embedded = yield from self._target.embed_by_frames(self._prompt)
         self._offset = embedded.position_offset
         self._prompt = replace(self._prompt, visuals=())  # hundreds of megabytes of patches for a long video
         self._has_seen = True
-        text_states = []
-        for chunk in prefill_passes(self._target, self._prompt, embedded, self.cache, self._config.prefill):
-            if chunk is not None:
-                text_states.append(chunk.result.states_RD[chunk.is_text_R])
-            yield
-        self.cache.seal_prompt()
-        self._context = text_context(self._prompt, text_states)
+        prefill = self._config.prefill
+        self._context = yield from prefill_by_layer(self._target, self._prompt, embedded, self.cache, prefill)
 
     @torch.inference_mode()
     def begin(self, arm: Arm) -> list[int]:

@@ -46,13 +46,10 @@ class Plan:
 
 def single_costs(target: TargetModel, drafter: SparrowDrafter, plan: Plan, rates: MachineRates) -> Tables:
     """Passes by rows and context, and drafts by shape; blank caches, no windows."""
-    dtype = str(target.info.dtype).removeprefix("torch.")
-    passes = measure_passes(target, plan.lengths, rates)
     return {
-        "passes": [asdict(row) | {"dtype": dtype} for row in passes],
+        "passes": [asdict(row) for row in measure_passes(target, plan.lengths, rates)],
         "drafts": [
-            {"draft": name, "dtype": dtype, "ms": 1000 * draft_seconds(target, drafter, shape)}
-            for name, shape in plan.shapes.items()
+            {"draft": name, "ms": 1000 * draft_seconds(target, drafter, shape)} for name, shape in plan.shapes.items()
         ],
     }
 
@@ -70,28 +67,25 @@ def decoding(
 
     `passes` are the rows of `single_costs`, which stand beside the arms of their length.
     """
-    dtype = str(target.info.dtype).removeprefix("torch.")
     check = SpeedCheck(source, target, drafter, plan.shapes, plan.engine)
     try:
         for length in plan.lengths:
             requests = windows(length)
-            at_length = [row for row in passes if (row["context"], row["dtype"]) == (length, dtype)]
+            at_length = [row for row in passes if row["context"] == length]
             beside = {
-                "dtype": dtype,
                 "verify_ms": {str(row["rows"]): row["ms"] for row in at_length},
                 "floor_ms": next(row["floor_ms"] for row in at_length if row["rows"] == 1),
             }
             cost = drafter_cost(drafter, requests[0], max(plan.shapes.values(), key=lambda shape: shape.total))
-            yield {"drafter_cost": [asdict(cost) | {"dtype": dtype}]}
+            yield {"drafter_cost": [asdict(cost)]}
             for sampling in plan.samplings:
                 rows = check.measure(length, requests, plan.repeats, sampling)
                 beside |= {"rule": sampling.rule, "peak_bytes": peak_bytes()}
                 yield {"rows": [asdict(row) | beside for row in rows]}
             for batch in plan.batches:
-                whole = check.throughput(length, requests, batch)
-                yield {"throughput": [asdict(row) | {"dtype": dtype} for row in whole]}
+                yield {"throughput": [asdict(row) for row in check.throughput(length, requests, batch)]}
         if plan.joining:
             running, joining = (windows(length)[0] for length in plan.joining)
-            yield {"joining": [asdict(measure_joining(check.engine, running, joining)) | {"dtype": dtype}]}
+            yield {"joining": [asdict(measure_joining(check.engine, running, joining))]}
     finally:
         check.close()

@@ -6,7 +6,7 @@ so that it runs for as long as the other's prompt is read.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
@@ -50,7 +50,7 @@ async def _measure(engine: Engine, running: Request, joining: Request) -> JoinRo
     tickets = engine.submit_arms(running, [engine.default_arm(running.sampling)] * CAPTIONS)
     ends: list[float] = []
     warm = asyncio.Event()
-    following = asyncio.create_task(_follow(tickets, lambda: ends.append(time.perf_counter()), warm))
+    following = asyncio.create_task(_follow(tickets, ends, warm))
     await warm.wait()
     began = time.perf_counter()
     joining_s, completion = await _first_token(engine.submit(joining))
@@ -79,13 +79,13 @@ async def _measure(engine: Engine, running: Request, joining: Request) -> JoinRo
     )
 
 
-async def _follow(tickets: Sequence[Ticket], on_piece: Callable[[], None], warm: asyncio.Event) -> None:
-    """Read one stream after the other."""
+async def _follow(tickets: Sequence[Ticket], ends: list[float], warm: asyncio.Event) -> None:
+    """Read one stream after the other; note when each piece came."""
     for number, ticket in enumerate(tickets):
         if number == CAPTIONS_BEFORE:
             warm.set()
         async for _ in ticket:
-            on_piece()
+            ends.append(time.perf_counter())
 
 
 async def _first_token(ticket: Ticket) -> tuple[float, Completion]:

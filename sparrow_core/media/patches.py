@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from sparrow_core.errors import ConfigError, MediaError
+from sparrow_core.media.colours import normalise
 
 Grid = tuple[int, int, int]
 
@@ -93,9 +94,7 @@ def patchify(frames: np.ndarray, spec: PatchSpec) -> tuple[torch.Tensor, Grid]:
     # Reordered while still uint8: the only strided pass then moves a quarter of the bytes.
     cells = torch.from_numpy(np.ascontiguousarray(frames)).view(grid[0], K, H // P // M, M, P, W // P // M, M, P, C)
     patches = cells.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(math.prod(grid), C, K * P * P).float()
-    mean = torch.tensor(spec.mean).mul(255)[:, None]
-    std = torch.tensor(spec.std).mul(255)[:, None]
-    return patches.sub_(mean).div_(std).flatten(1), grid
+    return normalise(patches, spec.mean, spec.std).flatten(1), grid
 
 
 def _check_size(height: int, width: int, spec: PatchSpec) -> None:

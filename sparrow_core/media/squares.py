@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from sparrow_core.errors import ConfigError, MediaError
+from sparrow_core.media.colours import normalise
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,4 @@ def normalised_squares(frames: np.ndarray, spec: SquareSpec) -> torch.Tensor:
         raise ConfigError(f"frames must be uint8 [T >= 1, {spec.side_px}, {spec.side_px}, 3], got "
                           f"{frames.dtype} {list(frames.shape)}")  # fmt: skip
     pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float().contiguous()
-    mean = torch.tensor(spec.mean).mul(255)[:, None, None]
-    std = torch.tensor(spec.std).mul(255)[:, None, None]
-    return pixels.sub_(mean).div_(std)
+    return normalise(pixels, spec.mean, spec.std)

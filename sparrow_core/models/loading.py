@@ -78,7 +78,10 @@ def estimate_memory(source: str, *, dtype: str = "auto", device: str = "auto", m
 
 def read_frame_spec(source: str) -> FrameSpec:
     """How the checkpoint's vision tower wants frames; nothing is loaded."""
-    config = read_config(source)
+    return _frame_spec(source, read_config(source))
+
+
+def _frame_spec(source: str, config: PreTrainedConfig) -> FrameSpec:
     try:
         processor = AutoImageProcessor.from_pretrained(source, backend="pil")
     except (OSError, ValueError) as error:
@@ -97,7 +100,7 @@ def load_target(source: str, *, device: str = "auto", dtype: str = "auto") -> Ta
     except OSError as error:
         raise CheckpointError(f"the checkpoint at {source!r} is incomplete: {error}") from error
     name = Path(source).name if Path(source).exists() else source
-    return family(model, tokenizer, read_frame_spec(source), name)
+    return family(model, tokenizer, _frame_spec(source, config), name)
 
 
 def _tokenizer(source: str) -> PreTrainedTokenizerBase:

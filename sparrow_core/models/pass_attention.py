@@ -46,7 +46,7 @@ class _Part:
         if visible_RP is None and not is_long:
             visible_RP = causal_mask(num_rows, new_LKGRd.device)
         self._rows = slice(first, first + num_rows)
-        self._new_KGRd, self._so_far_KGSd = new_LKGRd.unbind(), so_far_LKGSd.unbind()
+        self._new_KGRd, self._so_far_LKGSd = new_LKGRd.unbind(), so_far_LKGSd
         self._is_long, self._visible_RP = is_long, visible_RP
         self._sealed: SealedAttention | None = None
         if cache.prompt_length is not None:
@@ -62,7 +62,7 @@ class _Part:
         if self._sealed is not None:
             return self._sealed(layer, queries_HRd[:, self._rows.start :])
         queries_HRd = queries_HRd[:, self._rows]
-        keys_GSd, values_GSd = self._so_far_KGSd[layer]
+        keys_GSd, values_GSd = self._so_far_LKGSd[layer]
         if self._is_long:
             return attend_in_order(queries_HRd, keys_GSd, values_GSd)
         return attend(queries_HRd, keys_GSd, values_GSd, self._visible_RP)

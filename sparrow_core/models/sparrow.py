@@ -15,7 +15,7 @@ from sparrow_core.decoding.cache import CacheShape
 from sparrow_core.decoding.drafting import DraftJob, TextContext
 from sparrow_core.decoding.proposal import Level, grow_all
 from sparrow_core.decoding.target import SequenceRows, TargetModel
-from sparrow_core.models.drafter import SparrowDrafterModel
+from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
 from sparrow_core.models.drafter_steps import DrafterSteps
 from sparrow_core.types import Draft
 
@@ -31,6 +31,11 @@ class SparrowDrafter:
         self.target = target
         config, info = model.config, target.info
         self.cache_shape = CacheShape(1, config.num_kv_heads, config.head_dim, info.device, info.dtype)
+
+    @classmethod
+    def untrained(cls, target: TargetModel) -> "SparrowDrafter":
+        """Of the default geometry for `target`, with random weights: it drafts nonsense at the price of sense."""
+        return cls(SparrowDrafterModel(DrafterConfig.for_target(target.info)), target)
 
     def open(self, context: TextContext, max_new_tokens: int) -> "SparrowSession":
         session = SparrowSession(self.cache_shape, context, max_new_tokens)

@@ -9,7 +9,6 @@ import torch
 from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.engine.engine import Engine
-from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
 from sparrow_core.models.loading import load_target
 from sparrow_core.models.sparrow import SparrowDrafter
 from sparrow_core.types import Request, Sampling
@@ -28,7 +27,7 @@ pytestmark = [
 def test_engine_equals_its_one_row_loop(tiny_checkpoint: Path, shape: DraftConfig, sampling: Sampling) -> None:
     target = load_target(str(tiny_checkpoint), device="cuda", dtype="float32")
     torch.manual_seed(0)
-    drafter = SparrowDrafter(SparrowDrafterModel(DrafterConfig.for_target(target.info)), target)
+    drafter = SparrowDrafter.untrained(target)
     expected = generate_autoregressively(target, target.build_prompt(video_messages()), sampling, 40)
     with Engine(target, drafter, EngineConfig(draft=shape)) as engine:
         assert engine.submit(Request(video_messages(), sampling, 40)).result(60).token_ids == expected

@@ -12,7 +12,7 @@ import torch
 from sparrow_core.decoding.drafting import DraftJob, TextContext
 from sparrow_core.decoding.proposal import Level, grow_all
 from sparrow_core.decoding.sampling import probabilities
-from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, SequenceRows, TargetInfo, TargetPass
+from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, SequenceRows, TargetInfo, TargetModel, TargetPass
 from sparrow_core.types import Draft, Message, Sampling
 
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ def random_table(vocab: int, length: int, seed: int) -> torch.Tensor:
     return torch.randn(length, vocab, vocab, generator=torch.Generator().manual_seed(seed)) * 1.2
 
 
-class TableTarget:
+class TableTarget(TargetModel):
     """A `TargetModel` whose state is (token, position) and whose logits are a table's row."""
 
     def __init__(self, table: torch.Tensor) -> None:
@@ -36,26 +36,12 @@ class TableTarget:
     def build_prompt(self, messages: tuple[Message, ...]) -> Prompt:
         return Prompt(torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.bool), ())
 
-    def embed(self, prompt: Prompt) -> EmbeddedPrompt:
-        return EmbeddedPrompt(torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.int64), 0)
-
     def embed_by_frames(self, prompt: Prompt) -> Generator[None, None, EmbeddedPrompt]:
         yield
-        return self.embed(prompt)
+        return EmbeddedPrompt(torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.int64), 0)
 
     def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
         return token_ids[..., None].float()
-
-    def forward(
-        self,
-        embeddings_RD: torch.Tensor,
-        positions_AR: torch.Tensor,
-        sequences: Sequence[SequenceRows],
-        tap_layers: tuple[int, ...] = (),
-    ) -> TargetPass:
-        for sequence in sequences:
-            sequence.cache.extend(sequence.num_rows)
-        return TargetPass(torch.cat([embeddings_RD, positions_AR.T.float()], dim=1), {})
 
     def forward_by_layer(
         self,
@@ -64,8 +50,10 @@ class TableTarget:
         sequences: Sequence[SequenceRows],
         tap_layers: tuple[int, ...] = (),
     ) -> Generator[None, None, TargetPass]:
+        for sequence in sequences:
+            sequence.cache.extend(sequence.num_rows)
         yield
-        return self.forward(embeddings_RD, positions_AR, sequences, tap_layers)
+        return TargetPass(torch.cat([embeddings_RD, positions_AR.T.float()], dim=1), {})
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         token, position = states.long().unbind(-1)

@@ -18,9 +18,9 @@ from sparrow_core.decoding.target import (
     Prompt,
     SequenceRows,
     TargetInfo,
+    TargetModel,
     TargetPass,
     VisualInput,
-    finish,
 )
 from sparrow_core.errors import ConfigError
 from sparrow_core.media.frame_spec import FrameSpec
@@ -33,7 +33,7 @@ from sparrow_core.types import Frames, Message
 Spec = TypeVar("Spec", bound=FrameSpec)
 
 
-class FamilyTarget(ABC, Generic[Spec]):
+class FamilyTarget(TargetModel, ABC, Generic[Spec]):
     """A loaded checkpoint of a family whose language model is of the Qwen2 kind."""
 
     model_class: ClassVar[Any]
@@ -121,9 +121,6 @@ class FamilyTarget(ABC, Generic[Spec]):
         assert not waiting, "the chat template dropped a visual"
         return expanded
 
-    def embed(self, prompt: Prompt) -> EmbeddedPrompt:
-        return finish(self.embed_by_frames(prompt))
-
     @torch.inference_mode()
     def embed_by_frames(self, prompt: Prompt) -> Generator[None, None, EmbeddedPrompt]:
         device = self.info.device
@@ -141,15 +138,6 @@ class FamilyTarget(ABC, Generic[Spec]):
 
     def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
         return self.model.get_input_embeddings()(token_ids)
-
-    def forward(
-        self,
-        embeddings_RD: torch.Tensor,
-        positions_AR: torch.Tensor,
-        sequences: Sequence[SequenceRows],
-        tap_layers: tuple[int, ...] = (),
-    ) -> TargetPass:
-        return finish(self.forward_by_layer(embeddings_RD, positions_AR, sequences, tap_layers))
 
     def forward_by_layer(
         self,

@@ -19,7 +19,6 @@ from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.ticket import Arm, Ticket
 from sparrow_core.errors import ConfigError, EngineClosedError
 from sparrow_core.models import reference
-from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
 from sparrow_core.models.rivals import PromptLookupDrafter
 from sparrow_core.models.sparrow import SparrowDrafter
 from sparrow_core.types import Draft, Message, Request, Sampling
@@ -59,7 +58,7 @@ class OracleDrafter:
 def drafter(name: str, target: TargetModel, answer: tuple[int, ...]) -> Drafter | None:
     if name == "sparrow":
         torch.manual_seed(0)
-        return SparrowDrafter(SparrowDrafterModel(DrafterConfig.for_target(target.info)), target)
+        return SparrowDrafter.untrained(target)
     if name == "lookup":
         return PromptLookupDrafter(target.info.vocab_size)
     wrong_every = {"always wrong": 1, "wrong every third": 3, "right": 10**9}.get(name)

@@ -10,7 +10,6 @@ from sparrow_core.config import DraftConfig, Sampling
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.measure.benchmark import Plan, decoding, single_costs
 from sparrow_core.measure.floors import MachineRates
-from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
 from sparrow_core.models.sparrow import SparrowDrafter
 from sparrow_core.models.synthetic import Geometry, random_target
 from sparrow_core.types import Request
@@ -26,7 +25,7 @@ def windows(length: int) -> list[Request]:
 
 def test_every_table_is_filled_for_every_length(tiny_checkpoint: Path, tiny_target: TargetModel) -> None:
     torch.manual_seed(0)
-    drafter = SparrowDrafter(SparrowDrafterModel(DrafterConfig.for_target(tiny_target.info)), tiny_target)
+    drafter = SparrowDrafter.untrained(tiny_target)
     costs = single_costs(tiny_target, drafter, PLAN, RATES)
     tables = defaultdict(list)
     for part in decoding(str(tiny_checkpoint), tiny_target, drafter, PLAN, windows, costs["passes"], lambda: 7):
@@ -52,6 +51,6 @@ def test_a_synthetic_target_has_the_geometry_asked_for() -> None:
         info.num_layers, info.hidden_size, info.intermediate_size, info.num_heads, info.num_kv_heads, info.vocab_size
     )
     assert found == geometry
-    drafter = SparrowDrafter(SparrowDrafterModel(DrafterConfig.for_target(info)), target)
+    drafter = SparrowDrafter.untrained(target)
     costs = single_costs(target, drafter, PLAN, RATES)
     assert {row["context"] for row in costs["passes"]} == {8, 32} and costs["drafts"][0]["ms"] > 0

@@ -10,7 +10,6 @@ from sparrow_core.decoding.target import TargetModel
 from sparrow_core.measure.floors import MachineRates, pass_floor
 from sparrow_core.measure.passes import measure_passes
 from sparrow_core.measure.speed import ALONE, GOVERNED, LIBRARY, LIBRARY_LOOKUP, SpeedCheck
-from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
 from sparrow_core.models.sparrow import SparrowDrafter
 from sparrow_core.types import Request
 from tests.conftest import video_messages
@@ -22,7 +21,7 @@ RATES = MachineRates(read_bytes_per_s=1e9, copied_bytes_per_s=1e9, flop_per_s=1e
 @pytest.fixture(scope="module")
 def check(tiny_checkpoint: Path, tiny_target: TargetModel):
     torch.manual_seed(0)
-    drafter = SparrowDrafter(SparrowDrafterModel(DrafterConfig.for_target(tiny_target.info)), tiny_target)
+    drafter = SparrowDrafter.untrained(tiny_target)
     config = EngineConfig(max_model_tokens=256, max_sequences=3, arena_tokens=768)
     check = SpeedCheck(str(tiny_checkpoint), tiny_target, drafter, {"chain": DraftConfig.chain(2)}, config)
     yield check

@@ -18,7 +18,6 @@ from sparrow_core.errors import ConfigError
 from sparrow_core.media.squares import SquareSpec, normalised_squares
 from sparrow_core.media.timeline import plan_frames
 from sparrow_core.models import reference
-from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
 from sparrow_core.models.loading import load_target, read_frame_spec
 from sparrow_core.models.sparrow import SparrowDrafter
 from sparrow_core.types import Message, Request
@@ -111,7 +110,7 @@ def test_prefill_agrees_with_the_library(
 
 def test_drafts_change_no_word(target: TargetModel, library: torch.nn.Module) -> None:
     torch.manual_seed(1)
-    drafter = SparrowDrafter(SparrowDrafterModel(DrafterConfig.for_target(target.info)), target)
+    drafter = SparrowDrafter.untrained(target)
     with Engine(target, drafter, EngineConfig(DraftConfig(3, 3, 8), max_model_tokens=256)) as engine:
         for seed in range(3):
             request = Request(messages(4, seed), max_new_tokens=24)
