@@ -18,6 +18,21 @@ CODEC_SHARE = 0.5  # of windows that go through a real encoder and decoder
 DEFAULT_PROMPT_SHARE = 0.7
 
 
+def window_counts(text: str, default: int | None = None) -> dict[int, int]:
+    """Windows by visual tokens, from text such as `64:150,512:90`; `default` stands for a number that is left out.
+
+    Raises ValueError for a length that no demo clip has, or what is no such text.
+    """
+    counts = {}
+    for item in text.split(","):
+        length, colon, count = item.partition(":")
+        counts[int(length)] = int(count) if colon or default is None else default
+    unknown = [length for length in counts if length not in CLIP_SHAPES]
+    if unknown or min(counts.values()) < 1:
+        raise ValueError(f"demo clips have {', '.join(map(str, CLIP_SHAPES))} visual tokens, and one window at least")
+    return counts
+
+
 @dataclass(frozen=True)
 class DemoWindows:
     """A numbered set of windows of one split. `lengths` are numbers of visual tokens (keys of `CLIP_SHAPES`), each as

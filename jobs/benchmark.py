@@ -3,6 +3,7 @@
 import json
 import resource
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from demo.tokenizer import load_tokenizer
-from demo.windows import DemoWindows
+from demo.windows import DemoWindows, window_counts
 from pipeline.distill_config import EvaluationConfig
 from pipeline.report.machine import describe_machine
 from pipeline.report.plots import plot_speed
@@ -43,8 +44,10 @@ COLUMNS = {
 
 def main(
     out: Annotated[Path, typer.Option("--out", "--output", help="Folder for results.json and speed.svg.")],
-    lengths: Annotated[str, typer.Option(help="Visual tokens, comma separated: 64, 512, 1500, ... 25000.")] = "64,512",
-    windows: Annotated[int, typer.Option(help="Held-out windows of each length.")] = 4,
+    lengths: Annotated[
+        str, typer.Option(help="Visual tokens, comma separated, with a number of windows or without: 64,25000:1.")
+    ] = "64,512",
+    windows: Annotated[int, typer.Option(help="Held-out windows of a length without a number.")] = 4,
     repeats: Annotated[int, typer.Option(help="Counted runs of every arm; medians are reported.")] = 3,
     batch: Annotated[str, typer.Option(help="Requests side by side, comma separated, for throughput.")] = "1",
     temperatures: Annotated[str, typer.Option(help="Comma separated; above 0, both rules are measured.")] = "0",
@@ -64,7 +67,8 @@ def main(
     if synthetic and synthetic not in GEOMETRIES:
         raise typer.BadParameter(f"{synthetic!r} is not one of {', '.join(GEOMETRIES)}", param_hint="--synthetic")
     shapes = EvaluationConfig().drafts
-    plan = Plan(_numbers(lengths), shapes, repeats, _numbers(batch), _samplings(temperatures), _pair(join))
+    counts = _counts(lengths, windows)
+    plan = Plan(tuple(counts), shapes, repeats, _numbers(batch), _samplings(temperatures), _pair(join))
     results: dict[str, Any] = {"synthetic": synthetic or None, "rates": {}, **{name: [] for name in COLUMNS}}
     for name in dtype.split(","):
         model = _synthetic(synthetic, target, name) if synthetic else load_target(target, dtype=name)
@@ -75,16 +79,24 @@ def main(
         costs = single_costs(model, drafter, plan, rates)
         _add(results, costs, model.info.dtype_name, out)
         if not synthetic:
-            requests = partial(_requests, windows, max_new_tokens)
+            requests = partial(_requests, counts, max_new_tokens)
             peak = partial(_peak_bytes, model.info.device)
             for part in decoding(target, model, drafter, plan, requests, costs["passes"], peak):
                 _add(results, part, model.info.dtype_name, out)
     show(Console(), results)
 
 
-def _requests(windows: int, max_new_tokens: int, length: int) -> list[Request]:
+def _requests(counts: Mapping[int, int], max_new_tokens: int, length: int) -> list[Request]:
+    """The windows of one length; one, if it is only there to join."""
     source = DemoWindows("heldout", (length,), FIRST_SEED)
-    return [source.request(index, max_new_tokens=max_new_tokens) for index in range(windows)]
+    return [source.request(index, max_new_tokens=max_new_tokens) for index in range(counts.get(length, 1))]
+
+
+def _counts(lengths: str, windows: int) -> dict[int, int]:
+    try:
+        return window_counts(lengths, windows)
+    except ValueError as error:
+        raise typer.BadParameter(f"{lengths!r}: {error}", param_hint="--lengths") from error
 
 
 def _synthetic(size: str, target: str, dtype: str) -> TargetModel:

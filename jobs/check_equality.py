@@ -1,8 +1,10 @@
 """Hold the engine against the model's own words: `python jobs/check_equality.py --output DIR`."""
 
 import contextlib
+import itertools
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from demo.tokenizer import SPECIAL_TOKENS, load_tokenizer
-from demo.windows import DemoWindows
+from demo.windows import DemoWindows, window_counts
 from pipeline.distill_config import EvaluationConfig
 from pipeline.report.machine import describe_machine
 from sparrow_core.config import EngineConfig, Sampling
@@ -46,7 +48,7 @@ def main(
     drafters: Annotated[str, typer.Option(help="Comma separated, of those three.")] = ",".join(DRAFTERS),
     seeds: Annotated[int, typer.Option(help="Sampled captions, always against our loop.")] = 200,
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
-    batch: Annotated[int, typer.Option(help="Windows in the engine at once.")] = 8,
+    batch: Annotated[str, typer.Option(help="Windows in the engine at once; of several numbers, each in turn.")] = "8",
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
 ) -> None:
     """Decode held-out demo windows with a trained, a random and an always-wrong drafter, as chain, as tree, and as the
@@ -56,19 +58,28 @@ def main(
 
     Exit codes: 0 all equal or excused as ties; 2 wrong usage; 4 otherwise.
     """
+    requests = {**greedy_requests(_counts(greedy)), **sampled_requests(seeds)}
+    sizes = [int(size) for size in batch.split(",")]
+    against_oracle = _is_oracle(against)
     torch.set_num_threads(threads)
     model = load_target(target, dtype=dtype)
-    output.mkdir(parents=True, exist_ok=True)
+    chosen = _chosen(drafters, three_drafters(target, draft, model))
+    settings = {
+        "target": model.info.fingerprint,
+        "against": against,
+        "drafters": list(chosen),
+        "dtype": model.info.dtype_name,
+        "batch": batch,
+    }
+    _keep_settings(settings, output)
     journal = output / "comparisons.jsonl"
-    requests = {**greedy_requests(_counts(greedy)), **sampled_requests(seeds)}
     earlier = read_journal(journal)
     journal.write_text("".join(map(_line, earlier.values())))  # without a line that a kill cut off
     done = {name: found for name, found in earlier.items() if name in requests}
-    config = EngineConfig(max_sequences=batch)
-    chosen = _chosen(drafters, three_drafters(target, draft, model))
-    check = EqualityCheck(target, model, chosen, SHAPES, config, against_oracle=_is_oracle(against))
+    config = EngineConfig(max_sequences=max(sizes))
+    check = EqualityCheck(target, model, chosen, SHAPES, config, against_oracle=against_oracle)
     missing = [name for name in requests if name not in done]
-    groups = [missing[first : first + batch] for first in range(0, len(missing), batch)]
+    groups = list(in_groups(missing, sizes))
     with journal.open("a") as stream:
         for group in track(groups, "groups of windows", console=Console(stderr=True)):
             windows = [replace(requests[name](), request_id=name) for name in group]
@@ -77,12 +88,34 @@ def main(
                 stream.write(_line(fresh))
                 stream.flush()
     check.close()
-    settings = {"against": against, "dtype": model.info.dtype_name, "batch": batch}
-    raise typer.Exit(report([c for found in done.values() for c in found], settings, model, output))
+    raise typer.Exit(report([c for found in done.values() for c in found], settings, model.info.device, output))
 
 
-def _counts(text: str) -> dict[int, int]:
-    return {int(length): int(count) for length, _, count in (item.partition(":") for item in text.split(","))}
+def _counts(greedy: str) -> dict[int, int]:
+    try:
+        return window_counts(greedy)
+    except ValueError as error:
+        raise typer.BadParameter(f"{greedy!r}: {error}", param_hint="--greedy") from error
+
+
+def in_groups(names: Sequence[str], sizes: Sequence[int]) -> Iterator[list[str]]:
+    """Names in groups of every size in turn, as many names in those of one size as in those of another."""
+    cycle = [size for size in sizes for _ in range(math.lcm(*sizes) // size)]
+    waiting = iter(names)
+    for size in itertools.cycle(cycle):
+        if not (group := list(itertools.islice(waiting, size))):
+            return
+        yield group
+
+
+def _keep_settings(settings: Mapping[str, object], output: Path) -> None:
+    """Hold the folder to one way of checking; windows may be added, but what is reported together was done alike."""
+    output.mkdir(parents=True, exist_ok=True)
+    file = output / "settings.json"
+    if file.exists() and (earlier := json.loads(file.read_text())) != settings:
+        differing = ", ".join(f"{key}={earlier.get(key)!r}" for key in settings if earlier.get(key) != settings[key])
+        raise typer.BadParameter(f"{output} holds a check with {differing}; name another folder", param_hint="--output")
+    file.write_text(json.dumps(settings) + "\n")
 
 
 def _is_oracle(against: str) -> bool:
@@ -146,7 +179,7 @@ def sampled_requests(seeds: int) -> dict[str, Callable[[], Request]]:
     return {f"sampled-64-{seed}": partial(request, seed) for seed in range(seeds)}
 
 
-def report(comparisons: list[Comparison], settings: dict[str, object], target: TargetModel, output: Path) -> int:
+def report(comparisons: list[Comparison], settings: Mapping[str, object], device: torch.device, output: Path) -> int:
     """Write equality.json, print its figures; the exit code."""
     kinds = ("greedy", "sampled")
     summary = {
@@ -158,8 +191,7 @@ def report(comparisons: list[Comparison], settings: dict[str, object], target: T
         }
         for kind in kinds
     }
-    machine = describe_machine(target.info.device)
-    text = json.dumps({"target": target.info.fingerprint, **settings, **summary, "machine": machine}, indent=2)
+    text = json.dumps({**settings, **summary, "machine": describe_machine(device)}, indent=2)
     (output / "equality.json").write_text(text + "\n")
     print(text)
     return 0 if all(c.equal or c.excused for c in comparisons) else 4
