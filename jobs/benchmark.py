@@ -13,6 +13,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from transformers import PreTrainedModel
 
 from demo.tokenizer import load_tokenizer
 from demo.windows import DemoWindows, window_counts
@@ -21,12 +22,14 @@ from pipeline.report.machine import describe_machine
 from pipeline.report.plots import plot_speed
 from sparrow_core.config import Sampling
 from sparrow_core.decoding.target import TargetModel
-from sparrow_core.measure.benchmark import Plan, Tables, decoding, single_costs
+from sparrow_core.measure.benchmark import Plan, Tables, decoding, imposed_decoding, single_costs
 from sparrow_core.measure.floors import measure_rates
 from sparrow_core.models.drafter_checkpoint import load_drafter
 from sparrow_core.models.loading import load_target, resolve_device, resolve_dtype
+from sparrow_core.models.reference import load_reference
 from sparrow_core.models.sparrow import SparrowDrafter
 from sparrow_core.models.synthetic import GEOMETRIES, random_target
+from sparrow_core.threads import on_passing_thread
 from sparrow_core.types import Request
 
 FIRST_SEED = 80_000
@@ -55,7 +58,12 @@ def main(
     max_new_tokens: Annotated[int, typer.Option(help="Limit of a caption.")] = 256,
     target: Annotated[str, typer.Option(help="A demo checkpoint folder.")] = "demo/weights/target",
     draft: Annotated[str, typer.Option(help="Its drafter.")] = "demo/weights/drafter",
-    synthetic: Annotated[str, typer.Option(help="Time passes and drafts of random weights this large: 7b.")] = "",
+    synthetic: Annotated[
+        str, typer.Option(help="Time random weights this large: 7b. What is accepted is imposed.")
+    ] = "",
+    acceptance: Annotated[
+        float, typer.Option(min=0, max=0.99, help="With --synthetic: how often a drafted token is right, imposed.")
+    ] = 0.8,
     dtype: Annotated[str, typer.Option(help="Comma separated: auto, float32, bfloat16.")] = "auto",
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
 ) -> None:
@@ -70,19 +78,19 @@ def main(
     counts = _counts(lengths, windows)
     plan = Plan(tuple(counts), shapes, repeats, _numbers(batch), _samplings(temperatures), _pair(join))
     results: dict[str, Any] = {"synthetic": synthetic or None, "rates": {}, **{name: [] for name in COLUMNS}}
+    run = partial(imposed_decoding, acceptance=acceptance) if synthetic else decoding
     for name in dtype.split(","):
-        model = _synthetic(synthetic, target, name) if synthetic else load_target(target, dtype=name)
-        drafter = SparrowDrafter.untrained(model) if synthetic else load_drafter(draft, model)
-        results["machine"] = describe_machine(model.info.device)
-        rates = measure_rates(model.info.device, model.info.dtype)
+        load = partial(_random, synthetic, target, name) if synthetic else partial(_loaded, target, draft, name)
+        model, drafter, library = on_passing_thread(load)
+        device, add = model.info.device, partial(_add, results, model.info.dtype_name, out)
+        results["machine"] = describe_machine(device)
+        rates = on_passing_thread(partial(measure_rates, device, model.info.dtype))
         results["rates"][model.info.dtype_name] = asdict(rates)
-        costs = single_costs(model, drafter, plan, rates)
-        _add(results, costs, model.info.dtype_name, out)
-        if not synthetic:
-            requests = partial(_requests, counts, max_new_tokens)
-            peak = partial(_peak_bytes, model.info.device)
-            for part in decoding(target, model, drafter, plan, requests, costs["passes"], peak):
-                _add(results, part, model.info.dtype_name, out)
+        costs = on_passing_thread(partial(single_costs, model, drafter, plan, rates))
+        add(costs)
+        requests = partial(_requests, counts, max_new_tokens)
+        for part in run(library, model, drafter, plan, requests, costs["passes"], partial(_peak_bytes, device)):
+            add(part)
     show(Console(), results)
 
 
@@ -99,11 +107,20 @@ def _counts(lengths: str, windows: int) -> dict[int, int]:
         raise typer.BadParameter(f"{lengths!r}: {error}", param_hint="--lengths") from error
 
 
-def _synthetic(size: str, target: str, dtype: str) -> TargetModel:
+def _loaded(source: str, draft: str, dtype: str) -> tuple[TargetModel, SparrowDrafter, PreTrainedModel]:
+    """A checkpoint and its drafter, and the checkpoint once more as the library loads it."""
+    target = load_target(source, dtype=dtype)
+    library = load_reference(source, device=target.info.device, dtype=target.info.dtype)
+    return target, load_drafter(draft, target), library
+
+
+def _random(size: str, tokenizer: str, dtype: str) -> tuple[TargetModel, SparrowDrafter, PreTrainedModel]:
+    """Random weights, which the library shares."""
     device = resolve_device("auto")
-    return random_target(
-        GEOMETRIES[size], load_tokenizer(Path(target)), device=device, dtype=resolve_dtype(dtype, device)
+    target = random_target(
+        GEOMETRIES[size], load_tokenizer(Path(tokenizer)), device=device, dtype=resolve_dtype(dtype, device)
     )
+    return target, SparrowDrafter.untrained(target), target.model
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -137,7 +154,7 @@ def _peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _add(results: dict[str, Any], part: Tables, dtype: str, out: Path) -> None:
+def _add(results: dict[str, Any], dtype: str, out: Path, part: Tables) -> None:
     """Take in a part of the tables, measured in one dtype; write results.json and its plot."""
     for name, rows in part.items():
         results[name] += [row | {"dtype": dtype} for row in rows]

@@ -11,10 +11,10 @@ from pipeline.serving.errors import ApiError, overloaded
 from pipeline.serving.protocol import ChatMessage, ChatRequest, Part
 from pipeline.serving.video_reader import VideoReader
 from sparrow_core.engine.engine import Engine
+from sparrow_core.engine.loading import load_engine
 from sparrow_core.engine.ticket import Ticket
 from sparrow_core.errors import EngineClosedError
-from sparrow_core.models.drafter_checkpoint import load_drafter
-from sparrow_core.models.loading import load_target, read_frame_spec
+from sparrow_core.models.loading import read_frame_spec
 from sparrow_core.types import Frames, Message, Request
 
 
@@ -40,10 +40,8 @@ class Captioner:
     @classmethod
     def load(cls, config: ServeConfig) -> "Captioner":
         """Load the checkpoints that `config` names, as the captioning job does."""
-        target = load_target(config.target, device=config.device, dtype=config.dtype)
-        drafter = load_drafter(config.draft, target) if config.draft else None
-        reader = VideoReader(config, read_frame_spec(config.target))
-        return cls(Engine(target, drafter, config.engine), reader, config)
+        engine = load_engine(config.target, config.draft, config.engine, device=config.device, dtype=config.dtype)
+        return cls(engine, VideoReader(config, read_frame_spec(config.target)), config)
 
     @property
     def decode_text(self) -> Callable[[tuple[int, ...]], str]:

@@ -22,11 +22,9 @@ from pipeline.ids import in_audit, prompt_hash
 from pipeline.rows import CAPTION, SCHEMA_VERSION, Row, to_table
 from pipeline.stages.boundary import row_boundary
 from pipeline.stages.decode import frames_of
-from sparrow_core.engine.engine import Engine
+from sparrow_core.engine.loading import load_engine
 from sparrow_core.engine.ticket import Arm
 from sparrow_core.errors import EngineClosedError, SparrowError
-from sparrow_core.models.drafter_checkpoint import load_drafter
-from sparrow_core.models.loading import load_target
 from sparrow_core.types import Completion, Message, Request
 
 _log = logging.getLogger(__name__)
@@ -48,13 +46,14 @@ class CaptionWindows:
     def __init__(self, run: CaptionRun) -> None:
         torch.set_num_threads(run.threads)
         config = run.config
-        target = load_target(config.target, device=config.device, dtype=config.dtype)
-        drafter = load_drafter(config.draft, target) if config.draft else None
+        self._engine = load_engine(config.target, config.draft, config.engine, device=config.device, dtype=config.dtype)
+        info = self._engine.target.info
         self._run = run
-        self._facts = _run_facts(run, target.info.name, target.info.fingerprint)
-        self._facts |= {"device": _device_name(target.info.device), "dtype": target.info.dtype_name}
-        self._engine = Engine(target, drafter, config.engine)
-        self._facts["row_noise"] = self._engine.row_noise
+        self._facts = _run_facts(run, info.name, info.fingerprint) | {
+            "device": _device_name(info.device),
+            "dtype": info.dtype_name,
+            "row_noise": self._engine.row_noise,
+        }
         self._audits_begun = 0
 
     async def __call__(self, windows: pa.Table) -> pa.Table:

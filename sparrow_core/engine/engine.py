@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -20,18 +20,12 @@ from sparrow_core.engine.governor import NOTHING, Governor
 from sparrow_core.engine.row_noise import row_noise
 from sparrow_core.engine.scheduler import Reading, can_join, next_to_read
 from sparrow_core.engine.ticket import Arm, Ticket
-from sparrow_core.errors import ConfigError, EngineClosedError, SparrowError
+from sparrow_core.engine.waiting import WaitingLine, settle_cancelled
+from sparrow_core.errors import ConfigError, EngineClosedError
 from sparrow_core.models.rivals import NoDrafter
-from sparrow_core.types import Completion, Request, SpecStats, Timings
+from sparrow_core.types import Request
 
-
-@dataclass
-class _Next:
-    """The first of the waiting requests: the only one whose frames are cut into patches before it runs."""
-
-    tickets: list[Ticket]
-    prompt: Prompt
-    need: int
+PATIENCE_S = 0.01  # what rounds under way wait for the next prompt to be built: enough for a short one
 
 
 @dataclass(eq=False)
@@ -59,8 +53,7 @@ class Engine:
         self._drafter = drafter
         self._arena = KVArena(target.info.cache_shape, self.config.num_slots)
         self._inbox: queue.SimpleQueue[list[Ticket] | None] = queue.SimpleQueue()
-        self._waiting: deque[list[Ticket]] = deque()
-        self._next: _Next | None = None
+        self._waiting = WaitingLine(self._build)
         self._active: list[_Active] = []
         self.row_noise = row_noise(target)
         self._governors: dict[int, Governor] = {}  # by the drafter that they govern
@@ -142,52 +135,41 @@ class Engine:
         finally:
             with self._lock:
                 self._closed = True
-            self._fail_waiting()
+            while not self._inbox.empty():
+                self._waiting.add(self._inbox.get() or [])
+            self._waiting.close()
 
     def _receive(self) -> None:
         """Take in what was submitted; sleeps while there is nothing to do at all."""
-        while not self._inbox.empty() or not (self._waiting or self._next or self._active or self._closed):
+        while not self._inbox.empty() or not (self._waiting or self._active or self._closed):
             tickets = self._inbox.get()
             if tickets is None:
                 return
-            self._waiting.append(tickets)
+            self._waiting.add(tickets)
 
     def _drop_cancelled(self) -> None:
-        for tickets in [*self._waiting, *([self._next.tickets] if self._next else [])]:
-            _settle_cancelled(tickets)
-        self._waiting = deque(tickets for tickets in self._waiting if tickets)
-        if self._next and not self._next.tickets:
-            self._next = None
+        self._waiting.drop_cancelled()
         for active in list(self._active):
             later = active.tickets[1:]
-            _settle_cancelled(later)
+            settle_cancelled(later)
             active.tickets[1:] = later
             if active.tickets[0].cancelled:
                 active.generation.cancel()
                 self._settle(active)
 
     def _admit(self) -> None:
-        while first := self._prepare():
+        """Let in who fits. A prompt that is being built is waited for if it is short, or if there is nothing to do."""
+        while first := self._waiting.first(PATIENCE_S if self._active else None):
             if not can_join(first.need, self._arena.gaps, len(self._active), self.config.max_sequences):
                 return
             cache = self._arena.lease(first.need)
             generation = Generation(self.target, self.config, first.tickets[0].request, first.prompt, cache)
             self._active.append(_Active(first.tickets, generation, self._steps))
-            self._next = None
+            self._waiting.pop()
 
-    def _prepare(self) -> _Next | None:
-        """The first of the waiting requests that has no fault, its prompt built."""
-        while self._next is None and self._waiting:
-            tickets = self._waiting.popleft()
-            try:
-                prompt = self.target.build_prompt(tickets[0].request.messages)
-                self._next = _Next(tickets, prompt, num_slots(prompt, tickets[0].request, self.config))
-            except BaseException as error:
-                for ticket in tickets:
-                    ticket.future.set_exception(error)
-                if not isinstance(error, SparrowError):
-                    raise
-        return self._next
+    def _build(self, request: Request) -> tuple[Prompt, int]:
+        prompt = self.target.build_prompt(request.messages)
+        return prompt, num_slots(prompt, request, self.config)
 
     def _read(self) -> None:
         """A slice of time for the prompts that are not yet read."""
@@ -254,29 +236,10 @@ class Engine:
 
     def _finish_active(self) -> None:
         for active in list(self._active):
-            self._waiting.append(active.tickets[1:])
+            self._waiting.add(active.tickets[1:])
             del active.tickets[1:]
             active.generation.cancel()
             self._settle(active)
-
-    def _fail_waiting(self) -> None:
-        unread = [*([self._next.tickets] if self._next else []), *self._waiting]
-        while not self._inbox.empty():
-            unread.append(self._inbox.get() or [])
-        for ticket in [ticket for tickets in unread for ticket in tickets]:
-            ticket.future.set_exception(EngineClosedError("the engine was closed before this request ran"))
-
-
-def _settle_cancelled(tickets: list[Ticket]) -> None:
-    """Take those out of the list that were cancelled before they ran, and settle them."""
-    for ticket in [ticket for ticket in tickets if ticket.cancelled]:
-        tickets.remove(ticket)
-        ticket.future.set_result(_never_begun(ticket.request))
-
-
-def _never_begun(request: Request) -> Completion:
-    """What is left of a request that was cancelled while it waited: nothing was seen, nothing written."""
-    return Completion(request.request_id, (), "", "cancelled", 0, 0, SpecStats(), Timings())
 
 
 def _check(request: Request) -> None:

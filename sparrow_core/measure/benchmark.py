@@ -6,17 +6,23 @@ the figures.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from sparrow_core.config import DraftConfig, EngineConfig, Sampling
+from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.engine.costs import draft_seconds
 from sparrow_core.measure.drafter_cost import drafter_cost
 from sparrow_core.measure.floors import MachineRates
+from sparrow_core.measure.imposed import ImposedDrafter
 from sparrow_core.measure.joining import measure_joining
 from sparrow_core.measure.passes import measure_passes
 from sparrow_core.measure.speed import SpeedCheck
 from sparrow_core.models.sparrow import SparrowDrafter
+from sparrow_core.threads import on_passing_thread
 from sparrow_core.types import Request
 
 Tables = dict[str, list[dict[str, Any]]]
@@ -55,7 +61,7 @@ def single_costs(target: TargetModel, drafter: SparrowDrafter, plan: Plan, rates
 
 
 def decoding(
-    source: str,
+    library: PreTrainedModel,
     target: TargetModel,
     drafter: SparrowDrafter,
     plan: Plan,
@@ -67,25 +73,50 @@ def decoding(
 
     `passes` are the rows of `single_costs`, which stand beside the arms of their length.
     """
-    check = SpeedCheck(source, target, drafter, plan.shapes, plan.engine)
-    try:
-        for length in plan.lengths:
-            requests = windows(length)
-            at_length = [row for row in passes if row["context"] == length]
-            beside = {
-                "verify_ms": {str(row["rows"]): row["ms"] for row in at_length},
-                "floor_ms": next(row["floor_ms"] for row in at_length if row["rows"] == 1),
-            }
-            cost = drafter_cost(drafter, requests[0], max(plan.shapes.values(), key=lambda shape: shape.total))
-            yield {"drafter_cost": [asdict(cost)]}
-            for sampling in plan.samplings:
-                rows = check.measure(length, requests, plan.repeats, sampling)
-                beside |= {"rule": sampling.rule, "peak_bytes": peak_bytes()}
-                yield {"rows": [asdict(row) | beside for row in rows]}
-            for batch in plan.batches:
-                yield {"throughput": [asdict(row) for row in check.throughput(length, requests, batch)]}
-        if plan.joining:
-            running, joining = (windows(length)[0] for length in plan.joining)
-            yield {"joining": [asdict(measure_joining(check.engine, running, joining))]}
-    finally:
-        check.close()
+    check = SpeedCheck(library, target, drafter, plan.shapes, plan.engine)
+    largest = max(plan.shapes.values(), key=lambda shape: shape.total)
+    for length in plan.lengths:
+        requests = windows(length)
+        beside = _beside(passes, length)
+        yield {"drafter_cost": [asdict(on_passing_thread(partial(drafter_cost, drafter, requests[0], largest)))]}
+        for sampling in plan.samplings:
+            rows = check.measure(length, requests, plan.repeats, sampling)
+            beside |= {"rule": sampling.rule, "peak_bytes": peak_bytes()}
+            yield {"rows": [asdict(row) | beside for row in rows]}
+        for batch in plan.batches:
+            yield {"throughput": [asdict(row) for row in check.throughput(length, requests, batch)]}
+    if plan.joining:
+        running, joining = (windows(length)[0] for length in plan.joining)
+        with check.engine() as engine:
+            yield {"joining": [asdict(measure_joining(engine, running, joining))]}
+
+
+def imposed_decoding(
+    library: PreTrainedModel,
+    target: TargetModel,
+    drafter: SparrowDrafter,
+    plan: Plan,
+    windows: Windows,
+    passes: Sequence[Mapping[str, Any]],
+    peak_bytes: Callable[[], int],
+    acceptance: float,
+) -> Iterator[Tables]:
+    """Every arm on one window of each length, greedy, with an imposed acceptance (see `imposed.py`)."""
+    for length in plan.lengths:
+        request = windows(length)[0]
+        prompt, limit = target.build_prompt(request.messages), request.max_new_tokens
+        alone = partial(generate_autoregressively, target, prompt, request.sampling, limit)
+        imposed = ImposedDrafter(drafter, on_passing_thread(alone), acceptance, target.info.vocab_size)
+        check = SpeedCheck(library, target, imposed, plan.shapes, plan.engine)
+        rows = check.measure(length, [request], plan.repeats, request.sampling)
+        beside = _beside(passes, length) | {"peak_bytes": peak_bytes(), "imposed_acceptance": acceptance}
+        yield {"rows": [asdict(row) | beside for row in rows]}
+
+
+def _beside(passes: Sequence[Mapping[str, Any]], length: int) -> dict[str, Any]:
+    """Passes at one length, to stand beside its arms."""
+    at_length = [row for row in passes if row["context"] == length]
+    return {
+        "verify_ms": {str(row["rows"]): row["ms"] for row in at_length},
+        "floor_ms": next(row["floor_ms"] for row in at_length if row["rows"] == 1),
+    }

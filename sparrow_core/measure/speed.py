@@ -2,14 +2,17 @@
 
 Owns the arms and their ratios. One prefill of a window serves all of our arms, which run in turn, several times over,
 so that a drift of the machine's speed meets them all; the library's arms run before and after. Figures are medians over
-repeats. It does not know where windows come from.
+repeats. The library runs where no engine is, and on a thread that ends, or each would slow the other down (`threads`).
+It does not know where windows come from.
 """
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
+
+from transformers import PreTrainedModel
 
 from sparrow_core.config import DraftConfig, EngineConfig, Sampling
 from sparrow_core.decoding.drafting import Drafter
@@ -17,11 +20,13 @@ from sparrow_core.decoding.target import TargetModel
 from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.ticket import Arm
 from sparrow_core.models import reference
+from sparrow_core.threads import on_passing_thread
 from sparrow_core.types import Completion, Request
 
 LIBRARY, LIBRARY_LOOKUP = "transformers generate", "transformers prompt lookup"
 ALONE, GOVERNED = "autoregressive", "governor"
 LOOKUP_TOKENS = 10
+WARM_UP_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -84,27 +89,27 @@ class ThroughputRow:
 
 
 class SpeedCheck:
-    """One engine beside the library's model."""
+    """Engines beside `library`, the same checkpoint as transformers loads it."""
 
     def __init__(
         self,
-        source: str,
+        library: PreTrainedModel,
         target: TargetModel,
         drafter: Drafter[Any],
         shapes: Mapping[str, DraftConfig],
         config: EngineConfig | None = None,
     ) -> None:
-        self._target = target
-        self._library = reference.load_reference(source, device=target.info.device, dtype=target.info.dtype)
-        self.engine = Engine(target, drafter, config)
+        self._target, self._library = target, library
+        self._drafter, self._config = drafter, config
         self._arms = {
             ALONE: Arm(None, None, Sampling()),
             **{name: Arm(drafter, shape, Sampling()) for name, shape in shapes.items()},
             GOVERNED: Arm(drafter, None, Sampling()),
         }
 
-    def close(self) -> None:
-        self.engine.close()
+    def engine(self) -> Engine:
+        """A new engine."""
+        return on_passing_thread(lambda: Engine(self._target, self._drafter, self._config))
 
     def measure(
         self, visual_tokens: int, requests: Sequence[Request], repeats: int, sampling: Sampling
@@ -124,11 +129,13 @@ class SpeedCheck:
     def throughput(self, visual_tokens: int, requests: Sequence[Request], batch: int) -> list[ThroughputRow]:
         """The same requests `batch` at a time through the governor's engine; with batch 1 by the library as well."""
         took, completions = 0.0, []
-        for first in range(0, len(requests), batch):
-            began = time.perf_counter()
-            tickets = [self.engine.submit(request) for request in requests[first : first + batch]]
-            completions += [ticket.result() for ticket in tickets]
-            took += time.perf_counter() - began
+        with self.engine() as engine:
+            engine.submit(replace(requests[0], max_new_tokens=WARM_UP_TOKENS)).result()
+            for first in range(0, len(requests), batch):
+                began = time.perf_counter()
+                tickets = [engine.submit(request) for request in requests[first : first + batch]]
+                completions += [ticket.result() for ticket in tickets]
+                took += time.perf_counter() - began
         tokens = sum(len(completion.token_ids) for completion in completions)
         rows = [ThroughputRow(GOVERNED, visual_tokens, batch, len(requests), tokens, took, tokens / took)]
         if batch == 1:
@@ -145,8 +152,9 @@ class SpeedCheck:
         before = (repeats + 1) // 2
         self._run_library(library, request, before)
         arms = [(name, Arm(arm.drafter, arm.shape, sampling)) for name, arm in self._arms.items()]
-        tickets = self.engine.submit_arms(request, [arm for _ in range(repeats + 1) for _, arm in arms])
-        runs = [_run(ticket.result()) for ticket in tickets]
+        with self.engine() as engine:
+            tickets = engine.submit_arms(request, [arm for _ in range(repeats + 1) for _, arm in arms])
+            runs = [_run(ticket.result()) for ticket in tickets]
         self._run_library(library, request, repeats - before)
         ours = {name: runs[number + len(arms) :: len(arms)] for number, (name, _) in enumerate(arms)}
         return {**library, **ours}
@@ -158,7 +166,8 @@ class SpeedCheck:
 
     def _generate(self, request: Request, lookup_tokens: int | None) -> Run:
         prompt = self._target.build_prompt(request.messages)
-        result = reference.generate(self._library, prompt, request.max_new_tokens, lookup_tokens)
+        limit = request.max_new_tokens
+        result = on_passing_thread(lambda: reference.generate(self._library, prompt, limit, lookup_tokens))
         return Run(result.token_ids, 0.0, result.first_token_s, result.decode_s)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from sparrow_core.errors import ConfigError, MediaError
-from sparrow_core.media.colours import normalise
+from sparrow_core.media.colours import normalised
 
 Grid = tuple[int, int, int]
 
@@ -92,9 +92,9 @@ def patchify(frames: np.ndarray, spec: PatchSpec) -> tuple[torch.Tensor, Grid]:
     grid = len(frames) // K, H // P, W // P
 
     # Reordered while still uint8: the only strided pass then moves a quarter of the bytes.
-    cells = torch.from_numpy(np.ascontiguousarray(frames)).view(grid[0], K, H // P // M, M, P, W // P // M, M, P, C)
-    patches = cells.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(math.prod(grid), C, K * P * P).float()
-    return normalise(patches, spec.mean, spec.std).flatten(1), grid
+    cells = np.ascontiguousarray(frames).reshape(grid[0], K, H // P // M, M, P, W // P // M, M, P, C)
+    patches = cells.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(math.prod(grid), C, K * P * P)
+    return torch.from_numpy(normalised(patches, spec.mean, spec.std)).flatten(1), grid
 
 
 def _check_size(height: int, width: int, spec: PatchSpec) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from sparrow_core.errors import ConfigError, MediaError
-from sparrow_core.media.colours import normalise
+from sparrow_core.media.colours import normalised
 
 
 @dataclass(frozen=True)
@@ -53,5 +53,5 @@ def normalised_squares(frames: np.ndarray, spec: SquareSpec) -> torch.Tensor:
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[0] == 0 or frames.shape[1:] != expected:
         raise ConfigError(f"frames must be uint8 [T >= 1, {spec.side_px}, {spec.side_px}, 3], got "
                           f"{frames.dtype} {list(frames.shape)}")  # fmt: skip
-    pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float().contiguous()
-    return normalise(pixels, spec.mean, spec.std)
+    pixels = np.ascontiguousarray(frames.transpose(0, 3, 1, 2))
+    return torch.from_numpy(normalised(pixels, spec.mean, spec.std))

@@ -45,10 +45,24 @@ def random_target(
         "bos_token_id": 0,
         "eos_token_id": 0,
     }  # fmt: skip
-    vision = {"depth": 1, "hidden_size": 64, "intermediate_size": 64, "num_heads": 1, "fullatt_block_indexes": [0]}
-    config: Any = Qwen2_5_VLConfig(
-        text_config=text, vision_config={**vision, "out_hidden_size": geometry.hidden_size}, tie_word_embeddings=False
-    )
+    vision: dict[str, Any] = {
+        "depth": 1,
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_heads": 1,
+        "fullatt_block_indexes": [0],
+    }
+    special: dict[str, Any] = {
+        name: tokenizer.convert_tokens_to_ids(token)
+        for name, token in (
+            ("image_token_id", "<|image_pad|>"),
+            ("video_token_id", "<|video_pad|>"),
+            ("vision_start_token_id", "<|vision_start|>"),
+            ("vision_end_token_id", "<|vision_end|>"),
+        )
+    }
+    vision["out_hidden_size"] = geometry.hidden_size
+    config: Any = Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **special)
     torch.manual_seed(0)
     with device:
         model: Any = AutoModelForImageTextToText.from_config(config, dtype=dtype)

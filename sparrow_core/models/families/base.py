@@ -97,9 +97,8 @@ class FamilyTarget(TargetModel, ABC, Generic[Spec]):
         )
         collapsed = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         token_ids = self._expand_placeholders(collapsed, visuals)
-        token_ids_S = torch.tensor(token_ids)
-        is_text_S = ~torch.isin(token_ids_S, torch.tensor(list(self._placeholder.values())))
-        return Prompt(token_ids_S, is_text_S, visuals)
+        is_text = [token not in self._placeholder.values() for token in token_ids]
+        return Prompt(torch.tensor(token_ids), torch.tensor(is_text), visuals)
 
     def _refuse_control_tokens(self, messages: tuple[Message, ...]) -> None:
         control = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]

@@ -353,6 +353,7 @@ def test_a_fault_while_a_prompt_is_built_reaches_its_owner(
     engine = Engine(tiny_target, None)
     with pytest.raises(RuntimeError, match="no tokenizer"):
         engine.submit(Request(video_messages())).result(60)
+    engine.close()
 
 
 def test_broken_machine_ends_the_engine_loudly(tiny_target: TargetModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,3 +371,4 @@ def test_broken_machine_ends_the_engine_loudly(tiny_target: TargetModel, monkeyp
     with pytest.raises(EngineClosedError):
         tickets[1].result(60)
     assert not engine.alive
+    engine.close()

@@ -1,20 +1,26 @@
 """The benchmark's tables on a tiny model: all parts come, and they belong together."""
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from demo.tokenizer import load_tokenizer
 from sparrow_core.config import DraftConfig, Sampling
 from sparrow_core.decoding.target import TargetModel
-from sparrow_core.measure.benchmark import Plan, decoding, single_costs
+from sparrow_core.measure.benchmark import Plan, decoding, imposed_decoding, single_costs
 from sparrow_core.measure.floors import MachineRates
+from sparrow_core.models.families.qwen2_5_vl import Qwen25VLTarget
+from sparrow_core.models.reference import load_reference
 from sparrow_core.models.sparrow import SparrowDrafter
 from sparrow_core.models.synthetic import Geometry, random_target
 from sparrow_core.types import Request
 from tests.conftest import video_messages
 
+CPU = torch.device("cpu")
+GEOMETRY = Geometry(2, 128, 192, 4, 2, 800)
 RATES = MachineRates(read_bytes_per_s=1e9, copied_bytes_per_s=1e9, flop_per_s=1e9)
 PLAN = Plan((8, 32), {"chain": DraftConfig.chain(2)}, 1, (1, 2), (Sampling(), Sampling(1.0)), (8, 32))
 
@@ -26,9 +32,10 @@ def windows(length: int) -> list[Request]:
 def test_every_table_is_filled_for_every_length(tiny_checkpoint: Path, tiny_target: TargetModel) -> None:
     torch.manual_seed(0)
     drafter = SparrowDrafter.untrained(tiny_target)
+    library = load_reference(str(tiny_checkpoint), device=tiny_target.info.device, dtype=torch.float32)
     costs = single_costs(tiny_target, drafter, PLAN, RATES)
     tables = defaultdict(list)
-    for part in decoding(str(tiny_checkpoint), tiny_target, drafter, PLAN, windows, costs["passes"], lambda: 7):
+    for part in decoding(library, tiny_target, drafter, PLAN, windows, costs["passes"], lambda: 7):
         for name, rows in part.items():
             tables[name] += rows
     assert {row["visual_tokens"] for row in tables["rows"]} == {8, 32}
@@ -42,15 +49,36 @@ def test_every_table_is_filled_for_every_length(tiny_checkpoint: Path, tiny_targ
     assert joining["p95_during_ms"] <= joining["longest_during_ms"]
 
 
-def test_a_synthetic_target_has_the_geometry_asked_for() -> None:
-    geometry = Geometry(2, 128, 192, 4, 2, 300)
-    tokenizer = load_tokenizer(Path("demo/weights/target"))
-    target = random_target(geometry, tokenizer, device=torch.device("cpu"), dtype=torch.float32)
-    info = target.info
+@pytest.fixture(scope="module")
+def random() -> Qwen25VLTarget:
+    return random_target(GEOMETRY, load_tokenizer(Path("demo/weights/target")), device=CPU, dtype=torch.float32)
+
+
+def test_a_synthetic_target_has_the_geometry_asked_for(random: Qwen25VLTarget) -> None:
+    info = random.info
     found = Geometry(
         info.num_layers, info.hidden_size, info.intermediate_size, info.num_heads, info.num_kv_heads, info.vocab_size
     )
-    assert found == geometry
-    drafter = SparrowDrafter.untrained(target)
-    costs = single_costs(target, drafter, PLAN, RATES)
+    assert found == GEOMETRY
+
+
+@pytest.mark.parametrize(("acceptance", "chain_tau"), [(0.0, 1.0), (0.7, 2.2)])
+def test_imposed_acceptance_is_what_is_accepted(random: Qwen25VLTarget, acceptance: float, chain_tau: float) -> None:
+    """A chain of 2 in which each token is right with 0.7 brings 1 + 0.7 + 0.49 tokens a round."""
+    plan = Plan((8, 32), {"chain": DraftConfig.chain(2), "tree": DraftConfig(2, 3, 6)}, 1, (1,), (Sampling(),), None)
+    drafter = SparrowDrafter.untrained(random)
+    costs = single_costs(random, drafter, plan, RATES)
     assert {row["context"] for row in costs["passes"]} == {8, 32} and costs["drafts"][0]["ms"] > 0
+
+    def long_windows(length: int) -> list[Request]:
+        return [replace(windows(length)[0], max_new_tokens=100)]
+
+    parts = imposed_decoding(
+        random.model, random, drafter, plan, long_windows, costs["passes"], lambda: 7, acceptance=acceptance
+    )
+    rows = [row for part in parts for row in part["rows"]]
+    assert {(row["visual_tokens"], row["imposed_acceptance"]) for row in rows} == {(8, acceptance), (32, acceptance)}
+    assert all(row["equal_tokens"] for row in rows if not row["method"].startswith("transformers"))
+    for row in rows:
+        if row["method"] in ("chain", "tree"):
+            assert row["tau"] == pytest.approx(chain_tau, abs=0.3)

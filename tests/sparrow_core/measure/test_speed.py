@@ -10,6 +10,7 @@ from sparrow_core.decoding.target import TargetModel
 from sparrow_core.measure.floors import MachineRates, pass_floor
 from sparrow_core.measure.passes import measure_passes
 from sparrow_core.measure.speed import ALONE, GOVERNED, LIBRARY, LIBRARY_LOOKUP, SpeedCheck
+from sparrow_core.models.reference import load_reference
 from sparrow_core.models.sparrow import SparrowDrafter
 from sparrow_core.types import Request
 from tests.conftest import video_messages
@@ -22,10 +23,9 @@ RATES = MachineRates(read_bytes_per_s=1e9, copied_bytes_per_s=1e9, flop_per_s=1e
 def check(tiny_checkpoint: Path, tiny_target: TargetModel):
     torch.manual_seed(0)
     drafter = SparrowDrafter.untrained(tiny_target)
+    library = load_reference(str(tiny_checkpoint), device=tiny_target.info.device, dtype=torch.float32)
     config = EngineConfig(max_model_tokens=256, max_sequences=3, arena_tokens=768)
-    check = SpeedCheck(str(tiny_checkpoint), tiny_target, drafter, {"chain": DraftConfig.chain(2)}, config)
-    yield check
-    check.close()
+    return SpeedCheck(library, tiny_target, drafter, {"chain": DraftConfig.chain(2)}, config)
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, seed=3)])
