@@ -13,7 +13,6 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from transformers import PreTrainedModel
 
 from demo.tokenizer import load_tokenizer
 from demo.windows import DemoWindows, window_counts
@@ -26,7 +25,7 @@ from sparrow_core.measure.benchmark import Plan, Tables, decoding, imposed_decod
 from sparrow_core.measure.floors import measure_rates
 from sparrow_core.models.drafter_checkpoint import load_drafter
 from sparrow_core.models.loading import load_target, resolve_device, resolve_dtype
-from sparrow_core.models.reference import load_reference
+from sparrow_core.models.reference import ReferenceModel, load_reference
 from sparrow_core.models.sparrow import SparrowDrafter
 from sparrow_core.models.synthetic import GEOMETRIES, random_target
 from sparrow_core.threads import on_passing_thread
@@ -107,14 +106,14 @@ def _counts(lengths: str, windows: int) -> dict[int, int]:
         raise typer.BadParameter(f"{lengths!r}: {error}", param_hint="--lengths") from error
 
 
-def _loaded(source: str, draft: str, dtype: str) -> tuple[TargetModel, SparrowDrafter, PreTrainedModel]:
+def _loaded(source: str, draft: str, dtype: str) -> tuple[TargetModel, SparrowDrafter, ReferenceModel]:
     """A checkpoint and its drafter, and the checkpoint once more as the library loads it."""
     target = load_target(source, dtype=dtype)
     library = load_reference(source, device=target.info.device, dtype=target.info.dtype)
     return target, load_drafter(draft, target), library
 
 
-def _random(size: str, tokenizer: str, dtype: str) -> tuple[TargetModel, SparrowDrafter, PreTrainedModel]:
+def _random(size: str, tokenizer: str, dtype: str) -> tuple[TargetModel, SparrowDrafter, ReferenceModel]:
     """Random weights, which the library shares."""
     device = resolve_device("auto")
     target = random_target(

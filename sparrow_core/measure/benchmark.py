@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from transformers import PreTrainedModel
-
 from sparrow_core.config import DraftConfig, EngineConfig, Sampling
 from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.target import TargetModel
@@ -21,6 +19,7 @@ from sparrow_core.measure.imposed import ImposedDrafter
 from sparrow_core.measure.joining import measure_joining
 from sparrow_core.measure.passes import measure_passes
 from sparrow_core.measure.speed import SpeedCheck
+from sparrow_core.models.reference import ReferenceModel
 from sparrow_core.models.sparrow import SparrowDrafter
 from sparrow_core.threads import on_passing_thread
 from sparrow_core.types import Request
@@ -61,7 +60,7 @@ def single_costs(target: TargetModel, drafter: SparrowDrafter, plan: Plan, rates
 
 
 def decoding(
-    library: PreTrainedModel,
+    library: ReferenceModel,
     target: TargetModel,
     drafter: SparrowDrafter,
     plan: Plan,
@@ -92,7 +91,7 @@ def decoding(
 
 
 def imposed_decoding(
-    library: PreTrainedModel,
+    library: ReferenceModel,
     target: TargetModel,
     drafter: SparrowDrafter,
     plan: Plan,

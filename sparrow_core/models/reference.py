@@ -14,6 +14,8 @@ from transformers.generation import BaseStreamer
 
 from sparrow_core.decoding.target import Prompt
 
+ReferenceModel = PreTrainedModel
+
 
 @dataclass(frozen=True)
 class ReferenceResult:
@@ -24,7 +26,7 @@ class ReferenceResult:
     decode_s: float
 
 
-def load_reference(source: str, *, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+def load_reference(source: str, *, device: torch.device, dtype: torch.dtype) -> ReferenceModel:
     """The checkpoint as transformers loads it by default (sdpa attention)."""
     model: Any = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
     return model.to(device).eval()
@@ -32,7 +34,7 @@ def load_reference(source: str, *, device: torch.device, dtype: torch.dtype) -> 
 
 @torch.inference_mode()
 def generate(
-    reference: PreTrainedModel, prompt: Prompt, max_new_tokens: int, prompt_lookup_tokens: int | None = None
+    reference: ReferenceModel, prompt: Prompt, max_new_tokens: int, prompt_lookup_tokens: int | None = None
 ) -> ReferenceResult:
     """Greedy `generate` on a prompt; with `prompt_lookup_tokens`, by its own prompt lookup decoding."""
     inputs = model_inputs(prompt, reference)
@@ -51,7 +53,7 @@ def generate(
 
 
 @torch.inference_mode()
-def top_two_gap(reference: PreTrainedModel, prompt: Prompt, token_ids: tuple[int, ...]) -> float:
+def top_two_gap(reference: ReferenceModel, prompt: Prompt, token_ids: tuple[int, ...]) -> float:
     """Difference of the two largest logits after a prompt and the first generated tokens."""
     model: Any = reference
     logits_V = model(**model_inputs(prompt, reference, token_ids), logits_to_keep=1).logits[0, -1]
@@ -59,7 +61,7 @@ def top_two_gap(reference: PreTrainedModel, prompt: Prompt, token_ids: tuple[int
     return largest - second
 
 
-def model_inputs(prompt: Prompt, reference: PreTrainedModel, token_ids: Sequence[int] = ()) -> dict[str, torch.Tensor]:
+def model_inputs(prompt: Prompt, reference: ReferenceModel, token_ids: Sequence[int] = ()) -> dict[str, torch.Tensor]:
     """A prompt, and tokens generated after it, as the library's processor would have prepared them."""
     device, config = reference.device, reference.config
     generated_N = torch.tensor(token_ids, dtype=torch.int64)
