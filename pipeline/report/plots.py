@@ -20,12 +20,15 @@ def plot_speed(results: Mapping[str, Any], path: Path) -> None:
     """Write the greedy rows of a `results.json` as one SVG with a panel for each figure of `PANELS`."""
     rows = [row for row in results["rows"] if row["temperature"] == 0]
     lines = list(dict.fromkeys((row["method"], row["dtype"]) for row in rows))
+    lengths = sorted({row["visual_tokens"] for row in rows})
     figure, axes = pyplot.subplots(1, len(PANELS), figsize=(4.2 * len(PANELS), 3.4), layout="constrained")
     for panel, (name, title) in zip(axes, PANELS.items(), strict=True):
         for method, dtype in lines:
             xs, ys = _line([row for row in rows if (row["method"], row["dtype"]) == (method, dtype)], name)
             panel.plot(xs, ys, marker="o", markersize=3, label=f"{method}, {dtype}")
         panel.set(title=title, xlabel="visual tokens", xscale="log")
+        panel.set_xticks(lengths, [f"{length:,}" for length in lengths], minor=False)
+        panel.minorticks_off()
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.3)
     axes[0].legend(fontsize="x-small")
