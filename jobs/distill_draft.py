@@ -1,5 +1,6 @@
 """Make a drafter for a target: `python jobs/distill_draft.py --config jobs/configs/distill_demo.yaml`."""
 
+import json
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,8 @@ from pipeline.config import build_config, read_settings
 from pipeline.distill_config import DistillRunConfig, EvaluationConfig
 from pipeline.distill_run import distill
 from pipeline.evaluation_run import evaluate_drafters
-from pipeline.report.acceptance import drafter_card, show_acceptance, store_acceptance
+from pipeline.registry import NotBetterError, Registry
+from pipeline.report.acceptance import drafter_card, read_acceptance, show_acceptance, store_acceptance
 from sparrow_core.errors import SparrowError
 
 HELD_OUT_SEED = 50_000
@@ -35,6 +37,9 @@ def main(
     output: Annotated[Path, typer.Option(help="Folder for states, training runs and the drafter.")] = Path(
         "out/distill"
     ),
+    registry: Annotated[
+        str | None, typer.Option(help="Put the drafter on record there; bring it into use if it is better.")
+    ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="One setting, as train.recursions=1.")] = None,
 ) -> None:
     """Capture states of the target, train a drafter on them, measure it by real decoding, write its folder.
@@ -46,7 +51,9 @@ def main(
     """
     console = Console()
     try:
-        run(build_config(DistillDemoConfig, read_settings(config, settings or [])), output, console)
+        folder = run(build_config(DistillDemoConfig, read_settings(config, settings or [])), output, console)
+        if registry:
+            put_on_record(folder, registry, console)
     except SparrowError as error:
         Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(2) from error
@@ -62,8 +69,8 @@ def held_out(evaluation: EvaluationConfig) -> dict[int, RequestSource]:
     }
 
 
-def run(config: DistillDemoConfig, output: Path, console: Console) -> None:
-    """All stages; prints what they find."""
+def run(config: DistillDemoConfig, output: Path, console: Console) -> Path:
+    """All stages; prints what they find. Returns the drafter's folder."""
     config = replace(config, target=worker_path(config.target))
     requests = partial(config.windows.request, max_new_tokens=config.capture.max_new_tokens)
     with connected():
@@ -73,6 +80,20 @@ def run(config: DistillDemoConfig, output: Path, console: Console) -> None:
     (folder / "README.md").write_text(drafter_card(config, rows))
     show_acceptance(console, rows)
     console.print(f"drafter in {folder}", highlight=False, soft_wrap=True)
+    return folder
+
+
+def put_on_record(folder: Path, registry: str, console: Console) -> None:
+    """Add the drafter to a registry and promote it if it has earned that; prints which."""
+    drafters = Registry(registry)
+    provenance = json.loads((folder / "provenance.json").read_text())
+    added = drafters.add(folder, provenance, read_acceptance(folder / "evaluation.json"))
+    try:
+        drafters.promote(added.id)
+        outcome = f"drafter {added.id} is in use in {registry}"
+    except NotBetterError as error:
+        outcome = str(error)
+    console.print(outcome, highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

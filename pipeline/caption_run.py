@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pipeline.caption_graph import Output, caption_graph, set_up_context
-from pipeline.checkpoints import checkpoint_identity, worker_path
+from pipeline.checkpoints import checkpoint_identity, worker_draft, worker_path
 from pipeline.cluster import Cluster, connected, errors_of_worker_start
 from pipeline.config import CaptionConfig
 from pipeline.ids import settings_fingerprint
@@ -68,9 +68,7 @@ def caption_settings(config: CaptionConfig) -> dict[str, Any]:
 
 def prepare(config: CaptionConfig, sources: Sequence[str], output: str) -> Prepared:
     """Open the output folder and see what is missing. Raises ConfigError where it was made with other settings."""
-    config = replace(
-        config, target=worker_path(config.target), draft=worker_path(config.draft) if config.draft else None
-    )
+    config = replace(config, target=worker_path(config.target), draft=worker_draft(config.draft))
     settings = caption_settings(config)
     ledger = Ledger(Folder(output), settings)
     work = ledger.remaining(sources, retry_errors=config.retry_errors)

@@ -10,6 +10,8 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from pipeline.registry import drafter_in_use
+from pipeline.storage import is_url, local_folder
 from sparrow_core.errors import CheckpointError
 
 _SAMPLES_PER_FILE = 256
@@ -22,7 +24,7 @@ def checkpoint_identity(source: str) -> str:
 
     Raises CheckpointError where there is neither.
     """
-    folder = Path(source).expanduser()
+    folder = Path(local_folder(source)).expanduser()
     if folder.is_dir():
         return _folder_identity(folder)
     try:
@@ -31,6 +33,11 @@ def checkpoint_identity(source: str) -> str:
         raise CheckpointError(f"{source!r} is neither a checkpoint folder nor a hub id such as org/name") from error
     except (HfHubHTTPError, OSError) as error:
         return _cached_commit(source, error)
+
+
+def worker_draft(draft: str | None) -> str | None:
+    """A drafter as worker processes must name it; a registry stands for the drafter that it has in use."""
+    return worker_path(drafter_in_use(draft)) if draft else None
 
 
 def worker_path(source: str) -> str:
@@ -42,7 +49,7 @@ def worker_path(source: str) -> str:
 def checkpoint_name(source: str) -> str:
     """What to call a checkpoint in a table: a folder by its last part (its path is this machine's), or the hub id."""
     folder = Path(source).expanduser()
-    return folder.name if folder.is_dir() else source
+    return folder.name if folder.is_dir() or is_url(source) else source
 
 
 def _folder_identity(folder: Path) -> str:

@@ -7,6 +7,7 @@ Owns the order of stages, workers and checkpoints. It knows nothing of losses or
     OUTPUT/drafter/                       the drafter of the latest run
 """
 
+import json
 import os
 import shutil
 import tempfile
@@ -48,6 +49,7 @@ def distill(config: DistillRunConfig, requests: RequestSource, windows: dict[str
     drafter = train_drafter(config, geometry, states, output / "training")
     folder, new = output / "drafter", output / ".drafter-new"
     save_drafter(new, drafter, drafter_card(config, ()))
+    (new / "provenance.json").write_text(json.dumps(asdict(config) | {"states": states.name}, indent=1) + "\n")
     if folder.exists():
         shutil.rmtree(folder)
     new.rename(folder)

@@ -61,7 +61,7 @@ class MeasureWindow:
         request = self._requests[int(row["length"])](int(row["index"]))
         windows = measure_window(self._target, self._engine, request, list(self._arms.values()))
         return [
-            {"drafter": drafter, "draft": shape, "length": row["length"], **asdict(window)}
+            {"drafter": drafter, "draft": shape, **row, **asdict(window)}
             for (drafter, shape), window in zip(self._arms, windows, strict=True)
         ]
 
@@ -95,7 +95,7 @@ def evaluate_drafters(
         num_gpus=config.workers.gpus or None,
     )  # fmt: skip
     by_row: dict[tuple[str, str, int], list[WindowAcceptance]] = defaultdict(list)
-    for row in measured.take_all():
+    for row in sorted(measured.take_all(), key=lambda row: row.pop("index")):
         by_row[row.pop("drafter"), row.pop("draft"), row.pop("length")].append(_window(row))
     return [
         summarise(name, shape, str(length), by_row[name, shape, length])

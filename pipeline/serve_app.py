@@ -14,7 +14,7 @@ from ray import serve
 from ray.serve.config import BackpressureConfig, HTTPOptions
 from ray.serve.schema import LoggingConfig
 
-from pipeline.checkpoints import checkpoint_identity, checkpoint_name, worker_path
+from pipeline.checkpoints import checkpoint_identity, checkpoint_name, worker_draft, worker_path
 from pipeline.cluster import Cluster
 from pipeline.config import ResourcesConfig
 from pipeline.serving.api import build_api
@@ -65,7 +65,7 @@ def settle(config: ServeConfig, plan: ReplicaPlan) -> ServeConfig:
     return replace(
         config,
         target=target,
-        draft=worker_path(config.draft) if config.draft else None,
+        draft=worker_draft(config.draft),
         device=config.device if config.device != "auto" else ("cuda" if plan.gpus else "cpu"),
         http=replace(
             http,
@@ -77,7 +77,7 @@ def settle(config: ServeConfig, plan: ReplicaPlan) -> ServeConfig:
 
 def refuse_missing_checkpoints(config: ServeConfig) -> None:
     """Raise CheckpointError if there is no target or no drafter under the name given, before anything is started."""
-    for source in (config.target, config.draft):
+    for source in (config.target, worker_draft(config.draft)):
         if source is not None:
             checkpoint_identity(source)
 

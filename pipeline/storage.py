@@ -5,6 +5,7 @@ suffixes by which a folder's videos are told from its other files. Local files a
 """
 
 import contextlib
+import hashlib
 import os
 import shutil
 import tempfile
@@ -80,6 +81,28 @@ def local_copy(uri: str) -> Iterator[Path]:
         raise MediaError(f"{uri} is not there any more; run again once it is back", reason="missing") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def local_folder(source: str) -> str:
+    """A folder's local path: its own, or that of a copy of the files right under a URL. The copy is kept for later.
+
+    For folders whose content never changes. Anything that is no URL stands for itself.
+    """
+    if not is_url(source):
+        return source
+    copies = Path(tempfile.gettempdir()) / "sparrow-folders"
+    place = copies / hashlib.sha256(source.encode()).hexdigest()[:16]
+    if not place.is_dir():
+        folder = Folder(source)
+        copies.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=copies) as temporary:
+            whole = Path(temporary) / "whole"
+            whole.mkdir()
+            for name in folder.names():
+                (whole / name).write_bytes(folder.read(name) or b"")
+            with contextlib.suppress(OSError):  # another process was faster
+                whole.rename(place)
+    return str(place)
 
 
 class Folder:

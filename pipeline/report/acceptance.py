@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.distill_config import DistillRunConfig
+from sparrow_core.errors import ConfigError
 from sparrow_core.measure.acceptance import AcceptanceRow
 
 _HEADINGS = ("drafter", "draft", "visual tokens", "windows", "tau", "95 % interval", "by depth", "entropy (nats)")
@@ -25,6 +26,16 @@ def show_acceptance(console: Console, rows: Sequence[AcceptanceRow]) -> None:
 def store_acceptance(path: Path, rows: Sequence[AcceptanceRow]) -> None:
     """Write the rows as a JSON list."""
     path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+
+
+def read_acceptance(path: Path) -> list[AcceptanceRow]:
+    """The rows of a file of `store_acceptance`. Raises ConfigError where there is none, or one of another version."""
+    try:
+        return [AcceptanceRow(**row) for row in json.loads(path.read_text())]
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no {path}; measure the drafter with jobs/evaluate_draft.py first") from error
+    except TypeError as error:
+        raise ConfigError(f"{path} was written by another version ({error}); measure the drafter again") from error
 
 
 def drafter_card(config: DistillRunConfig, rows: Sequence[AcceptanceRow]) -> str:

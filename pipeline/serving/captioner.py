@@ -10,6 +10,7 @@ from pipeline.serving.config import ServeConfig
 from pipeline.serving.errors import ApiError, overloaded
 from pipeline.serving.protocol import ChatMessage, ChatRequest, Part
 from pipeline.serving.video_reader import VideoReader
+from pipeline.storage import local_folder
 from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.loading import load_engine
 from sparrow_core.engine.ticket import Ticket
@@ -40,7 +41,8 @@ class Captioner:
     @classmethod
     def load(cls, config: ServeConfig) -> "Captioner":
         """Load the checkpoints that `config` names, as the captioning job does."""
-        engine = load_engine(config.target, config.draft, config.engine, device=config.device, dtype=config.dtype)
+        draft = local_folder(config.draft) if config.draft else None
+        engine = load_engine(config.target, draft, config.engine, device=config.device, dtype=config.dtype)
         return cls(engine, VideoReader(config, read_frame_spec(config.target)), config)
 
     @property

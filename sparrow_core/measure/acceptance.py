@@ -41,7 +41,8 @@ class AcceptanceRow:
 
     `tau` counts the bonus token and pools the rounds of all windows; `tau_low` and `tau_high` bound its bootstrap 95 %
     interval over windows. `depth_acceptance[d]` is the share of drafts reaching depth d + 1 among those that reached d.
-    `mean_entropy` (nats) is the target's, at the tokens that it wrote.
+    `mean_entropy` (nats) is the target's, at the tokens that it wrote. `counts` are tokens from rounds, and rounds, of
+    each window, in the order of the windows.
     """
 
     drafter: str
@@ -54,6 +55,7 @@ class AcceptanceRow:
     depth_acceptance: tuple[float, ...]
     mean_entropy: float
     mean_visual_tokens: float
+    counts: tuple[tuple[int, int], ...]
 
 
 def measure_window(
@@ -104,6 +106,7 @@ def summarise(drafter: str, draft: str, bucket: str, windows: Sequence[WindowAcc
         depth_acceptance=depth_acceptance(n for window in windows for n in window.accepted_per_round),
         mean_entropy=_ratio(sum(w.entropy_sum for w in windows), sum(w.num_tokens for w in windows)),
         mean_visual_tokens=float(np.mean([window.visual_tokens for window in windows])),
+        counts=tuple((window.tokens_from_rounds, window.rounds) for window in windows),
     )
 
 

@@ -16,7 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from demo.windows import DemoWindows
 from jobs.distill_draft import DistillDemoConfig
+from pipeline.checkpoints import worker_draft
 from pipeline.config import build_config
+from pipeline.registry import Registry
 from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.target import TargetModel
@@ -55,7 +57,8 @@ def job_settings(target: Path) -> dict:
 def start_job(config: Path, output: Path, log: Path) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_AUTH_TOKEN": "test", "OMP_NUM_THREADS": "1"}
     environment.pop("RAY_ADDRESS", None)
-    command = [sys.executable, "jobs/distill_draft.py", "--config", str(config), "--output", str(output)]
+    folders = ["--output", str(output), "--registry", str(output / "registry")]
+    command = [sys.executable, "jobs/distill_draft.py", "--config", str(config), *folders]
     with log.open("w") as stream:
         return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=stream, stderr=subprocess.STDOUT)
 
@@ -134,3 +137,15 @@ def test_the_folder_says_what_it_is(resumed_run: Path) -> None:
     card = (resumed_run / "drafter" / "README.md").read_text()
     assert "2 recursions (MTP)" in card and "| drafter | chain | 64 | 1 |" in card
     assert (resumed_run / "drafter" / "evaluation.json").exists()
+
+
+def test_the_registry_has_it_in_use(resumed_run: Path, tiny_target: TargetModel) -> None:
+    registry = resumed_run / "registry"
+    (record,) = Registry(str(registry)).records()
+    assert Registry(str(registry)).promotions == [record.id]
+    assert record.provenance["train"]["steps"] == STEPS and record.evaluation[0].bucket == "64"
+    in_use, written = (
+        load_drafter(str(folder), tiny_target) for folder in (worker_draft(str(registry)), resumed_run / "drafter")
+    )
+    for name, weight in written.model.state_dict().items():
+        assert torch.equal(in_use.model.state_dict()[name], weight)

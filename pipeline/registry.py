@@ -1,0 +1,129 @@
+"""Drafters on record: what each was made from and how it measured, which one is in use, and the way back.
+
+A folder on any storage, written by one process at a time:
+
+    drafters/<id>/config.json ...   the drafter, as `save_drafter` wrote it
+    records/<id>.json               its `Record`
+    promotions.json                 ids in the order in which they came into use; the last one is in use
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.storage import Folder
+from sparrow_core.errors import ConfigError
+from sparrow_core.measure.acceptance import AcceptanceRow
+from sparrow_core.measure.comparison import Gain, gains, is_better
+
+PROMOTIONS = "promotions.json"
+DRAFTER_FILES = ("config.json", "model.safetensors", "README.md")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A drafter's origin and figures."""
+
+    id: str
+    added_at: str
+    target_fingerprint: str
+    tokenizer_hash: str
+    provenance: Mapping[str, Any]
+    evaluation: Sequence[AcceptanceRow]
+
+
+class NotBetterError(ConfigError):
+    """A drafter is not promoted: it is not better than the one in use by more than chance explains."""
+
+
+class Registry:
+    """The drafters of one target."""
+
+    def __init__(self, url: str) -> None:
+        self._folder = Folder(url)
+
+    def add(self, drafter: Path, provenance: Mapping[str, Any], evaluation: Sequence[AcceptanceRow]) -> Record:
+        """Copy a drafter in; the same weights again are the same drafter. Raises ConfigError for another target's."""
+        missing = [name for name in DRAFTER_FILES if not (drafter / name).is_file()]
+        if missing:
+            raise ConfigError(f"{drafter} is no drafter's folder: it has no {', '.join(missing)}")
+        files = {name: (drafter / name).read_bytes() for name in DRAFTER_FILES}
+        config = json.loads(files["config.json"])
+        for other in self.records():
+            if other.target_fingerprint != config["target_fingerprint"]:
+                raise ConfigError(
+                    f"{drafter} was trained for target {config['target_fingerprint']}, but {self._folder.url} holds "
+                    f"drafters of {other.target_fingerprint}; keep a registry for each target"
+                )
+        record = Record(
+            id=hashlib.sha256(files["config.json"] + files["model.safetensors"]).hexdigest()[:12],
+            added_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            target_fingerprint=config["target_fingerprint"],
+            tokenizer_hash=config["tokenizer_hash"],
+            provenance=provenance,
+            evaluation=evaluation,
+        )
+        for name, content in files.items():
+            self._folder.write(f"drafters/{record.id}/{name}", content)
+        self._folder.write(f"records/{record.id}.json", (json.dumps(asdict(record), indent=1) + "\n").encode())
+        return record
+
+    def records(self) -> list[Record]:
+        """All drafters, in the order in which they were added."""
+        found = [self.record(name.removesuffix(".json")) for name in self._folder.names("records")]
+        return sorted(found, key=lambda record: record.added_at)
+
+    def record(self, drafter: str) -> Record:
+        """One drafter's record. Raises ConfigError where there is none of this id."""
+        content = self._folder.read(f"records/{drafter}.json")
+        if content is None:
+            known = ", ".join(name.removesuffix(".json") for name in self._folder.names("records")) or "none"
+            raise ConfigError(f"{self._folder.url} holds no drafter {drafter!r}; there are: {known}")
+        fields = json.loads(content)
+        return Record(**fields | {"evaluation": [AcceptanceRow(**row) for row in fields["evaluation"]]})
+
+    @property
+    def promotions(self) -> list[str]:
+        """Ids in the order in which they came into use."""
+        return list(json.loads(self._folder.read(PROMOTIONS) or b"[]"))
+
+    def promote(self, drafter: str, margin: float = 0.0) -> list[Gain]:
+        """Bring a drafter into use -> its gains over the one before, none for the first.
+
+        Raises NotBetterError unless it is better (`comparison.is_better`), and ConfigError where both were not measured
+        on the same windows.
+        """
+        record, promotions = self.record(drafter), self.promotions
+        if promotions[-1:] == [drafter]:
+            return []
+        found = gains(record.evaluation, self.record(promotions[-1]).evaluation) if promotions else []
+        if found and not is_better(found, margin):
+            by_bucket = "; ".join(f"{g.bucket}: {g.gain:+.1%} [{g.low:+.1%}, {g.high:+.1%}]" for g in found)
+            raise NotBetterError(
+                f"drafter {drafter} stays out: its tau against that of {promotions[-1]}, by visual tokens, is "
+                f"{by_bucket}; the longest must be above {margin:+.1%} with its whole interval, and none below 0"
+            )
+        self._write([*promotions, drafter])
+        return found
+
+    def rollback(self) -> str:
+        """Go back to the drafter that was in use before -> its id. Raises ConfigError where there was none."""
+        *before, last = self.promotions or [""]
+        if not before:
+            raise ConfigError(f"{self._folder.url} has no drafter to go back to{f' from {last}' if last else ''}")
+        self._write(before)
+        return before[-1]
+
+    def _write(self, promotions: Sequence[str]) -> None:
+        self._folder.write(PROMOTIONS, (json.dumps(promotions) + "\n").encode())
+
+
+def drafter_in_use(source: str) -> str:
+    """Where the drafter is that a registry has in use; anything that is no registry stands for itself."""
+    folder = Folder(source)
+    content = folder.read(PROMOTIONS)
+    return f"{folder.url}/drafters/{json.loads(content)[-1]}" if content else source
