@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+import weakref
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +40,8 @@ class Ticket:
         self._chunks: list[list[int]] = []
         self._wakers: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self._cancelled = threading.Event()
-        self.future.add_done_callback(lambda _: self._wake())
+        wake = weakref.WeakMethod(self._wake)  # a cycle would keep the request's frames until the collector comes
+        self.future.add_done_callback(lambda _: _call(wake()))
 
     def result(self, timeout: float | None = None) -> Completion:
         """Block for the completion; TimeoutError after `timeout` seconds."""
@@ -87,3 +89,8 @@ class Ticket:
         finally:
             with self._lock:
                 self._wakers.remove(waker)
+
+
+def _call(function: Callable[[], None] | None) -> None:
+    if function is not None:
+        function()

@@ -2,9 +2,11 @@
 
 import asyncio
 import dataclasses
+import gc
 import os
 import random
 import time
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -211,6 +213,29 @@ def test_random_traffic_gives_all_room_back(tiny_target: TargetModel) -> None:
             after_warm_up = after_warm_up or resident_bytes()
         assert reasons >= {"length", "cancelled"}
         assert resident_bytes() < after_warm_up + 50e6
+
+
+@pytest.mark.parametrize("outcome", ["length", "cancelled"])
+def test_what_is_done_with_is_freed_at_once(tiny_target: TargetModel, outcome: str) -> None:
+    """A request holds the frames of its video: they must not wait for Python's collector of cycles."""
+    new = {"length": 5, "cancelled": 5000}[outcome]
+    with Engine(tiny_target, drafter("sparrow", tiny_target, ())) as engine:
+        engine.submit(Request(video_messages(), max_new_tokens=5)).result(60)  # costs are measured
+        gc.collect()
+        gc.disable()
+        try:
+            request = Request(video_messages(), max_new_tokens=new)
+            ticket = engine.submit(request)
+            seen = weakref.ref(request)
+            if outcome == "cancelled":
+                asyncio.run(first_chunk(ticket))
+                ticket.cancel()
+            assert ticket.result(60).finish_reason == outcome
+            del request, ticket
+            engine.submit(Request(video_messages(), max_new_tokens=1)).result(60)  # the thread has moved on
+            assert seen() is None
+        finally:
+            gc.enable()
 
 
 def test_rejection_sampling_is_repeatable(tiny_target: TargetModel) -> None:
