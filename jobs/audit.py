@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.caption_corpus import DEMO
+from jobs.errors import told_errors
 from pipeline.audit_run import CaptionRunTable, Finding, WindowReader, compare_runs, compare_with_oracle
 from pipeline.rows import Row
-from sparrow_core.errors import ConfigError, SparrowError
+from sparrow_core.errors import ConfigError
 from sparrow_core.models.loading import load_target, read_frame_spec
 
 ALL_EQUAL, USAGE, DIFFERENT = 0, 2, 4
@@ -38,11 +39,8 @@ def main(
     """
     torch.set_num_threads(threads)
     console = Console()
-    try:
+    with told_errors():
         findings = list(_findings(run, against, target, share, margins))
-    except SparrowError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
-        raise typer.Exit(USAGE) from error
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps([asdict(finding) for finding in findings], indent=1) + "\n")

@@ -15,17 +15,17 @@ from rich.console import Console
 from rich.table import Table
 
 from demo.tokenizer import load_tokenizer
-from demo.windows import DemoWindows, window_counts
+from demo.windows import DemoWindows
+from jobs.options import demo_windows, numbers
 from pipeline.distill_config import EvaluationConfig
 from pipeline.report.machine import describe_machine
 from pipeline.report.plots import plot_speed
 from sparrow_core.config import Sampling
-from sparrow_core.decoding.target import TargetModel
-from sparrow_core.measure.benchmark import Plan, Tables, decoding, imposed_decoding, single_costs
+from sparrow_core.measure.benchmark import Plan, Subject, Tables, decoding, imposed_decoding, single_costs
 from sparrow_core.measure.floors import measure_rates
 from sparrow_core.models.drafter_checkpoint import load_drafter
 from sparrow_core.models.loading import load_target, resolve_device, resolve_dtype
-from sparrow_core.models.reference import ReferenceModel, load_reference
+from sparrow_core.models.reference import load_reference
 from sparrow_core.models.sparrow import SparrowDrafter
 from sparrow_core.models.synthetic import GEOMETRIES, random_target
 from sparrow_core.threads import on_passing_thread
@@ -74,21 +74,22 @@ def main(
     if synthetic and synthetic not in GEOMETRIES:
         raise typer.BadParameter(f"{synthetic!r} is not one of {', '.join(GEOMETRIES)}", param_hint="--synthetic")
     shapes = EvaluationConfig().drafts
-    counts = _counts(lengths, windows)
-    plan = Plan(tuple(counts), shapes, repeats, _numbers(batch), _samplings(temperatures), _pair(join))
+    counts = demo_windows(lengths, "--lengths", windows)
+    plan = Plan(tuple(counts), shapes, repeats, numbers(batch), _samplings(temperatures), _pair(join))
     results: dict[str, Any] = {"synthetic": synthetic or None, "rates": {}, **{name: [] for name in COLUMNS}}
     run = partial(imposed_decoding, acceptance=acceptance) if synthetic else decoding
     for name in dtype.split(","):
         load = partial(_random, synthetic, target, name) if synthetic else partial(_loaded, target, draft, name)
-        model, drafter, library = on_passing_thread(load)
-        device, add = model.info.device, partial(_add, results, model.info.dtype_name, out)
-        results["machine"] = describe_machine(device)
-        rates = on_passing_thread(partial(measure_rates, device, model.info.dtype))
-        results["rates"][model.info.dtype_name] = asdict(rates)
-        costs = on_passing_thread(partial(single_costs, model, drafter, plan, rates))
+        subject = on_passing_thread(load)
+        info = subject.target.info
+        add = partial(_add, results, info.dtype_name, out)
+        results["machine"] = describe_machine(info.device)
+        rates = on_passing_thread(partial(measure_rates, info.device, info.dtype))
+        results["rates"][info.dtype_name] = asdict(rates)
+        costs = on_passing_thread(partial(single_costs, subject, plan, rates))
         add(costs)
         requests = partial(_requests, counts, max_new_tokens)
-        for part in run(library, model, drafter, plan, requests, costs["passes"], partial(_peak_bytes, device)):
+        for part in run(subject, plan, requests, costs["passes"], partial(_peak_bytes, info.device)):
             add(part)
     show(Console(), results)
 
@@ -99,40 +100,29 @@ def _requests(counts: Mapping[int, int], max_new_tokens: int, length: int) -> li
     return [source.request(index, max_new_tokens=max_new_tokens) for index in range(counts.get(length, 1))]
 
 
-def _counts(lengths: str, windows: int) -> dict[int, int]:
-    try:
-        return window_counts(lengths, windows)
-    except ValueError as error:
-        raise typer.BadParameter(f"{lengths!r}: {error}", param_hint="--lengths") from error
-
-
-def _loaded(source: str, draft: str, dtype: str) -> tuple[TargetModel, SparrowDrafter, ReferenceModel]:
+def _loaded(source: str, draft: str, dtype: str) -> Subject:
     """A checkpoint and its drafter, and the checkpoint once more as the library loads it."""
     target = load_target(source, dtype=dtype)
     library = load_reference(source, device=target.info.device, dtype=target.info.dtype)
-    return target, load_drafter(draft, target), library
+    return Subject(target, load_drafter(draft, target), library)
 
 
-def _random(size: str, tokenizer: str, dtype: str) -> tuple[TargetModel, SparrowDrafter, ReferenceModel]:
+def _random(size: str, tokenizer: str, dtype: str) -> Subject:
     """Random weights, which the library shares."""
     device = resolve_device("auto")
     target = random_target(
         GEOMETRIES[size], load_tokenizer(Path(tokenizer)), device=device, dtype=resolve_dtype(dtype, device)
     )
-    return target, SparrowDrafter.untrained(target), target.model
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(item) for item in text.split(","))
+    return Subject(target, SparrowDrafter.untrained(target), target.model)
 
 
 def _pair(text: str) -> tuple[int, int] | None:
     if not text:
         return None
-    numbers = _numbers(text)
-    if len(numbers) != 2:
+    pair = numbers(text)
+    if len(pair) != 2:
         raise typer.BadParameter(f"{text!r} is not two lengths such as 6000,25000", param_hint="--join")
-    return numbers[0], numbers[1]
+    return pair[0], pair[1]
 
 
 def _samplings(temperatures: str) -> list[Sampling]:

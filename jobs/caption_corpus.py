@@ -7,12 +7,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from jobs.errors import told_errors
 from pipeline.caption_run import ExitCode, Listener, Prepared, execute, exit_code, exit_code_of_nothing_to_do, prepare
 from pipeline.cluster import is_submitted_job
 from pipeline.config import CaptionConfig, caption_config
 from pipeline.report.console import advance, progress_bar, show_captions, show_start, show_summary
 from pipeline.storage import is_url, list_videos
-from sparrow_core.errors import ConfigError, SparrowError
+from sparrow_core.errors import ConfigError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -42,10 +43,8 @@ def main(
     console = Console()
     try:
         flags = {"target": target, "draft": draft, "prompt": prompt}
-        code = run(source, output, caption_config(config, settings or [], flags, DEMO), console)
-    except SparrowError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
-        code = ExitCode.USAGE
+        with told_errors():
+            code = run(source, output, caption_config(config, settings or [], flags, DEMO), console)
     except KeyboardInterrupt:  # before the first window; later on, the run itself ends early and reports
         code = ExitCode.INTERRUPTED
     raise typer.Exit(code)

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import track
 
 from demo.tokenizer import SPECIAL_TOKENS, load_tokenizer
-from demo.windows import DemoWindows, window_counts
+from demo.windows import DemoWindows
+from jobs.options import demo_windows, numbers
 from pipeline.distill_config import EvaluationConfig
 from pipeline.report.machine import describe_machine
 from sparrow_core.config import EngineConfig, Sampling
@@ -58,8 +59,8 @@ def main(
 
     Exit codes: 0 all equal or excused as ties; 2 wrong usage; 4 otherwise.
     """
-    requests = {**greedy_requests(_counts(greedy)), **sampled_requests(seeds)}
-    sizes = [int(size) for size in batch.split(",")]
+    requests = {**greedy_requests(demo_windows(greedy, "--greedy")), **sampled_requests(seeds)}
+    sizes = numbers(batch)
     against_oracle = _is_oracle(against)
     torch.set_num_threads(threads)
     model = load_target(target, dtype=dtype)
@@ -89,13 +90,6 @@ def main(
                 stream.flush()
     check.close()
     raise typer.Exit(report([c for found in done.values() for c in found], settings, model.info.device, output))
-
-
-def _counts(greedy: str) -> dict[int, int]:
-    try:
-        return window_counts(greedy)
-    except ValueError as error:
-        raise typer.BadParameter(f"{greedy!r}: {error}", param_hint="--greedy") from error
 
 
 def in_groups(names: Sequence[str], sizes: Sequence[int]) -> Iterator[list[str]]:

@@ -1,6 +1,5 @@
 """Make a drafter for a target: `python jobs/distill_draft.py --config jobs/configs/distill_demo.yaml`."""
 
-import json
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ import typer
 from rich.console import Console
 
 from demo.windows import DemoWindows
+from jobs.errors import told_errors
 from pipeline.capture_graph import RequestSource
 from pipeline.checkpoints import worker_path
 from pipeline.cluster import connected
@@ -17,9 +17,8 @@ from pipeline.config import build_config, read_settings
 from pipeline.distill_config import DistillRunConfig, EvaluationConfig
 from pipeline.distill_run import distill
 from pipeline.evaluation_run import evaluate_drafters
-from pipeline.registry import NotBetterError, Registry
-from pipeline.report.acceptance import drafter_card, read_acceptance, show_acceptance, store_acceptance
-from sparrow_core.errors import SparrowError
+from pipeline.registry import NotBetterError, Registry, add_measured
+from pipeline.report.acceptance import drafter_card, show_acceptance, store_acceptance
 
 HELD_OUT_SEED = 50_000
 
@@ -50,13 +49,10 @@ def main(
     Exit codes: 0 done; 2 wrong usage or settings.
     """
     console = Console()
-    try:
+    with told_errors():
         folder = run(build_config(DistillDemoConfig, read_settings(config, settings or [])), output, console)
         if registry:
             put_on_record(folder, registry, console)
-    except SparrowError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
-        raise typer.Exit(2) from error
 
 
 def held_out(evaluation: EvaluationConfig) -> dict[int, RequestSource]:
@@ -86,8 +82,7 @@ def run(config: DistillDemoConfig, output: Path, console: Console) -> Path:
 def put_on_record(folder: Path, registry: str, console: Console) -> None:
     """Add the drafter to a registry and promote it if it has earned that; prints which."""
     drafters = Registry(registry)
-    provenance = json.loads((folder / "provenance.json").read_text())
-    added = drafters.add(folder, provenance, read_acceptance(folder / "evaluation.json"))
+    added = add_measured(drafters, folder)
     try:
         drafters.promote(added.id)
         outcome = f"drafter {added.id} is in use in {registry}"

@@ -1,40 +1,22 @@
 """Drafters on record: `python jobs/drafters.py list REGISTRY`, and `add`, `promote`, `rollback`."""
 
-import json
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.registry import Registry
-from pipeline.report.acceptance import read_acceptance
-from sparrow_core.errors import ConfigError, SparrowError
+from jobs.errors import told_errors
+from pipeline.registry import Registry, add_measured
 
 app = typer.Typer(help="Which drafters there are, which one is in use, and the way back.", no_args_is_help=True)
 RegistryArgument = Annotated[str, typer.Argument(help="Folder or fsspec URL of the registry.")]
 IdArgument = Annotated[str, typer.Argument(help="A drafter's id, as `list` shows it.")]
 
 
-def told_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """What a user can mend is told in one line; exit code 2."""
-
-    @wraps(command)
-    def guarded(*arguments: Any, **options: Any) -> None:
-        try:
-            command(*arguments, **options)
-        except SparrowError as error:
-            Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-            raise typer.Exit(2) from error
-
-    return guarded
-
-
 @app.command()
-@told_errors
+@told_errors()
 def add(
     registry: RegistryArgument,
     drafter: Annotated[Path, typer.Argument(help="Folder of a drafter, as jobs/distill_draft.py writes it.")],
@@ -43,17 +25,11 @@ def add(
     ] = None,
 ) -> None:
     """Put a measured drafter on record. It is not in use before it is promoted."""
-    file = evaluation or drafter / "evaluation.json"
-    rows = [row for row in read_acceptance(file) if row.drafter == drafter.name]
-    if not rows:
-        raise ConfigError(f"{file} has no row of a drafter {drafter.name!r}; measure it with jobs/evaluate_draft.py")
-    provenance = drafter / "provenance.json"
-    origin = json.loads(provenance.read_text()) if provenance.exists() else {}
-    print(Registry(registry).add(drafter, origin, rows).id)
+    print(add_measured(Registry(registry), drafter, evaluation).id)
 
 
 @app.command("list")
-@told_errors
+@told_errors()
 def show(registry: RegistryArgument) -> None:
     """Every drafter with tau by visual length; the one in use is marked."""
     found = Registry(registry)
@@ -67,7 +43,7 @@ def show(registry: RegistryArgument) -> None:
 
 
 @app.command()
-@told_errors
+@told_errors()
 def promote(
     registry: RegistryArgument,
     drafter: IdArgument,
@@ -75,12 +51,12 @@ def promote(
 ) -> None:
     """Bring a drafter into use if it is better than the one before on the same held-out windows."""
     for gain in Registry(registry).promote(drafter, margin):
-        print(f"{gain.bucket} visual tokens: tau {gain.gain:+.1%} [{gain.low:+.1%}, {gain.high:+.1%}]")
+        print(f"{gain.bucket} visual tokens: tau {gain}")
     print(f"in use: {drafter}")
 
 
 @app.command()
-@told_errors
+@told_errors()
 def rollback(registry: RegistryArgument) -> None:
     """Go back to the drafter that was in use before."""
     print(f"in use: {Registry(registry).rollback()}")

@@ -8,12 +8,12 @@ import typer
 from rich.console import Console
 
 from jobs.distill_draft import DistillDemoConfig, held_out
+from jobs.errors import told_errors
 from pipeline.checkpoints import worker_path
 from pipeline.cluster import connected
 from pipeline.config import build_config, read_settings
 from pipeline.evaluation_run import evaluate_drafters
 from pipeline.report.acceptance import show_acceptance, store_acceptance
-from sparrow_core.errors import SparrowError
 
 
 def main(
@@ -26,15 +26,12 @@ def main(
 
     Exit codes: 0 done; 2 wrong usage or settings.
     """
-    try:
+    with told_errors():
         checked = build_config(DistillDemoConfig, read_settings(config, settings or []))
         checked = replace(checked, target=worker_path(checked.target))
         requests = held_out(checked.evaluation)
         with connected():
             rows = evaluate_drafters(checked, checked.evaluation, [worker_path(name) for name in draft], requests)
-    except SparrowError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
-        raise typer.Exit(2) from error
     output.parent.mkdir(parents=True, exist_ok=True)
     store_acceptance(output, rows)
     show_acceptance(Console(), rows)

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from jobs.caption_corpus import DEMO
+from jobs.errors import told_errors
 from pipeline.cluster import connected
 from pipeline.report.endpoint import show_endpoint, show_ready
 from pipeline.serve_app import (
@@ -22,7 +23,6 @@ from pipeline.serve_app import (
 )
 from pipeline.serving.auth import TOKEN_VARIABLE, chosen_token
 from pipeline.serving.config import ServeConfig, serve_config
-from sparrow_core.errors import SparrowError
 
 
 def main(
@@ -43,14 +43,11 @@ def main(
     Exit codes: 0 stopped by Ctrl-C or SIGTERM; 2 wrong usage or settings.
     """
     http_flags = {"host": host, "port": port, "media_root": media_root}
-    try:
+    with told_errors():
         chosen = serve_config(config, settings or [], {"target": target, "draft": draft}, http_flags, DEMO)
         token = chosen_token(token_file, insecure_no_token)
         credential = f"$(cat {shlex.quote(str(token_file))})" if token_file else f"${TOKEN_VARIABLE}"
         run(chosen, token, credential if token else None, Console())
-    except SparrowError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
-        raise typer.Exit(2) from error
 
 
 def run(config: ServeConfig, token: str | None, credential: str | None, console: Console) -> None:

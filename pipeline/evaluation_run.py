@@ -6,6 +6,7 @@ Owns the pool; what is measured and how it is summarised belongs to `sparrow_cor
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from operator import itemgetter
 from typing import Any
 
 import ray
@@ -95,8 +96,8 @@ def evaluate_drafters(
         num_gpus=config.workers.gpus or None,
     )  # fmt: skip
     by_row: dict[tuple[str, str, int], list[WindowAcceptance]] = defaultdict(list)
-    for row in sorted(measured.take_all(), key=lambda row: row.pop("index")):
-        by_row[row.pop("drafter"), row.pop("draft"), row.pop("length")].append(_window(row))
+    for row in sorted(measured.take_all(), key=itemgetter("index")):
+        by_row[row["drafter"], row["draft"], row["length"]].append(_window(row))
     return [
         summarise(name, shape, str(length), by_row[name, shape, length])
         for name in names
@@ -106,4 +107,5 @@ def evaluate_drafters(
 
 
 def _window(row: dict[str, Any]) -> WindowAcceptance:
-    return WindowAcceptance(**row | {"accepted_per_round": tuple(map(int, row["accepted_per_round"]))})
+    counts = {field: row[field] for field in WindowAcceptance.__dataclass_fields__}
+    return WindowAcceptance(**counts | {"accepted_per_round": tuple(map(int, row["accepted_per_round"]))})

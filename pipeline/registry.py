@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.report.acceptance import read_acceptance
 from pipeline.storage import Folder
 from sparrow_core.errors import ConfigError
 from sparrow_core.measure.acceptance import AcceptanceRow
@@ -53,11 +54,11 @@ class Registry:
             raise ConfigError(f"{drafter} is no drafter's folder: it has no {', '.join(missing)}")
         files = {name: (drafter / name).read_bytes() for name in DRAFTER_FILES}
         config = json.loads(files["config.json"])
-        for other in self.records():
-            if other.target_fingerprint != config["target_fingerprint"]:
+        for known in self._ids()[:1]:  # all are of one target
+            if (fingerprint := self.record(known).target_fingerprint) != config["target_fingerprint"]:
                 raise ConfigError(
                     f"{drafter} was trained for target {config['target_fingerprint']}, but {self._folder.url} holds "
-                    f"drafters of {other.target_fingerprint}; keep a registry for each target"
+                    f"drafters of {fingerprint}; keep a registry for each target"
                 )
         record = Record(
             id=hashlib.sha256(files["config.json"] + files["model.safetensors"]).hexdigest()[:12],
@@ -74,14 +75,13 @@ class Registry:
 
     def records(self) -> list[Record]:
         """All drafters, in the order in which they were added."""
-        found = [self.record(name.removesuffix(".json")) for name in self._folder.names("records")]
-        return sorted(found, key=lambda record: record.added_at)
+        return sorted(map(self.record, self._ids()), key=lambda record: record.added_at)
 
     def record(self, drafter: str) -> Record:
         """One drafter's record. Raises ConfigError where there is none of this id."""
         content = self._folder.read(f"records/{drafter}.json")
         if content is None:
-            known = ", ".join(name.removesuffix(".json") for name in self._folder.names("records")) or "none"
+            known = ", ".join(self._ids()) or "none"
             raise ConfigError(f"{self._folder.url} holds no drafter {drafter!r}; there are: {known}")
         fields = json.loads(content)
         return Record(**fields | {"evaluation": [AcceptanceRow(**row) for row in fields["evaluation"]]})
@@ -102,7 +102,7 @@ class Registry:
             return []
         found = gains(record.evaluation, self.record(promotions[-1]).evaluation) if promotions else []
         if found and not is_better(found, margin):
-            by_bucket = "; ".join(f"{g.bucket}: {g.gain:+.1%} [{g.low:+.1%}, {g.high:+.1%}]" for g in found)
+            by_bucket = "; ".join(f"{gain.bucket}: {gain}" for gain in found)
             raise NotBetterError(
                 f"drafter {drafter} stays out: its tau against that of {promotions[-1]}, by visual tokens, is "
                 f"{by_bucket}; the longest must be above {margin:+.1%} with its whole interval, and none below 0"
@@ -118,12 +118,30 @@ class Registry:
         self._write(before)
         return before[-1]
 
+    def files(self, drafter: str) -> str:
+        """Where a drafter's folder is: a path, or a URL."""
+        return f"{self._folder.url}/drafters/{drafter}"
+
+    def _ids(self) -> list[str]:
+        return [name.removesuffix(".json") for name in self._folder.names("records")]
+
     def _write(self, promotions: Sequence[str]) -> None:
         self._folder.write(PROMOTIONS, (json.dumps(promotions) + "\n").encode())
 
 
+def add_measured(registry: Registry, drafter: Path, evaluation: Path | None = None) -> Record:
+    """Add the drafter of a folder with its provenance.json, if there is one, and its rows in `evaluation`, else in
+    evaluation.json of the folder. Raises ConfigError where it was not measured."""
+    file = evaluation or drafter / "evaluation.json"
+    rows = [row for row in read_acceptance(file) if row.drafter == drafter.name]
+    if not rows:
+        raise ConfigError(f"{file} has no row of a drafter {drafter.name!r}; measure it with jobs/evaluate_draft.py")
+    provenance = drafter / "provenance.json"
+    return registry.add(drafter, json.loads(provenance.read_text()) if provenance.exists() else {}, rows)
+
+
 def drafter_in_use(source: str) -> str:
     """Where the drafter is that a registry has in use; anything that is no registry stands for itself."""
-    folder = Folder(source)
-    content = folder.read(PROMOTIONS)
-    return f"{folder.url}/drafters/{json.loads(content)[-1]}" if content else source
+    registry = Registry(source)
+    promotions = registry.promotions
+    return registry.files(promotions[-1]) if promotions else source

@@ -10,9 +10,8 @@ from pipeline.serving.config import ServeConfig
 from pipeline.serving.errors import ApiError, overloaded
 from pipeline.serving.protocol import ChatMessage, ChatRequest, Part
 from pipeline.serving.video_reader import VideoReader
-from pipeline.storage import local_folder
+from pipeline.worker_engine import worker_engine
 from sparrow_core.engine.engine import Engine
-from sparrow_core.engine.loading import load_engine
 from sparrow_core.engine.ticket import Ticket
 from sparrow_core.errors import EngineClosedError
 from sparrow_core.models.loading import read_frame_spec
@@ -41,9 +40,7 @@ class Captioner:
     @classmethod
     def load(cls, config: ServeConfig) -> "Captioner":
         """Load the checkpoints that `config` names, as the captioning job does."""
-        draft = local_folder(config.draft) if config.draft else None
-        engine = load_engine(config.target, draft, config.engine, device=config.device, dtype=config.dtype)
-        return cls(engine, VideoReader(config, read_frame_spec(config.target)), config)
+        return cls(worker_engine(config), VideoReader(config, read_frame_spec(config.target)), config)
 
     @property
     def decode_text(self) -> Callable[[tuple[int, ...]], str]:

@@ -22,8 +22,7 @@ from pipeline.ids import in_audit, prompt_hash
 from pipeline.rows import CAPTION, SCHEMA_VERSION, Row, to_table
 from pipeline.stages.boundary import row_boundary
 from pipeline.stages.decode import frames_of
-from pipeline.storage import local_folder
-from sparrow_core.engine.loading import load_engine
+from pipeline.worker_engine import worker_engine
 from sparrow_core.engine.ticket import Arm
 from sparrow_core.errors import EngineClosedError, SparrowError
 from sparrow_core.types import Completion, Message, Request
@@ -47,8 +46,7 @@ class CaptionWindows:
     def __init__(self, run: CaptionRun) -> None:
         torch.set_num_threads(run.threads)
         config = run.config
-        draft = local_folder(config.draft) if config.draft else None
-        self._engine = load_engine(config.target, draft, config.engine, device=config.device, dtype=config.dtype)
+        self._engine = worker_engine(config)
         info = self._engine.target.info
         self._run = run
         self._facts = _run_facts(run, info.name, info.fingerprint) | {

@@ -7,7 +7,7 @@ the figures.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from sparrow_core.config import DraftConfig, EngineConfig, Sampling
 from sparrow_core.decoding.autoregressive import generate_autoregressively
@@ -49,8 +49,17 @@ class Plan:
         return EngineConfig(max_sequences=sequences, max_model_tokens=room, arena_tokens=room * sequences)
 
 
-def single_costs(target: TargetModel, drafter: SparrowDrafter, plan: Plan, rates: MachineRates) -> Tables:
+class Subject(NamedTuple):
+    """What is measured: a target, its drafter, and the same checkpoint as transformers loads it."""
+
+    target: TargetModel
+    drafter: SparrowDrafter
+    library: ReferenceModel
+
+
+def single_costs(subject: Subject, plan: Plan, rates: MachineRates) -> Tables:
     """Passes by rows and context, and drafts by shape; blank caches, no windows."""
+    target, drafter, _ = subject
     return {
         "passes": [asdict(row) for row in measure_passes(target, plan.lengths, rates)],
         "drafts": [
@@ -60,9 +69,7 @@ def single_costs(target: TargetModel, drafter: SparrowDrafter, plan: Plan, rates
 
 
 def decoding(
-    library: ReferenceModel,
-    target: TargetModel,
-    drafter: SparrowDrafter,
+    subject: Subject,
     plan: Plan,
     windows: Windows,
     passes: Sequence[Mapping[str, Any]],
@@ -72,6 +79,7 @@ def decoding(
 
     `passes` are the rows of `single_costs`, which stand beside the arms of their length.
     """
+    target, drafter, library = subject
     check = SpeedCheck(library, target, drafter, plan.shapes, plan.engine)
     largest = max(plan.shapes.values(), key=lambda shape: shape.total)
     for length in plan.lengths:
@@ -91,9 +99,7 @@ def decoding(
 
 
 def imposed_decoding(
-    library: ReferenceModel,
-    target: TargetModel,
-    drafter: SparrowDrafter,
+    subject: Subject,
     plan: Plan,
     windows: Windows,
     passes: Sequence[Mapping[str, Any]],
@@ -101,6 +107,7 @@ def imposed_decoding(
     acceptance: float,
 ) -> Iterator[Tables]:
     """Every arm on one window of each length, greedy, with an imposed acceptance (see `imposed.py`)."""
+    target, drafter, library = subject
     for length in plan.lengths:
         request = windows(length)[0]
         prompt, limit = target.build_prompt(request.messages), request.max_new_tokens

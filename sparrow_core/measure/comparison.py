@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparrow_core.errors import ConfigError
-from sparrow_core.measure.acceptance import NUM_RESAMPLES, AcceptanceRow
+from sparrow_core.measure.acceptance import AcceptanceRow, bootstrap_interval
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,9 @@ class Gain:
     gain: float
     low: float
     high: float
+
+    def __str__(self) -> str:
+        return f"{self.gain:+.1%} [{self.low:+.1%}, {self.high:+.1%}]"
 
 
 def gains(candidate: Sequence[AcceptanceRow], current: Sequence[AcceptanceRow]) -> list[Gain]:
@@ -50,15 +53,11 @@ def _gain(bucket: str, ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray
         # Drafters change no caption: on the same windows they bring the same tokens.
         if not np.array_equal(ours[shape][:, 0], theirs[shape][:, 0]):
             raise ConfigError(_unlike(f"different windows of {bucket} visual tokens"))
-    left_W2, right_W2 = (np.stack(list(counts.values())).sum(0) for counts in (ours, theirs))
-    draws = np.random.default_rng(0).integers(0, len(left_W2), (NUM_RESAMPLES, len(left_W2)))
-    low, high = np.quantile(_ratio(left_W2[draws], right_W2[draws]), [0.025, 0.975])
-    return Gain(bucket, len(left_W2), float(_ratio(left_W2, right_W2)), float(low), float(high))
-
-
-def _ratio(left_W2: np.ndarray, right_W2: np.ndarray) -> np.ndarray:
-    """tau over tau, less one; the tokens are the same, so that rounds decide."""
-    return right_W2[..., 1].sum(-1) / np.maximum(1, left_W2[..., 1].sum(-1)) - 1
+    # tau over tau; the tokens are the same, so that rounds decide.
+    our_rounds, their_rounds = (np.sum([counts[:, 1] for counts in side.values()], axis=0) for side in (ours, theirs))
+    low, high = bootstrap_interval(their_rounds, our_rounds)
+    ratio = their_rounds.sum() / max(1, our_rounds.sum())
+    return Gain(bucket, len(our_rounds), float(ratio - 1), low - 1, high - 1)
 
 
 def _unlike(what: str) -> str:

@@ -31,17 +31,18 @@ class ImposedDrafter:
 
     def _imposed(self, job: DraftJob[DraftSession]) -> Draft:
         position = job.turn.position
-        num_right = int(np.random.default_rng(position).geometric(1 - self._acceptance)) - 1
+        right_in_a_row = int(np.random.default_rng(position).geometric(1 - self._acceptance)) - 1
+        num_right = min(right_in_a_row, job.shape.depth)
         parents = trunk_with_leaves(job.shape)
         said = [*self._answer[position:], *[0] * job.shape.depth]  # behind its end nothing is kept anyway
         tokens, depths = [job.turn.root], [0]
         for node, parent in enumerate(parents[1:], start=1):
             depths.append(depths[parent] + 1)
             right = said[depths[node] - 1]
-            is_trunk = node <= job.shape.depth
-            # Leaves and what lies behind a wrong token differ from the answer and from their siblings.
+            # The trunk's nodes come first. What lies behind them or behind a wrong token differs from the answer, and
+            # from its siblings.
             wrong = (right + 1 + node) % self._vocab_size
-            tokens.append(right if is_trunk and depths[node] <= num_right else wrong)
+            tokens.append(right if node <= num_right else wrong)
         return Draft(torch.tensor(tokens), torch.tensor(parents))
 
 

@@ -145,7 +145,8 @@ def test_the_registry_has_it_in_use(resumed_run: Path, tiny_target: TargetModel)
     assert Registry(str(registry)).promotions == [record.id]
     assert record.provenance["train"]["steps"] == STEPS and record.evaluation[0].bucket == "64"
     in_use, written = (
-        load_drafter(str(folder), tiny_target) for folder in (worker_draft(str(registry)), resumed_run / "drafter")
+        load_drafter(str(folder), tiny_target).model.state_dict()
+        for folder in (worker_draft(str(registry)), resumed_run / "drafter")
     )
-    for name, weight in written.model.state_dict().items():
-        assert torch.equal(in_use.model.state_dict()[name], weight)
+    for name, weight in written.items():
+        assert torch.equal(in_use[name], weight)

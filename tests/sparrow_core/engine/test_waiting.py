@@ -29,6 +29,14 @@ def build(request: Request) -> tuple[Prompt, int]:
     return PROMPT, len(request.request_id)
 
 
+def build_after(may_end: threading.Event) -> Build:
+    def slow(request: Request) -> tuple[Prompt, int]:
+        assert may_end.wait(10)
+        return build(request)
+
+    return slow
+
+
 @pytest.fixture
 def new_line() -> Iterator[Callable[[Build], WaitingLine]]:
     lines = []
@@ -55,12 +63,7 @@ def test_they_leave_in_order_of_arrival(new_line) -> None:
 
 def test_a_prompt_under_way_is_not_waited_for(new_line) -> None:
     may_end = threading.Event()
-
-    def slow(request: Request) -> tuple[Prompt, int]:
-        assert may_end.wait(10)
-        return build(request)
-
-    line = new_line(slow)
+    line = new_line(build_after(may_end))
     line.add([ticket("long")])
     assert line.first(0.001) is None and len(line) == 1
     may_end.set()
@@ -91,12 +94,7 @@ def test_what_is_no_fault_of_a_request_is_raised(new_line) -> None:
 
 def test_cancelled_while_its_prompt_is_built(new_line) -> None:
     may_end = threading.Event()
-
-    def slow(request: Request) -> tuple[Prompt, int]:
-        assert may_end.wait(10)
-        return build(request)
-
-    line = new_line(slow)
+    line = new_line(build_after(may_end))
     cancelled, other = ticket("cancelled"), ticket("other")
     line.add([cancelled])
     line.add([other])

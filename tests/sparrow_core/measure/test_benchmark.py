@@ -10,7 +10,7 @@ import torch
 from demo.tokenizer import load_tokenizer
 from sparrow_core.config import DraftConfig, Sampling
 from sparrow_core.decoding.target import TargetModel
-from sparrow_core.measure.benchmark import Plan, decoding, imposed_decoding, single_costs
+from sparrow_core.measure.benchmark import Plan, Subject, decoding, imposed_decoding, single_costs
 from sparrow_core.measure.floors import MachineRates
 from sparrow_core.models.families.qwen2_5_vl import Qwen25VLTarget
 from sparrow_core.models.reference import load_reference
@@ -33,9 +33,10 @@ def test_every_table_is_filled_for_every_length(tiny_checkpoint: Path, tiny_targ
     torch.manual_seed(0)
     drafter = SparrowDrafter.untrained(tiny_target)
     library = load_reference(str(tiny_checkpoint), device=tiny_target.info.device, dtype=torch.float32)
-    costs = single_costs(tiny_target, drafter, PLAN, RATES)
+    subject = Subject(tiny_target, drafter, library)
+    costs = single_costs(subject, PLAN, RATES)
     tables = defaultdict(list)
-    for part in decoding(library, tiny_target, drafter, PLAN, windows, costs["passes"], lambda: 7):
+    for part in decoding(subject, PLAN, windows, costs["passes"], lambda: 7):
         for name, rows in part.items():
             tables[name] += rows
     assert {row["visual_tokens"] for row in tables["rows"]} == {8, 32}
@@ -66,16 +67,14 @@ def test_a_synthetic_target_has_the_geometry_asked_for(random: Qwen25VLTarget) -
 def test_imposed_acceptance_is_what_is_accepted(random: Qwen25VLTarget, acceptance: float, chain_tau: float) -> None:
     """A chain of 2 in which each token is right with 0.7 brings 1 + 0.7 + 0.49 tokens a round."""
     plan = Plan((8, 32), {"chain": DraftConfig.chain(2), "tree": DraftConfig(2, 3, 6)}, 1, (1,), (Sampling(),), None)
-    drafter = SparrowDrafter.untrained(random)
-    costs = single_costs(random, drafter, plan, RATES)
+    subject = Subject(random, SparrowDrafter.untrained(random), random.model)
+    costs = single_costs(subject, plan, RATES)
     assert {row["context"] for row in costs["passes"]} == {8, 32} and costs["drafts"][0]["ms"] > 0
 
     def long_windows(length: int) -> list[Request]:
         return [replace(windows(length)[0], max_new_tokens=100)]
 
-    parts = imposed_decoding(
-        random.model, random, drafter, plan, long_windows, costs["passes"], lambda: 7, acceptance=acceptance
-    )
+    parts = imposed_decoding(subject, plan, long_windows, costs["passes"], lambda: 7, acceptance=acceptance)
     rows = [row for part in parts for row in part["rows"]]
     assert {(row["visual_tokens"], row["imposed_acceptance"]) for row in rows} == {(8, acceptance), (32, acceptance)}
     assert all(row["equal_tokens"] for row in rows if not row["method"].startswith("transformers"))
