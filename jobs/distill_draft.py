@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from demo.windows import DemoWindows
 from jobs.errors import told_errors
 from pipeline.capture_graph import RequestSource
-from pipeline.checkpoints import worker_path
+from pipeline.checkpoints import worker_draft, worker_path
 from pipeline.cluster import connected
 from pipeline.config import build_config, read_settings
 from pipeline.distill_config import DistillRunConfig, EvaluationConfig
@@ -19,6 +20,7 @@ from pipeline.distill_run import distill
 from pipeline.evaluation_run import evaluate_drafters
 from pipeline.registry import NotBetterError, Registry, add_measured
 from pipeline.report.acceptance import drafter_card, show_acceptance, store_acceptance
+from sparrow_core.errors import ConfigError
 
 HELD_OUT_SEED = 50_000
 
@@ -29,6 +31,11 @@ class DistillDemoConfig(DistillRunConfig):
 
     windows: DemoWindows = field(default_factory=lambda: DemoWindows("train", (64, 64, 144, 512), 10**9, True))
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.windows.split == "heldout":
+            raise ConfigError("windows.split=heldout: drafters are measured on those; learn from train or validation")
 
 
 def main(
@@ -43,16 +50,23 @@ def main(
 ) -> None:
     """Capture states of the target, train a drafter on them, measure it by real decoding, write its folder.
 
-    The same command again continues an interrupted run. Another config in the same output folder starts a run of its
-    own and shares the captured states if it can; the drafter folder then holds the latest result.
+    The same command again continues an interrupted run, and does nothing where there is nothing new to learn from.
+    Another config in the same output folder starts a run of its own and shares the captured states if it can; the
+    drafter folder then holds the latest result. While one copy runs, another leaves at once.
 
     Exit codes: 0 done; 2 wrong usage or settings.
     """
     console = Console()
     with told_errors():
-        folder = run(build_config(DistillDemoConfig, read_settings(config, settings or [])), output, console)
-        if registry:
-            put_on_record(folder, registry, console)
+        checked = build_config(DistillDemoConfig, read_settings(config, settings or []))
+        output.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(output / "lease", timeout=0):
+                folder = run(checked, output, console)
+                if registry:
+                    put_on_record(folder, registry, console)
+        except Timeout:
+            console.print(f"another run holds {output / 'lease'}: nothing done", highlight=False, soft_wrap=True)
 
 
 def held_out(evaluation: EvaluationConfig) -> dict[int, RequestSource]:
@@ -67,16 +81,21 @@ def held_out(evaluation: EvaluationConfig) -> dict[int, RequestSource]:
 
 def run(config: DistillDemoConfig, output: Path, console: Console) -> Path:
     """All stages; prints what they find. Returns the drafter's folder."""
-    config = replace(config, target=worker_path(config.target))
+    config = replace(config, target=worker_path(config.target), draft=worker_draft(config.draft))
     requests = partial(config.windows.request, max_new_tokens=config.capture.max_new_tokens)
+    windows = asdict(config.windows)
     with connected():
-        folder = distill(config, requests, asdict(config.windows), output)
-        rows = evaluate_drafters(config, config.evaluation, [str(folder)], held_out(config.evaluation))
-    store_acceptance(folder / "evaluation.json", rows)
-    (folder / "README.md").write_text(drafter_card(config, rows))
+        made = distill(config, requests, windows, output)
+        evaluation = made.folder / "evaluation.json"
+        if not made.is_new and evaluation.exists():
+            console.print(f"nothing new to learn from: {made.folder} is up to date", highlight=False, soft_wrap=True)
+            return made.folder
+        rows = evaluate_drafters(config, config.evaluation, [str(made.folder)], held_out(config.evaluation))
+    store_acceptance(evaluation, rows)
+    (made.folder / "README.md").write_text(drafter_card(config, made.num_captions, rows))
     show_acceptance(console, rows)
-    console.print(f"drafter in {folder}", highlight=False, soft_wrap=True)
-    return folder
+    console.print(f"drafter in {made.folder}", highlight=False, soft_wrap=True)
+    return made.folder
 
 
 def put_on_record(folder: Path, registry: str, console: Console) -> None:

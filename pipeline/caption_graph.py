@@ -1,17 +1,19 @@
-"""The captioning Dataset on one screen: each stage, how many rows it makes of one, its resources, and why.
+"""The captioning Dataset: each stage, how many rows it makes of one, its resources, and why.
 
 Owns what Ray must be told, and nothing of what a stage does. Rows are keyed by window id throughout; order is free.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
+from pipeline.config import CaptionConfig
 from pipeline.ids import video_id, window_id
 from pipeline.resources import ResourcePlan
 from pipeline.stages.caption import CaptionRun, CaptionWindows
@@ -48,7 +50,30 @@ def caption_graph(
 ) -> Dataset:
     """A lazy Dataset of PART rows: iterating over it captions the sources and stores the table part by part."""
     config = run.config
-    name_window = partial(_name_window, prompt=config.prompt, settings=run.settings_fingerprint)
+    name_window = partial(name_of_window, prompt=config.prompt, settings=run.settings_fingerprint)
+    segmenter = make_segmenter(config.segment, name_window, done_windows)
+    return (
+        decoded_windows(sources, config, segmenter, plan, patches)
+        # 1 window -> 1 row of the table. One engine per worker; several calls in flight keep it fed.
+        .map_batches(CaptionWindows, fn_constructor_args=(run,), **engine_pool(config, plan))
+        # n rows -> 1 part. A batch is what a crash can lose beyond the windows in flight.
+        .map_batches(
+            make_writer(output.folder_url, output.run),
+            num_cpus=plan.task_cpus,
+            batch_size=config.windows_per_part or _part_size(len(sources)),
+            batch_format="pyarrow",
+        )
+    )
+
+
+def decoded_windows(
+    sources: Sequence[str],
+    config: CaptionConfig,
+    segmenter: Callable[[pa.Table], pa.Table],
+    plan: ResourcePlan,
+    patches: FrameSpec,
+) -> Dataset:
+    """A lazy Dataset of FRAMES rows: the windows of the sources, decoded."""
     return (
         ray.data.from_items(
             [{"source_uri": source, "video_id": video_id(source)} for source in sources],
@@ -66,7 +91,7 @@ def caption_graph(
         )
         # 1 video -> its missing windows, 0..n. Arithmetic.
         .map_batches(
-            make_segmenter(config.segment, name_window, done_windows),
+            segmenter,
             num_cpus=plan.task_cpus,
             batch_size=1,
             batch_format="pyarrow",
@@ -81,29 +106,23 @@ def caption_graph(
             batch_format="pyarrow",
             **_finite_retries(),
         )
-        # 1 window -> 1 row of the table. One engine per worker; several calls in flight keep it fed.
-        .map_batches(
-            CaptionWindows,
-            fn_constructor_args=(run,),
-            compute=ActorPoolStrategy(
-                size=plan.caption_workers,
-                max_concurrent_calls_per_actor=config.resources.windows_in_flight,
-                max_tasks_in_flight_per_actor=2 * config.resources.windows_in_flight,
-            ),
-            num_cpus=plan.caption_cpus,
-            num_gpus=plan.caption_gpus,
-            batch_size=1,
-            batch_format="pyarrow",
-            **_finite_retries(),
-        )
-        # n rows -> 1 part. A batch is what a crash can lose beyond the windows in flight.
-        .map_batches(
-            make_writer(output.folder_url, output.run),
-            num_cpus=plan.task_cpus,
-            batch_size=config.windows_per_part or _part_size(len(sources)),
-            batch_format="pyarrow",
-        )
     )
+
+
+def engine_pool(config: CaptionConfig, plan: ResourcePlan) -> dict[str, Any]:
+    """Options of a stage whose workers each host an engine."""
+    return {
+        "compute": ActorPoolStrategy(
+            size=plan.caption_workers,
+            max_concurrent_calls_per_actor=config.resources.windows_in_flight,
+            max_tasks_in_flight_per_actor=2 * config.resources.windows_in_flight,
+        ),
+        "num_cpus": plan.caption_cpus,
+        "num_gpus": plan.caption_gpus,
+        "batch_size": 1,
+        "batch_format": "pyarrow",
+        **_finite_retries(),
+    }
 
 
 def set_up_context(num_videos: int) -> None:
@@ -123,7 +142,8 @@ def _part_size(num_videos: int) -> int:
     return max(1, min(64, num_videos // 32))
 
 
-def _name_window(source_uri: str, span: tuple[float, float] | None, *, prompt: str, settings: str) -> str:
+def name_of_window(source_uri: str, span: tuple[float, float] | None, *, prompt: str, settings: str) -> str:
+    """`window_id`, to be bound to a prompt and settings."""
     return window_id(source_uri, span, prompt, settings)
 
 

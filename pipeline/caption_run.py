@@ -18,7 +18,8 @@ from pipeline.memory import MemoryNeed, memory_need, refuse_impossible
 from pipeline.report.summary import RunFigures, build_report, store_report, table_figures
 from pipeline.resources import ResourcePlan, plan_resources
 from pipeline.stages.caption import CaptionRun
-from pipeline.storage import Folder
+from pipeline.stages.capture import CaptureTarget
+from pipeline.storage import Folder, absolute
 from sparrow_core.decoding.target import dtype_name
 from sparrow_core.models.loading import read_frame_spec, resolve_dtype
 
@@ -78,7 +79,7 @@ def prepare(config: CaptionConfig, sources: Sequence[str], output: str) -> Prepa
 def execute(prepared: Prepared, listener: Listener) -> dict[str, Any]:
     """Caption what is missing and store the report, which is returned. Ctrl-C ends the run early, not badly."""
     with connected() as cluster:
-        config, plan = _settle(prepared.config, cluster)
+        config, plan = settle(prepared.config, cluster)
         need = memory_need(config)
         listener.on_start(config, plan, need, prepared.work)
         refuse_impossible(need, _device_memory_bytes(config, cluster), config)
@@ -107,7 +108,7 @@ def _table_code(figures: dict[str, Any], lost_videos: Sequence[str]) -> ExitCode
     return ExitCode.ERROR_ROWS if figures["windows"]["error"] or lost_videos else ExitCode.DONE
 
 
-def _settle(config: CaptionConfig, cluster: Cluster) -> tuple[CaptionConfig, ResourcePlan]:
+def settle(config: CaptionConfig, cluster: Cluster) -> tuple[CaptionConfig, ResourcePlan]:
     """Decide the device, which follows from whether caption workers are granted GPUs, and with it the dtype."""
     plan = plan_resources(config.resources, device=config.device, num_cpus=cluster.num_cpus, num_gpus=cluster.num_gpus)
     device = config.device if config.device != "auto" else ("cuda" if plan.caption_gpus else "cpu")
@@ -122,6 +123,7 @@ def _run(prepared: Prepared, config: CaptionConfig, plan: ResourcePlan, listener
         settings_fingerprint=settings_fingerprint(prepared.settings),
         draft_fingerprint=checkpoint_identity(config.draft) if config.draft else None,
         threads=plan.threads,
+        capture=_capture_target(prepared, config, plan),
     )
     output = Output(prepared.ledger.folder.url, prepared.ledger.next_run)
     graph = caption_graph(
@@ -136,6 +138,17 @@ def _run(prepared: Prepared, config: CaptionConfig, plan: ResourcePlan, listener
     except KeyboardInterrupt:
         figures = replace(figures, interrupted=True)
     return replace(figures, wall_s=time.monotonic() - began)
+
+
+def _capture_target(prepared: Prepared, config: CaptionConfig, plan: ResourcePlan) -> CaptureTarget | None:
+    """Where the workers put states; each may fill its share of what is left of the quota."""
+    capture = config.capture
+    if not capture.share:
+        return None
+    folder = capture.folder or f"{prepared.ledger.folder.url}/states"
+    left = max(0, capture.max_bytes - Folder(folder).num_bytes())
+    settings = settings_fingerprint({"captions": prepared.settings, "capture": asdict(capture.keep)})
+    return CaptureTarget(capture.keep, absolute(folder), settings, left // plan.caption_workers)
 
 
 def _device_memory_bytes(config: CaptionConfig, cluster: Cluster) -> int:

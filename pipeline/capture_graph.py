@@ -1,71 +1,76 @@
-"""Target states for distillation: shard numbers in, state shards out, one Ray Data map over a pool of targets.
+"""The capture Datasets: windows in, state shards out, and one CAPTURED row for every window.
 
-    shard numbers that are missing -> CaptureShard (a pool; one target each; one shard is one task) -> index
+    archive -> probe -> segment -> decode -> CaptureWindows     (files, as in captioning)
+    window numbers                        -> CaptureWindows     (windows that a function makes)
 
-A shard is a pure function of its number and the settings, so an interrupted capture continues with what is missing.
+A shard follows from its window and the settings alone, so an interrupted capture continues with what is missing.
 """
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import ray
-import torch
-from ray.data import ActorPoolStrategy
+from ray.data import ActorPoolStrategy, Dataset
 
-from pipeline.distill_config import DistillRunConfig
-from sparrow_core.distill.capture import capture_window, store_header, target_tables
-from sparrow_core.distill.store import StoreHeader, has_shard, save_shard, save_tables, seal
-from sparrow_core.models.loading import load_target
-from sparrow_core.types import Request
+from pipeline.caption_graph import decoded_windows, engine_pool, name_of_window
+from pipeline.config import CaptionConfig
+from pipeline.distill_config import DistillWorkers
+from pipeline.ids import window_number
+from pipeline.resources import ResourcePlan
+from pipeline.rows import Row
+from pipeline.stages.capture import CaptureRun, CaptureWindows, NamedWindow
+from pipeline.stages.decode import frames_of
+from pipeline.stages.segment import make_segmenter
+from sparrow_core.media.frame_spec import FrameSpec
+from sparrow_core.types import Message, Request
 
 RequestSource = Callable[[int], Request]
 """Window number -> request; the same number always gives the same window."""
 
 
-class CaptureShard:
-    """Captures one shard per call."""
-
-    def __init__(self, config: DistillRunConfig, requests: RequestSource, folder: Path, header: StoreHeader) -> None:
-        torch.set_num_threads(config.workers.threads)
-        self._capture = config.capture
-        self._requests, self._folder, self._header = requests, folder, header
-        self._target = load_target(config.target, device=config.device, dtype=config.dtype)
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        shard, size = int(row["shard"]), self._capture.windows_per_shard
-        indices = range(shard * size, min((shard + 1) * size, self._capture.num_windows))
-        windows = [
-            window
-            for index in indices
-            for window in capture_window(
-                self._target, self._target.build_prompt(self._requests(index).messages), index, self._capture
-            )
-        ]
-        save_shard(self._folder, shard, windows, self._header)
-        return {"shard": shard, "captions": len(windows)}
+def capture_archive(
+    sources: Sequence[str],
+    done_windows: frozenset[str],
+    config: CaptionConfig,
+    run: CaptureRun,
+    plan: ResourcePlan,
+    patches: FrameSpec,
+) -> Dataset:
+    """CAPTURED rows of all windows of video files; done ones are skipped."""
+    name_window = partial(name_of_window, prompt=config.prompt, settings=run.target.settings)
+    segmenter = make_segmenter(config.segment, name_window, done_windows, marks_done=True)
+    return decoded_windows(sources, config, segmenter, plan, patches).map_batches(
+        CaptureWindows,  # type: ignore[arg-type]
+        fn_constructor_args=(run, partial(_window_of_frames, prompt=config.prompt)),
+        **engine_pool(config, plan),
+    )
 
 
-def capture_states(config: DistillRunConfig, requests: RequestSource, output: Path, settings: str) -> Path:
-    """Capture what is missing of `config.capture.num_windows` windows -> the folder of the complete store.
+def capture_requests(
+    requests: RequestSource, numbers: Sequence[int], run: CaptureRun, workers: DistillWorkers
+) -> Dataset:
+    """CAPTURED rows of the windows of these numbers."""
+    items = [{"window_id": numbered_window(number), "number": number} for number in numbers]
+    return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        CaptureWindows,  # type: ignore[arg-type]
+        fn_constructor_args=(run, partial(_window_of_number, requests=requests)),
+        compute=ActorPoolStrategy(size=min(workers.capture, len(items)), max_concurrent_calls_per_actor=2),
+        num_cpus=workers.cpus,
+        num_gpus=workers.gpus or None,
+        batch_size=1,
+        batch_format="pyarrow",
+    )
 
-    `settings` is `distill_config.capture_settings`. The folder's name carries it and the target's fingerprint, so
-    windows of different origin never meet in one store.
-    """
-    target = load_target(config.target, device=config.device, dtype=config.dtype)
-    header = store_header(target, config.capture, settings)
-    folder = output / f"states-{header.fingerprint}-{settings}"
-    save_tables(folder, target_tables(target), header)
-    del target
-    missing = [{"shard": i} for i in range(config.capture.num_shards) if not has_shard(folder, i, header)]
-    if missing:
-        captured = ray.data.from_items(missing, override_num_blocks=len(missing)).map(
-            CaptureShard,  # type: ignore[arg-type]
-            fn_constructor_kwargs={"config": config, "requests": requests, "folder": folder, "header": header},
-            compute=ActorPoolStrategy(size=min(config.workers.capture, len(missing))),
-            num_cpus=config.workers.cpus,
-            num_gpus=config.workers.gpus or None,
-        )
-        captured.materialize()
-    seal(folder, config.capture.num_shards, header)
-    return folder
+
+def numbered_window(number: int) -> str:
+    """Name of the window of a number, in the order of numbers."""
+    return f"{number:08d}"
+
+
+def _window_of_frames(row: Row, prompt: str) -> NamedWindow:
+    messages = (Message("user", (frames_of(row), prompt)),)
+    return NamedWindow(row["window_id"], window_number(row["window_id"]), Request(messages))
+
+
+def _window_of_number(row: Row, requests: RequestSource) -> NamedWindow:
+    return NamedWindow(row["window_id"], row["number"], requests(row["number"]))

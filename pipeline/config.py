@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, ValidationError, create_model
 from yaml import YAMLError
 
-from sparrow_core.config import DecodeConfig, EngineConfig, FrameSamplingConfig, Sampling
+from sparrow_core.config import CaptureConfig, DecodeConfig, EngineConfig, FrameSamplingConfig, Sampling
 from sparrow_core.errors import ConfigError
 
 Schema = TypeVar("Schema")
@@ -48,6 +48,30 @@ class AuditConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
             raise ConfigError(f"audit.share={self.share} is a share of windows: use a value from 0 to 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionCaptureConfig:
+    """What is kept for distillation beside captioning: of a `share` of the windows, until `max_bytes` lie in `folder`
+    (null: `states` in the output folder).
+
+    Such a window is decoded again as `keep` says, sampled at temperature 1, on the same prefill; with `own_caption` the
+    caption itself is recorded instead, which costs less and teaches less (greedy text ties each state to one token).
+    """
+
+    share: float = 0.0
+    folder: str | None = None
+    max_bytes: int = 10 * 2**30
+    own_caption: bool = False
+    keep: CaptureConfig = dataclasses.field(default_factory=lambda: CaptureConfig(greedy_share=0.0))
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ConfigError(f"capture.share={self.share} is a share of windows: use a value from 0 to 1")
+        if self.max_bytes < 1:
+            raise ConfigError(
+                f"capture.max_bytes={self.max_bytes} must be at least 1; capture.share=0 captures nothing"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +120,7 @@ class CaptionConfig:
     engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
     decode: DecodeConfig = dataclasses.field(default_factory=DecodeConfig)
     audit: AuditConfig = dataclasses.field(default_factory=AuditConfig)
+    capture: CaptionCaptureConfig = dataclasses.field(default_factory=CaptionCaptureConfig)
     resources: ResourcesConfig = dataclasses.field(default_factory=ResourcesConfig)
     schema_version: Literal[1] = 1
 

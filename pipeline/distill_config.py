@@ -1,5 +1,6 @@
 """Configuration of a distillation run, whatever its windows come from. Importable without torch or Ray."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -7,17 +8,21 @@ from pipeline.ids import settings_fingerprint
 from sparrow_core.config import CaptureConfig, DistillConfig, DraftConfig
 from sparrow_core.errors import ConfigError
 
+_CPUS_BESIDE = 0.5  # for whatever feeds or measures while training holds its grant
+
 
 @dataclass(frozen=True)
 class DistillWorkers:
     """Processes of each stage and the share of the cluster that each one holds.
 
     Two training workers of one CPU each would leave a two-CPU machine no room for anything beside them, so the default
-    grant is half a CPU; torch then uses `threads` threads all the same.
+    grant is half a CPU; torch then uses `threads` threads all the same. With `train_at_least`, training goes on with
+    fewer than `train` workers while the cluster is smaller (elastic), and grows again.
     """
 
     capture: int = 1
     train: int = 1
+    train_at_least: int | None = None
     evaluate: int = 1
     cpus: float = 0.5
     gpus: float = 0.0
@@ -28,19 +33,50 @@ class DistillWorkers:
             if getattr(self, name) < 1:
                 raise ConfigError(f"workers.{name}={getattr(self, name)} must be at least 1")
 
+    @property
+    def train_range(self) -> int | tuple[int, int]:
+        """How many training workers, as Ray Train wants to hear it."""
+        return self.train if self.train_at_least is None else (self.train_at_least, self.train)
+
+
+def refuse_impossible(workers: DistillWorkers, cluster: Mapping[str, float]) -> None:
+    """Raise ConfigError where training workers would fill the cluster: Ray would wait for room without a word."""
+    least = workers.train_at_least or workers.train
+    for name, each, spare in (("CPU", workers.cpus, _CPUS_BESIDE), ("GPU", workers.gpus, 0.0)):
+        have = cluster.get(name, 0.0)
+        if least * each + spare > have:
+            raise ConfigError(
+                f"{least} training workers of {each:g} {name} need {least * each + spare:g} {name}s with what runs "
+                f"beside them, but the cluster has {have:g}; lower workers.train or workers.{name.lower()}s"
+            )
+
 
 @dataclass(frozen=True)
 class DistillRunConfig:
-    """What makes a drafter. `blind` trains the ablation whose states are zeroed, in training and decoding alike."""
+    """What makes a drafter of `num_windows` windows, or of all that lie in the folder `states`.
+
+    `draft` drafts the captures, which changes none. `sees` is what the new drafter attends to (`DrafterConfig`),
+    `blind` trains the ablation whose states are zeroed, in training and decoding alike.
+    """
 
     target: str
+    draft: str | None = None
     device: str = "auto"
     dtype: str = "auto"
     blind: bool = False
+    sees: Literal["text", "bridge", "embeddings", "summary"] = "text"
+    states: str | None = None
+    num_windows: int = 384
     capture: CaptureConfig = field(default_factory=CaptureConfig)
     train: DistillConfig = field(default_factory=DistillConfig)
     workers: DistillWorkers = field(default_factory=DistillWorkers)
     schema_version: Literal[1] = 1
+
+    def __post_init__(self) -> None:
+        if self.num_windows < 1:
+            raise ConfigError(f"num_windows={self.num_windows} must be at least 1")
+        if self.sees not in ("text", "bridge") and not self.states and not self.capture.keep_embeddings:
+            raise ConfigError(f"sees={self.sees} learns from visual embeddings: set capture.keep_embeddings=true")
 
 
 @dataclass(frozen=True)
@@ -60,8 +96,7 @@ def capture_settings(config: DistillRunConfig, windows: dict[str, Any]) -> str:
 
     The number of windows is no part of it, so that a larger capture continues a smaller one.
     """
-    capture = {key: value for key, value in asdict(config.capture).items() if key != "num_windows"}
-    return settings_fingerprint({"capture": capture, "windows": windows, "dtype": config.dtype})
+    return settings_fingerprint({"capture": asdict(config.capture), "windows": windows, "dtype": config.dtype})
 
 
 def run_name(config: DistillRunConfig, states: str) -> str:
@@ -69,5 +104,5 @@ def run_name(config: DistillRunConfig, states: str) -> str:
 
     `states` identifies the captured windows. The number of workers is left out: it does not change what is learnt.
     """
-    settings = {"train": asdict(config.train), "blind": config.blind, "states": states}
+    settings = {"train": asdict(config.train), "blind": config.blind, "sees": config.sees, "states": states}
     return f"distill-{settings_fingerprint(settings)}"

@@ -11,18 +11,32 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    CheckpointUploadMode,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+)
 from ray.train.torch import TorchTrainer, get_device, prepare_model
+from ray.util.metrics import Gauge
+from torch.utils.tensorboard import SummaryWriter
 
-from pipeline.capture_graph import RequestSource, capture_states
-from pipeline.distill_config import DistillRunConfig, capture_settings, run_name
+from pipeline.capture_graph import RequestSource
+from pipeline.capture_run import Listener, capture_windows
+from pipeline.checkpoints import checkpoint_identity
+from pipeline.distill_config import DistillRunConfig, capture_settings, refuse_impossible, run_name
+from pipeline.provenance import provenance as versions
 from pipeline.report.acceptance import drafter_card
+from pipeline.storage import local_folder
 from sparrow_core.distill.store import StateStore
 from sparrow_core.distill.trainer import Hooks, StateDict, StepMetrics, Trainer, Worker
 from sparrow_core.distill.unroll import UnrolledDrafter
@@ -33,36 +47,70 @@ from sparrow_core.models.loading import load_target
 CHECKPOINT_FILE = "state.pt"
 
 
-def distill(config: DistillRunConfig, requests: RequestSource, windows: dict[str, Any], output: Path) -> Path:
-    """All stages, each continued where an earlier run of the same config stopped -> the drafter's folder.
+@dataclass(frozen=True)
+class Distilled:
+    """A drafter's folder, how many captions it learnt from, and whether this run made it: an equal one may have been
+    there before."""
 
-    `windows` are the settings of `requests`, as plain JSON values: they tell captures apart.
+    folder: Path
+    num_captions: int
+    is_new: bool
+
+
+def distill(
+    config: DistillRunConfig,
+    requests: RequestSource,
+    windows: dict[str, Any],
+    output: Path,
+    listener: Listener = lambda account: None,
+) -> Distilled:
+    """All stages, each continued where an earlier run of the same config stopped.
+
+    `windows` are the settings of `requests`, as plain JSON values: they tell captures apart. Raises CheckpointError for
+    states that do not belong to the target, before anything is trained.
     """
     output = output.absolute()
-    states = capture_states(config, requests, output, capture_settings(config, windows))
-    info = load_target(config.target, device=config.device, dtype=config.dtype).info
+    states = Path(local_folder(config.states)).absolute() if config.states else states_folder(config, windows, output)
+    if not config.states:
+        capture_windows(config, requests, str(states), capture_settings(config, windows), listener)
+    info = load_target(config.target, device="cpu", dtype=config.dtype).info
+    store = StateStore(states, info.fingerprint, info.tokenizer_hash)
+    name, folder = run_name(config, store.digest), output / "drafter"
+    provenance = folder / "provenance.json"
+    if provenance.exists() and json.loads(provenance.read_text())["run"] == name:
+        return Distilled(folder, len(store), is_new=False)
     geometry = replace(
-        DrafterConfig.for_target(info, blind=config.blind),
-        bridge_layer=StateStore(states, info.fingerprint).header.bridge_layer,
-        has_bridge_norm=config.train.bridge_share > 0,
+        DrafterConfig.for_target(info, blind=config.blind, sees=config.sees),
+        bridge_layer=store.header.bridge_layer,
+        has_bridge_norm=config.sees == "bridge" or (config.sees == "text" and config.train.bridge_share > 0),
     )
-    drafter = train_drafter(config, geometry, states, output / "training")
-    folder, new = output / "drafter", output / ".drafter-new"
-    save_drafter(new, drafter, drafter_card(config, ()))
-    (new / "provenance.json").write_text(json.dumps(asdict(config) | {"states": states.name}, indent=1) + "\n")
+    drafter = train_drafter(config, geometry, states, output / "training", name)
+    new = output / ".drafter-new"
+    save_drafter(new, drafter, drafter_card(config, len(store), ()))
+    origin = {"run": name, "states": {"folder": str(states), "digest": store.digest, "captions": len(store)}}
+    (new / "provenance.json").write_text(
+        json.dumps(asdict(config) | origin | {"versions": versions()}, indent=1) + "\n"
+    )
     if folder.exists():
         shutil.rmtree(folder)
     new.rename(folder)
-    return folder
+    return Distilled(folder, len(store), is_new=True)
 
 
-def train_drafter(config: DistillRunConfig, geometry: DrafterConfig, states: Path, output: Path) -> SparrowDrafterModel:
-    """Train on the store at `states`, or continue where a run of the same config stopped.
+def states_folder(config: DistillRunConfig, windows: dict[str, Any], output: Path) -> Path:
+    """Where the windows of `requests` are captured: one folder for each target and each way of capturing."""
+    return output / f"states-{checkpoint_identity(config.target)}-{capture_settings(config, windows)}"
 
-    Checkpoints live under `output`, in a folder named by the config; running it again after it has finished trains
-    nothing and gives the same drafter.
+
+def train_drafter(
+    config: DistillRunConfig, geometry: DrafterConfig, states: Path, output: Path, name: str
+) -> SparrowDrafterModel:
+    """Train on the store at `states`, or continue where a run of the same name stopped.
+
+    Checkpoints live under `output`, in a folder of that name; running it again after it has finished trains nothing and
+    gives the same drafter. Raises ConfigError where the cluster has no room for the workers.
     """
-    name = run_name(config, states.name)
+    refuse_impossible(config.workers, ray.cluster_resources())
     # Workers count as started once they have imported torch. On a busy machine that takes longer than Ray's own limit,
     # after which they would all start again from nothing.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "180")
@@ -70,9 +118,14 @@ def train_drafter(config: DistillRunConfig, geometry: DrafterConfig, states: Pat
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"run": config, "geometry": geometry, "states": str(states.absolute())},
+        train_loop_config={
+            "run": config,
+            "geometry": geometry,
+            "states": str(states.absolute()),
+            "folder": str(output / name),
+        },
         scaling_config=ScalingConfig(
-            num_workers=config.workers.train,
+            num_workers=config.workers.train_range,  # type: ignore[arg-type]  # named more narrowly than it is
             use_gpu=config.workers.gpus > 0,
             resources_per_worker={"CPU": config.workers.cpus, **_gpu_grant(config)},
         ),
@@ -100,7 +153,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     torch.manual_seed(run.train.seed)
     unrolled = UnrolledDrafter(SparrowDrafterModel(settings["geometry"]), store.tables(), run.train)
     model = prepare_model(unrolled, parallel_strategy_kwargs={"forward_sync_buffers": False})
-    hooks = _Reporting(worker.rank)
+    hooks = _Reporting(worker.rank, Path(settings["folder"]))
     trainer = Trainer(model, store, run.train, worker, Hooks(hooks.on_step, hooks.on_checkpoint))
     checkpoint = ray.train.get_checkpoint()
     if checkpoint:
@@ -109,25 +162,42 @@ def train_worker(settings: dict[str, Any]) -> None:
 
 
 class _Reporting:
-    """Hooks that print progress and hand checkpoints to Ray Train. All workers report, since reporting is a barrier."""
+    """Hooks that hand checkpoints to Ray Train and tell of every step. All workers report, since that is a barrier; the
+    first one prints, writes for TensorBoard (in `tensorboard` beside the checkpoints) and sets Ray's own metrics."""
 
-    def __init__(self, rank: int) -> None:
-        self._rank = rank
+    def __init__(self, rank: int, folder: Path) -> None:
         self._metrics: dict[str, Any] = {}
+        self._writer = SummaryWriter(str(folder / "tensorboard")) if rank == 0 else None
+        self._loss = Gauge("sparrow_distill_loss", "Nats per learnt slot, of this worker's part of a step.")
+        self._step = Gauge("sparrow_distill_step", "Steps made.")
 
     def on_step(self, metrics: StepMetrics) -> None:
         self._metrics = asdict(metrics)
-        if self._rank == 0 and metrics.step % 20 == 0:
+        if self._writer is None:
+            return
+        self._loss.set(metrics.loss)
+        self._step.set(metrics.step)
+        for name in ("loss", "learning_rate", "gradient_norm"):
+            self._writer.add_scalar(name, getattr(metrics, name), metrics.step)
+        for recursion, share in enumerate(metrics.agreement):
+            self._writer.add_scalar(f"agreement/pass_{recursion}", share, metrics.step)
+        if metrics.step % 20 == 0:
             agreement = " ".join(f"{share:.3f}" for share in metrics.agreement)
             print(f"step {metrics.step}: loss {metrics.loss:.4f}, agreement by pass {agreement}", flush=True)
 
     def on_checkpoint(self, step: int, state: StateDict) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            checkpoint = None
-            if self._rank == 0:
-                torch.save(state, Path(folder) / CHECKPOINT_FILE)
-                checkpoint = Checkpoint.from_directory(folder)
-            ray.train.report(self._metrics, checkpoint=checkpoint, checkpoint_dir_name=f"step-{step:06d}")
+        checkpoint = None
+        if self._writer is not None:
+            self._writer.flush()
+            folder = tempfile.mkdtemp(prefix="sparrow-checkpoint-")  # which Ray removes once it has uploaded it
+            torch.save(state, Path(folder) / CHECKPOINT_FILE)
+            checkpoint = Checkpoint.from_directory(folder)
+        ray.train.report(
+            self._metrics,
+            checkpoint=checkpoint,
+            checkpoint_dir_name=f"step-{step:06d}",
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+        )
 
 
 def _gpu_grant(config: DistillRunConfig) -> dict[str, float]:

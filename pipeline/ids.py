@@ -43,3 +43,13 @@ def window_id(source_uri: str, span: Span | None, prompt: str, settings: str) ->
 def in_audit(window: str, share: float) -> bool:
     """Whether a window id falls into a sampled share: the same answer on every machine and every run."""
     return uuid.UUID(window).node < share * 2**48
+
+
+def in_capture(window: str, share: float) -> bool:
+    """Whether a window id falls into another sampled share, independent of the audited one."""
+    return uuid.UUID(window).time_low < share * 2**32
+
+
+def window_number(window: str) -> int:
+    """A number that a window id stands for, to sample by."""
+    return uuid.UUID(window).int >> 97

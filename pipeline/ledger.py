@@ -129,7 +129,11 @@ class Ledger:
     def _read(self, part: str, columns: list[str] | None = None) -> pa.Table:
         content = self.folder.read(f"{CAPTIONS}/{part}")
         try:
-            return pq.read_table(io.BytesIO(content or b""), columns=columns)
+            file = pq.ParquetFile(io.BytesIO(content or b""))
+            rows = file.read(columns and [name for name in columns if name in file.schema_arrow.names])
+            # A part of an earlier version may lack columns, which are null then.
+            wanted = pa.schema([CAPTION.field(name) for name in columns]) if columns else CAPTION
+            return pa.concat_tables([wanted.empty_table(), rows], promote_options="permissive")
         except pa.ArrowInvalid as error:
             raise ConfigError(f"{self.folder.url}/{CAPTIONS}/{part} is not a part of this table: {error}") from error
 

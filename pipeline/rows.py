@@ -94,6 +94,9 @@ CAPTION = _extended(
         ("t_verify_s", pa.float64()),
         ("t_decode_tokens_s", pa.float64()),  # from the end of target prefill to the last token
         ("audit", pa.string()),  # none | equal | diverged
+        ("capture", pa.string()),  # none | stored | over_quota | failed
+        ("captured_bytes", pa.int64()),
+        ("t_capture_s", pa.float64()),  # writing further captions to learn from, and storing their states
         ("device", pa.string()),
         ("dtype", pa.string()),
         ("row_noise", pa.float64()),  # how much a row's logits depend on others in its pass; 0: not at all
@@ -101,6 +104,21 @@ CAPTION = _extended(
         ("created_at", pa.timestamp("ms", tz="UTC")),
         ("schema_version", pa.int32()),
     ],
+)
+
+# What a capture says of a window. `status` is success, error or skipped; `window_id` names the shard.
+CAPTURED = pa.schema(
+    [
+        ("window_id", pa.string()),
+        ("source_uri", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("error", pa.string()),
+        ("captions", pa.int32()),
+        ("captured_bytes", pa.int64()),
+        ("t_capture_s", pa.float64()),
+    ],
+    metadata={"schema_version": str(SCHEMA_VERSION)},
 )
 
 # What the write stage reports to the driver about a part that is safely stored.

@@ -86,22 +86,14 @@ def local_copy(uri: str) -> Iterator[Path]:
 def local_folder(source: str) -> str:
     """A folder's local path: its own, or that of a copy of the files right under a URL. The copy is kept for later.
 
-    For folders whose content never changes. Anything that is no URL stands for itself.
+    For folders whose files never change; new ones are fetched. Anything that is no URL stands for itself.
     """
     if not is_url(source):
         return source
-    copies = Path(tempfile.gettempdir()) / "sparrow-folders"
-    place = copies / hashlib.sha256(source.encode()).hexdigest()[:16]
-    if not place.is_dir():
-        folder = Folder(source)
-        copies.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=copies) as temporary:
-            whole = Path(temporary) / "whole"
-            whole.mkdir()
-            for name in folder.names():
-                (whole / name).write_bytes(folder.read(name) or b"")
-            with contextlib.suppress(OSError):  # another process was faster
-                whole.rename(place)
+    place = Path(tempfile.gettempdir()) / "sparrow-folders" / hashlib.sha256(source.encode()).hexdigest()[:16]
+    folder, copy = Folder(source), Folder(str(place))
+    for name in set(folder.names()) - set(copy.names()):
+        copy.write(name, folder.read(name) or b"")
     return str(place)
 
 
@@ -121,6 +113,14 @@ class Folder:
         self._filesystem.invalidate_cache()
         entries = self._filesystem.ls(path, detail=True)
         return sorted(Path(entry["name"]).name for entry in entries if entry["type"] == "file")
+
+    def num_bytes(self) -> int:
+        """Size of all files right under the folder; 0 where it does not exist."""
+        if not self._filesystem.isdir(self._root):
+            return 0
+        self._filesystem.invalidate_cache()
+        entries = self._filesystem.ls(self._root, detail=True)
+        return sum(int(entry["size"]) for entry in entries if entry["type"] == "file")
 
     def read(self, name: str) -> bytes | None:
         """Content of a file, or None where there is no such file."""

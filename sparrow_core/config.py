@@ -131,73 +131,80 @@ class CaptureConfig:
 
     `greedy_share` of the captions are greedy, the rest sampled at `temperature`: greedy text alone ties each state to
     one next token. `bridge_layer` counts decoder layers from 1 (None: half of the target's layers). Of each window's
-    visual positions at most `max_bridge_tokens` are kept, spread evenly.
+    visual positions at most `max_bridge_tokens` are kept, spread evenly. `keep_embeddings` keeps all visual embeddings,
+    which drafters that see the video learn from, and which are large.
     """
 
-    num_windows: int = 384
-    windows_per_shard: int = 16
-    captions_per_window: int = 4
+    captions_per_window: int = 1
     temperature: float = 1.0
     greedy_share: float = 0.1
     max_new_tokens: int = 320
     bridge_layer: int | None = None
     max_bridge_tokens: int = 64
+    keep_embeddings: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("num_windows", "windows_per_shard", "captions_per_window", "max_new_tokens"):
+        for name in ("captions_per_window", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"capture.{name}={getattr(self, name)} must be at least 1")
         if not 0.0 <= self.greedy_share <= 1.0:
             raise ConfigError(f"capture.greedy_share={self.greedy_share} is a share: use a value from 0 to 1")
 
-    @property
-    def num_shards(self) -> int:
-        return -(-self.num_windows // self.windows_per_shard)
-
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the distillation losses (`distill.losses`); a term of weight 0 is not computed."""
+    """Weights of the distillation losses (`distill.losses`); a term of weight 0 is not computed. The ranking is of the
+    target's `ranked_tokens` likeliest tokens."""
 
     soft_cross_entropy: float = 1.0
     state_smooth_l1: float = 0.0
     probability_l1: float = 0.0
+    ranking: float = 0.0
+    ranked_tokens: int = 10
 
 
 @dataclass(frozen=True)
 class DistillConfig:
     """How a drafter is trained on captured states.
 
-    `batch_size` counts windows over all workers. `recursions` is the number of multi-token-prediction passes after the
-    first; pass r weighs `recursion_weight` ** r. `recursion_keys` says what those passes attend to: "decoding" is what
-    decoding does (true states up to the root, own states after it), "paper" recomputes every key from the drafter's own
-    states. `bridge_share` is the probability that a window shows its visual bridge states in training (0: no bridge).
-    The learning rate warms up linearly over `warmup_steps`, then falls to `final_rate_share` of itself as a cosine.
+    `batch_size` counts captions over all workers, which a worker reads in `accumulate` pieces before it makes a step;
+    captions share a row of up to `row_tokens` text tokens (0: each has its own). `recursions` is the number of
+    multi-token-prediction passes after the first; pass r weighs `recursion_weight` ** r. `recursion_keys` says what
+    those passes attend to: "decoding" is what decoding does (true states up to the root, own states after it), "paper"
+    recomputes every key from the drafter's own states. `bridge_share` is the probability that a caption shows its
+    visual bridge states in training (0: no bridge), and `bridge_place` where they stand (`decoding.anchors`).
+    `state_noise` is the largest uniform noise on the states that are read, not on those that are learnt.
+    The learning rate warms up linearly over `warmup_steps`, then falls to `final_rate_share` of itself along a cosine
+    or a line. `precision` bfloat16 computes passes and losses under autocast.
     """
 
     steps: int = 600
     batch_size: int = 16
+    accumulate: int = 1
+    row_tokens: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
     learning_rate: float = 1e-3
     final_rate_share: float = 0.05
     warmup_steps: int = 30
+    schedule: Literal["cosine", "linear"] = "cosine"
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     recursions: int = 3
     recursion_weight: float = 1.0
     recursion_keys: Literal["decoding", "paper"] = "decoding"
     bridge_share: float = 0.0
+    bridge_place: Literal["before", "at_cut"] = "before"
+    state_noise: float = 0.0
     loss: LossConfig = field(default_factory=LossConfig)
     seed: int = 0
     checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1 or self.checkpoint_every < 1:
-            raise ConfigError(
-                f"distill.steps={self.steps}, distill.batch_size={self.batch_size} and "
-                f"distill.checkpoint_every={self.checkpoint_every} must all be at least 1"
-            )
+        for name in ("steps", "batch_size", "accumulate", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"train.{name}={getattr(self, name)} must be at least 1")
         if self.recursions < 0:
-            raise ConfigError(f"distill.recursions={self.recursions} must be 0 (first pass only) or more")
+            raise ConfigError(f"train.recursions={self.recursions} must be 0 (first pass only) or more")
         if not 0.0 <= self.bridge_share <= 1.0:
-            raise ConfigError(f"distill.bridge_share={self.bridge_share} is a probability: use a value from 0 to 1")
+            raise ConfigError(f"train.bridge_share={self.bridge_share} is a probability: use a value from 0 to 1")

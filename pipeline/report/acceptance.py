@@ -38,9 +38,9 @@ def read_acceptance(path: Path) -> list[AcceptanceRow]:
         raise ConfigError(f"{path} was written by another version ({error}); measure the drafter again") from error
 
 
-def drafter_card(config: DistillRunConfig, rows: Sequence[AcceptanceRow]) -> str:
+def drafter_card(config: DistillRunConfig, num_captions: int, rows: Sequence[AcceptanceRow]) -> str:
     """The model card: what the drafter is for, how it was made, and what it reached."""
-    train, capture = config.train, config.capture
+    train = config.train
     bridge = f"shown to a share of {train.bridge_share:g} of the windows" if train.bridge_share else "not used"
     lines = [
         "---",
@@ -51,8 +51,7 @@ def drafter_card(config: DistillRunConfig, rows: Sequence[AcceptanceRow]) -> str
         "One decoder layer over text positions that reads the target's final-norm states. It works with the target",
         "that `target_fingerprint` in `config.json` names, and with no other.",
         "",
-        f"- Data: {capture.captions_per_window} captions of the target's own for each of {capture.num_windows} "
-        f"windows, temperature {capture.temperature:g}, greedy share {capture.greedy_share:g}.",
+        f"- Data: {num_captions} captions of the target's own.",
         f"- Training: {train.steps} steps of {train.batch_size} captions, {train.recursions} recursions (MTP), "
         f"visual bridge states (IVSB) {bridge}, learning rate {train.learning_rate:g}.",
         f"- Blind (target states zeroed): {'yes' if config.blind else 'no'}.",

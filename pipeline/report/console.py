@@ -71,6 +71,8 @@ def show_summary(console: Console, report: dict[str, Any], folder: str) -> None:
         table.add_row("tau", f"{report['tau']:.2f} tokens per target call")
     table.add_row("audit", _audit_line(audit, report["draft"]))
     table.add_row("passes", _passes_line(report))
+    if report["capture"]["windows"]:
+        table.add_row("states", _capture_line(report["capture"]))
     table.add_row("seconds", ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in report["stage_s"].items()))
     table.add_row("ran on", f"{', '.join(report['device'])} {', '.join(report['dtype'])}, {report['threads']} threads")
     if report["lost_videos"]:
@@ -104,6 +106,11 @@ def _passes_line(report: dict[str, Any]) -> str:
         f"not row-invariant on this machine (logits differ by up to {report['row_noise']:.2g}): "
         f"{report['in_doubt_tokens']} near-ties ({share:.2%} of the tokens) were decided by a row alone"
     )
+
+
+def _capture_line(capture: dict[str, Any]) -> str:
+    windows = ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in sorted(capture["windows"].items()))
+    return f"{windows}; {capture['bytes'] / 2**20:.1f} MiB in {capture['seconds']:.1f} s of decoding and storing"
 
 
 def _audit_line(audit: dict[str, int], draft: str | None) -> str:

@@ -30,6 +30,7 @@ _COLUMNS = [
     *_STAGES.values(),
     *("status", "reason", "start_s", "end_s", "output_tokens", "rounds", "tau", "accept_hist", "audit"),
     *("in_doubt_tokens", "row_noise", "device", "dtype", "target_id", "target_fingerprint"),
+    *("capture", "captured_bytes", "t_capture_s"),
 ]
 
 
@@ -111,6 +112,11 @@ def table_figures(ledger: Ledger) -> dict[str, Any]:
         "audit": {"checked": audits["equal"] + audits["diverged"], "equal": audits["equal"]},
         "row_noise": pc.max(success["row_noise"]).as_py(),
         "in_doubt_tokens": int(_total(success["in_doubt_tokens"])),
+        "capture": {
+            "windows": dict(Counter(what for what in success["capture"].to_pylist() if what not in (None, "none"))),
+            "bytes": int(_total(success["captured_bytes"])),
+            "seconds": round(_total(success["t_capture_s"]), 3),
+        },
         "stage_s": {stage: round(_total(success[column]), 3) for stage, column in _STAGES.items()},
         "target": _distinct(success["target_id"]),
         "target_fingerprint": _distinct(success["target_fingerprint"]),

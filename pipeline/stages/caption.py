@@ -5,8 +5,7 @@ Owns what is asked of the engine and which of its figures a row keeps. Knows not
 
 import asyncio
 import json
-import logging
-import os
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -18,26 +17,26 @@ import torch
 
 from pipeline.checkpoints import checkpoint_name
 from pipeline.config import CaptionConfig
-from pipeline.ids import in_audit, prompt_hash
+from pipeline.ids import in_audit, in_capture, prompt_hash, window_number
 from pipeline.rows import CAPTION, SCHEMA_VERSION, Row, to_table
 from pipeline.stages.boundary import row_boundary
+from pipeline.stages.capture import CaptureTarget, WindowCapture
 from pipeline.stages.decode import frames_of
-from pipeline.worker_engine import worker_engine
+from pipeline.worker_engine import completions, ending_with_engine, worker_engine
 from sparrow_core.engine.ticket import Arm
-from sparrow_core.errors import EngineClosedError, SparrowError
 from sparrow_core.types import Completion, Message, Request
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class CaptionRun:
-    """What a caption worker must know: settings, their fingerprint, the drafter's identity and torch's threads."""
+    """What a caption worker must know: settings, their fingerprint, the drafter's identity, torch's threads, and what
+    to capture beside captioning."""
 
     config: CaptionConfig
     settings_fingerprint: str
     draft_fingerprint: str | None
     threads: int
+    capture: CaptureTarget | None = None
 
 
 class CaptionWindows:
@@ -55,34 +54,56 @@ class CaptionWindows:
             "row_noise": self._engine.row_noise,
         }
         self._audits_begun = 0
+        self._capture = WindowCapture(self._engine, run.capture) if run.capture else None
 
     async def __call__(self, windows: pa.Table) -> pa.Table:
         rows = windows.to_pylist()
-        try:
+        with ending_with_engine():
             await asyncio.gather(*(self._fill(row) for row in rows))
-        except EngineClosedError:
-            # Only the end of the process makes Ray try its windows again in a fresh one.
-            _log.critical("the engine of this worker died; ending the worker", exc_info=True)
-            os._exit(1)
         return to_table(rows, CAPTION)
 
     async def _fill(self, row: Row) -> None:
         """Complete a row in place: with its caption, or with the error that it carries or meets here."""
-        row.update(self._facts, audit="none")
+        row.update(self._facts, audit="none", capture="none")
         if row["status"] is None:
             await self._caption(row)
         row["created_at"] = datetime.now(UTC)
 
     async def _caption(self, row: Row) -> None:
         with row_boundary(row):
-            request = self._request(row)
-            arms = [self._engine.default_arm(request.sampling)]
-            if self._audit_is_due(row["window_id"]):
-                arms.append(replace(arms[0], drafter=None))
-            completion, *checked = await self._complete(request, arms)
+            window, request = row["window_id"], self._request(row)
+            caption = self._engine.default_arm(request.sampling)
+            audit = [replace(caption, drafter=None)] if self._audit_is_due(window) else []
+            samples: list[Arm] = []
+            if self._capture and self._capture_is_due(window):
+                if self._run.config.capture.own_caption:
+                    caption = replace(caption, recording=self._capture.recorder())
+                else:
+                    samples = self._capture.arms(window_number(window))
+            completion, *others = await completions(self._engine, request, [caption, *audit, *samples])
+            checked, sampled = others[: len(audit)], others[len(audit) :]
             row.update(_figures(completion), status="success")
             if checked:
                 row["audit"] = "equal" if checked[0].token_ids == completion.token_ids else "diverged"
+            if caption.recording:
+                self._store_states(row, [caption], [completion])
+            elif samples:
+                self._store_states(row, samples, sampled)
+                row["t_capture_s"] += sum(c.timings.decode_s for c in sampled)
+
+    def _store_states(self, row: Row, arms: Sequence[Arm], written: Sequence[Completion]) -> None:
+        """Store what was recorded; a caption that is there is not lost to what goes wrong here."""
+        assert self._capture is not None
+        began = time.perf_counter()
+        outcome: Row = {"capture": "failed", "window_id": row["window_id"], "source_uri": row["source_uri"]}
+        with row_boundary(outcome):
+            outcome["capture"], outcome["captured_bytes"] = self._capture.store(row["window_id"], arms, written)
+        row.update(capture=outcome["capture"], captured_bytes=outcome.get("captured_bytes", 0))
+        row["t_capture_s"] = time.perf_counter() - began
+
+    def _capture_is_due(self, window: str) -> bool:
+        assert self._capture is not None
+        return not self._capture.is_full and in_capture(window, self._run.config.capture.share)
 
     def _request(self, row: Row) -> Request:
         config = self._run.config
@@ -92,15 +113,6 @@ class CaptionWindows:
             max_new_tokens=config.max_new_tokens,
             request_id=row["window_id"],
         )
-
-    async def _complete(self, request: Request, arms: Sequence[Arm]) -> list[Completion]:
-        """A completion for each arm, all from one prefill."""
-        futures = [ticket.future for ticket in self._engine.submit_arms(request, arms)]
-        await asyncio.wait([asyncio.wrap_future(future) for future in futures])
-        for error in (future.exception() for future in futures):
-            if error is not None and not isinstance(error, SparrowError):
-                raise EngineClosedError(f"the engine failed: {type(error).__name__}: {error}") from error
-        return [future.result() for future in futures]
 
     def _audit_is_due(self, window: str) -> bool:
         """The sampled share, and the first caption of every worker, so that each run audits one at least."""

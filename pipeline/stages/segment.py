@@ -23,8 +23,10 @@ def spans(duration_s: float, config: SegmentConfig) -> list[Span]:
     return list(zip(starts, [*starts[1:], duration_s], strict=True))
 
 
-def segment_video(row: Row, config: SegmentConfig, name_window: NameWindow, done: frozenset[str]) -> list[Row]:
-    """The windows of a probed video that are not done yet, each with its place among all windows of the video."""
+def segment_video(
+    row: Row, config: SegmentConfig, name_window: NameWindow, done: frozenset[str], marks_done: bool
+) -> list[Row]:
+    """The windows of a probed video, each with its place among all of them; done ones marked, or left out."""
     cut = spans(row["duration_s"], config)
     windows = [
         row
@@ -37,16 +39,21 @@ def segment_video(row: Row, config: SegmentConfig, name_window: NameWindow, done
         }
         for index, span in enumerate(cut)
     ]
+    if marks_done:
+        return [w | {"status": "skipped", "reason": "done before"} if w["window_id"] in done else w for w in windows]
     return [window for window in windows if window["window_id"] not in done]
 
 
 def make_segmenter(
-    config: SegmentConfig, name_window: NameWindow, done: frozenset[str]
+    config: SegmentConfig, name_window: NameWindow, done: frozenset[str], *, marks_done: bool = False
 ) -> Callable[[pa.Table], pa.Table]:
-    """A function from PROBED rows to WINDOW rows. A video that could not be opened keeps one row, named as a whole."""
+    """A function from PROBED rows to WINDOW rows. A video that could not be opened keeps one row, named as a whole.
+
+    Done windows are left out, or with `marks_done` pass on as rows of status "skipped".
+    """
 
     def segment_videos(videos: pa.Table) -> pa.Table:
-        windows = for_each_row(videos, lambda row: segment_video(row, config, name_window, done), WINDOW)
+        windows = for_each_row(videos, lambda row: segment_video(row, config, name_window, done, marks_done), WINDOW)
         rows = windows.to_pylist()
         for row in rows:
             if row["window_id"] is None:

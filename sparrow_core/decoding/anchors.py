@@ -4,12 +4,22 @@
     compacted  t0 t1             t2 t3       t4        positions 0..T-1, plain RoPE
     pairs      (h0,e1) (h1,e2)   (h2,e3) (h3,e4)       state i with embedding i+1; (h4, root) waits for the root
 
-Shape letters: S sequence slots, T text positions, D hidden size.
+What is shown of the video beside the text (in training, or to drafters that see it) needs places of its own:
+
+    before     visual tokens at -M..-1, text pairs at 0, 1, ...
+    at_cut     text pairs at 0, 1, ...; the visual tokens of a span share the gap in which they were cut out, evenly
+    sequence   everything where it stands in the sequence, shifted by one like the pairs
+
+Shape letters: S sequence slots, T text positions, M visual tokens, D hidden size.
 """
+
+from typing import Literal
 
 import torch
 
 from sparrow_core.errors import ConfigError
+
+Layout = Literal["before", "at_cut", "sequence"]
 
 
 def text_slots(is_text_S: torch.Tensor) -> torch.Tensor:
@@ -23,3 +33,24 @@ def text_slots(is_text_S: torch.Tensor) -> torch.Tensor:
 def shifted_pairs(token_ids_T: torch.Tensor, states_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What the drafter reads at compacted positions 0..T-2: token ids 1..T-1 [T-1] and states 0..T-2 [T-1, D]."""
     return token_ids_T[1:], states_TD[:-1]
+
+
+def pair_places(text_slots_T: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """Positions of the pairs of a text at these slots of its sequence: int64 [T-1], one apart wherever text is."""
+    if layout == "sequence":
+        return text_slots_T[1:] - 1
+    return torch.arange(len(text_slots_T) - 1)
+
+
+def visual_places(text_slots_T: torch.Tensor, visual_slots_M: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """Positions of visual tokens beside the pairs of the text: float32 [M]. `visual_slots_M` must be increasing."""
+    if layout == "sequence":
+        return visual_slots_M.float() - 1
+    if layout == "before":
+        return torch.arange(len(visual_slots_M)).float() - len(visual_slots_M)
+    # The pair of the n-th text token stands at n - 1, so that what was cut out before it lies between n - 2 and n - 1.
+    num_before_M = torch.searchsorted(text_slots_T, visual_slots_M)
+    _, span_M, size_of_span = num_before_M.unique_consecutive(return_inverse=True, return_counts=True)
+    first_of_span = size_of_span.cumsum(0) - size_of_span
+    rank_M = torch.arange(len(visual_slots_M)) - first_of_span[span_M]
+    return num_before_M - 2 + (rank_M + 1) / (size_of_span[span_M] + 1)

@@ -1,24 +1,53 @@
 """What the engine needs from any drafter. Sparrow's and every rival implement it; the engine knows none by name.
 
-Shape letters: T text tokens, R rows, D the target's hidden size.
+Shape letters: S prompt slots, T text tokens, R rows, D the target's hidden size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import torch
 
 from sparrow_core.config import DraftConfig
+from sparrow_core.decoding.target import EmbeddedPrompt
 from sparrow_core.types import Draft, Sampling
 
 
 @dataclass(frozen=True)
-class TextContext:
-    """The text part of a prefilled prompt, visual positions cut out: ids and the target's final-norm states there."""
+class VisualNeeds:
+    """What a drafter, or somebody who records states, reads of a prompt's video: its embeddings, and the outputs of
+    these target layers (counted from 1)."""
+
+    tap_layers: tuple[int, ...] = ()
+
+    @staticmethod
+    def of_all(needs: "Iterable[VisualNeeds | None]") -> "VisualNeeds | None":
+        """What serves all of several readers; None if none of them looks at the video."""
+        given = [need for need in needs if need is not None]
+        layers = {layer for need in given for layer in need.tap_layers}
+        return VisualNeeds(tuple(sorted(layers))) if given else None
+
+
+@dataclass(frozen=True)
+class VisualContext:
+    """A prefilled prompt with its visual slots. `taps[m]` are the outputs of target layer m at all slots [S, D]."""
+
+    is_text_S: torch.Tensor
+    embedded: EmbeddedPrompt
+    taps: dict[int, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class PromptContext:
+    """A prefilled prompt: token ids and the target's final-norm states at its text positions, visual ones cut out.
+
+    `visual` is there only if somebody asked for it (`VisualNeeds`).
+    """
 
     token_ids_T: torch.Tensor
     states_TD: torch.Tensor
+    visual: VisualContext | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +68,21 @@ class DraftSession(Protocol):
         ...
 
 
+class Recording(Protocol):
+    """Somebody who takes down what the target computes for one completion. It sees what a `DraftSession` sees."""
+
+    @property
+    def visual_needs(self) -> VisualNeeds | None: ...
+
+    def begin(self, context: PromptContext) -> None:
+        """The prompt is read."""
+        ...
+
+    def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
+        """Tokens were read for good, with these states. The last token of a completion never is."""
+        ...
+
+
 Session = TypeVar("Session", bound=DraftSession)
 
 
@@ -56,7 +100,12 @@ class Drafter(Protocol[Session]):
 
     name: str
 
-    def open(self, context: TextContext, max_new_tokens: int) -> Session:
+    @property
+    def visual_needs(self) -> VisualNeeds | None:
+        """What it reads of the video; None: it never sees it."""
+        ...
+
+    def open(self, context: PromptContext, max_new_tokens: int) -> Session:
         """Prefill on a prompt's text and make room for `max_new_tokens` more."""
         ...
 

@@ -13,7 +13,16 @@ import torch
 from sparrow_core.config import DraftConfig, PrefillConfig
 from sparrow_core.decoding.anchors import text_slots
 from sparrow_core.decoding.cache import KVCache
-from sparrow_core.decoding.drafting import Drafter, DraftJob, DraftSession, TextContext, Turn
+from sparrow_core.decoding.drafting import (
+    Drafter,
+    DraftJob,
+    DraftSession,
+    PromptContext,
+    Recording,
+    Turn,
+    VisualContext,
+    VisualNeeds,
+)
 from sparrow_core.decoding.near_ties import first_in_doubt
 from sparrow_core.decoding.sampling import choose
 from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, SequenceRows, TargetModel, TargetPass, finish
@@ -33,23 +42,35 @@ class ChunkPass(NamedTuple):
 
 def prefill(
     target: TargetModel, prompt: Prompt, embedded: EmbeddedPrompt, cache: KVCache, config: PrefillConfig = PREFILL
-) -> TextContext:
+) -> PromptContext:
     """Fill `cache` with the prompt; return its text positions with their states."""
     return finish(prefill_by_layer(target, prompt, embedded, cache, config))
 
 
 def prefill_by_layer(
-    target: TargetModel, prompt: Prompt, embedded: EmbeddedPrompt, cache: KVCache, config: PrefillConfig = PREFILL
-) -> Generator[None, None, TextContext]:
-    """`prefill` with a pause after every layer."""
-    text_states = []
-    for chunk in prefill_passes(target, prompt, embedded, cache, config):
+    target: TargetModel,
+    prompt: Prompt,
+    embedded: EmbeddedPrompt,
+    cache: KVCache,
+    config: PrefillConfig = PREFILL,
+    needs: VisualNeeds | None = None,
+) -> Generator[None, None, PromptContext]:
+    """`prefill` with a pause after every layer. `needs` asks for the video, too."""
+    tap_layers = needs.tap_layers if needs else ()
+    text_states: list[torch.Tensor] = []
+    taps: dict[int, list[torch.Tensor]] = {layer: [] for layer in tap_layers}
+    for chunk in prefill_passes(target, prompt, embedded, cache, config, tap_layers):
         if chunk is not None:
             text_states.append(chunk.result.states_RD[chunk.is_text_R])
+            for layer in tap_layers:
+                taps[layer].append(chunk.result.taps[layer])
         yield
     cache.seal_prompt()
     states_TD = torch.cat(text_states)
-    return TextContext(prompt.token_ids_S[text_slots(prompt.is_text_S)].to(states_TD.device), states_TD)
+    visual = None
+    if needs:
+        visual = VisualContext(prompt.is_text_S, embedded, {layer: torch.cat(taps[layer]) for layer in tap_layers})
+    return PromptContext(prompt.token_ids_S[text_slots(prompt.is_text_S)].to(states_TD.device), states_TD, visual)
 
 
 def prefill_passes(
@@ -75,7 +96,7 @@ def prefill_passes(
         yield ChunkPass(prompt.is_text_S[window].to(device), result)
 
 
-def first_token(target: TargetModel, context: TextContext, sampling: Sampling) -> int:
+def first_token(target: TargetModel, context: PromptContext, sampling: Sampling) -> int:
     """The token that prefill itself decides on."""
     logits_1V = target.logits(context.states_TD[-1:])
     return int(choose(logits_1V, sampling, torch.zeros(1, dtype=torch.int64, device=logits_1V.device)))
@@ -102,6 +123,7 @@ class Running:
     session: DraftSession
     turn: Turn
     shape: DraftConfig
+    recording: Recording | None = None
 
 
 @dataclass(frozen=True)
@@ -161,6 +183,8 @@ def _settle(
         path_states = torch.cat([states_ND[path[:-1]], state_1D])
     accepted = draft.tokens_N[path].tolist()
     running.session.commit(accepted, path_states)
+    if running.recording:
+        running.recording.commit(accepted, path_states)
     return [*accepted[1:], bonus], doubtful is not None
 
 

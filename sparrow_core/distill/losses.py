@@ -29,6 +29,15 @@ def state_smooth_l1(states_ND: torch.Tensor, target_states_ND: torch.Tensor) -> 
     return per_feature_ND.mean(-1).sum()
 
 
+def ranking(logits_NV: torch.Tensor, target_logits_NV: torch.Tensor, num_ranked: int) -> torch.Tensor:
+    """Listwise: how unlikely the order of the target's `num_ranked` likeliest tokens is if the drafter draws them one
+    after the other without replacement (Plackett-Luce), in nats, summed."""
+    order_NK = target_logits_NV.topk(min(num_ranked, target_logits_NV.shape[-1]), dim=-1).indices
+    drafted_NK = logits_NV.float().gather(-1, order_NK)
+    not_yet_drawn_NK = drafted_NK.flip(-1).logcumsumexp(-1).flip(-1)
+    return (not_yet_drawn_NK - drafted_NK).sum()
+
+
 def combined(
     states_ND: torch.Tensor,
     target_states_ND: torch.Tensor,
@@ -42,6 +51,8 @@ def combined(
         total = total + weights.soft_cross_entropy * soft_cross_entropy(logits_NV, target_logits_NV)
     if weights.state_smooth_l1:
         total = total + weights.state_smooth_l1 * state_smooth_l1(states_ND, target_states_ND)
+    if weights.ranking:
+        total = total + weights.ranking * ranking(logits_NV, target_logits_NV, weights.ranked_tokens)
     if weights.probability_l1:
         total = total + weights.probability_l1 * probability_l1(logits_NV, target_logits_NV)
     return total

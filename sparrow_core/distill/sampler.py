@@ -28,6 +28,11 @@ class WindowSampler:
         return int(self._orders[epoch][within])
 
 
+def noise_seeds(seed: int, step: int, batch_size: int) -> list[int]:
+    """For each window of a step's global batch, the seed of its noise."""
+    return [int(n) for n in np.random.default_rng((seed, 2, step)).integers(2**62, size=batch_size)]
+
+
 def shows_bridge(seed: int, step: int, batch_size: int, share: float) -> list[bool]:
     """For each window of a step's global batch, whether training shows its visual bridge states."""
     draws = np.random.default_rng((seed, 1, step)).random(batch_size)

@@ -1,69 +1,188 @@
 """One window as distillation sees it, the batch made of such windows, and the rule of which positions are learnt.
 
 Owns the pairing of states, tokens and captions. It knows no model and no storage (`store.py`), and nothing of how a
-caption was obtained (`capture.py`).
+caption was obtained (`recorder.py`).
 
-Shape letters: B windows, L text tokens (visual placeholders cut out), T = L - 1 drafter slots, M bridge tokens,
-D hidden size.
+Shape letters: B rows of a batch, L text tokens (visual placeholders cut out), T = L - 1 drafter slots, P text tokens of
+a prompt, C caption tokens, M bridge tokens, V visual tokens, D hidden size.
 
-    text token    0    1    2   ...  L-1
-    target state  h0   h1   h2  ...  h(L-1)
+    text token    0    1    2   ...  L-2   L-1
+    target state  h0   h1   h2  ...  h(L-2)          the last token is never read
     slot i of the drafter reads state i and token i+1, and predicts token i+2; its own output estimates state i+1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeVar
 
 import torch
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
+
+from sparrow_core.decoding.anchors import Layout, pair_places, visual_places
+
+VisualSource = Literal["bridge", "embeddings"]
+Item = TypeVar("Item")
+NOBODY = -1  # the window of padding
+
+
+@dataclass(frozen=True)
+class CapturedCaption:
+    """A caption and the final-norm states of all of its tokens but the last [C - 1, D]."""
+
+    token_ids_C: torch.Tensor
+    states_CD: torch.Tensor
+
+
+@dataclass(frozen=True)
+class CapturedWindow:
+    """What is kept of a prompt and of captions that the target wrote for it; tensors are as the target computed them.
+
+    Slots are places in the prompt with its visual tokens. `bridge_MD` holds outputs of the bridge layer at a sample of
+    the visual slots, in order; `embeddings_VD` all visual embeddings, or none (they are large).
+    """
+
+    prompt_ids_P: torch.Tensor
+    prompt_slots_P: torch.Tensor
+    prompt_states_PD: torch.Tensor
+    bridge_slots_M: torch.Tensor
+    bridge_MD: torch.Tensor
+    embeddings_VD: torch.Tensor
+    captions: tuple[CapturedCaption, ...]
 
 
 @dataclass(frozen=True)
 class WindowStates:
-    """What is kept of one target pass over a prompt and its caption.
-
-    `states_LD` are final-norm states of the text positions: the target's distributions follow from them through
-    lm_head, exactly and for any vocabulary, so no log-probabilities are stored. `is_caption_L` marks the generated
-    tokens. `bridge_MD` holds states of the bridge layer at a sample of the visual positions, in order.
+    """One caption with its prompt. `states_LD` are final-norm states of the text positions but the last: the target's
+    distributions follow from them through lm_head, exactly and for any vocabulary, so no log-probabilities are kept.
+    `is_caption_L` marks the generated tokens; the visual part is that of `CapturedWindow`.
     """
 
     token_ids_L: torch.Tensor
-    states_LD: torch.Tensor
+    slots_L: torch.Tensor
+    states_TD: torch.Tensor
     is_caption_L: torch.Tensor
+    bridge_slots_M: torch.Tensor
     bridge_MD: torch.Tensor
+    embeddings_VD: torch.Tensor
+
+    def visual(self, source: VisualSource) -> tuple[torch.Tensor, torch.Tensor]:
+        """Visual slots, and what is kept of them."""
+        if source == "bridge":
+            return self.bridge_slots_M, self.bridge_MD
+        is_text_S = torch.zeros(int(self.slots_L[-1]) + 1, dtype=torch.bool)
+        is_text_S[self.slots_L] = True
+        return (~is_text_S).nonzero()[:, 0], self.embeddings_VD
+
+
+def window_states(window: CapturedWindow, number: int) -> WindowStates:
+    """Caption `number` of a captured window."""
+    caption = window.captions[number]
+    length = len(caption.token_ids_C)
+    is_caption_L = torch.arange(len(window.prompt_ids_P) + length) >= len(window.prompt_ids_P)
+    behind_C = torch.arange(length) + window.prompt_slots_P[-1] + 1
+    return WindowStates(
+        token_ids_L=torch.cat([window.prompt_ids_P, caption.token_ids_C]).long(),
+        slots_L=torch.cat([window.prompt_slots_P, behind_C]).long(),
+        states_TD=torch.cat([window.prompt_states_PD, caption.states_CD]),
+        is_caption_L=is_caption_L,
+        bridge_slots_M=window.bridge_slots_M.long(),
+        bridge_MD=window.bridge_MD,
+        embeddings_VD=window.embeddings_VD,
+    )
 
 
 @dataclass(frozen=True)
 class StateBatch:
-    """Windows padded to the longest, in float32. Padding stands at the end of the text and of the bridge."""
+    """Rows of one or several windows end to end, in float32. `window_BL` numbers the windows of a row from 0, and
+    `visual_window_BM` says whose a visual token is; both are -1 in padding, which stands at the end.
+
+    `states_BLD` are the target's, `fed_BLD` what the drafter is given of them (with noise, if there is any).
+    `places_BL` are the drafter's positions by slot (the last column is unused), `visual_places_BM` those of visual
+    tokens. A window whose visual part is not shown has no visual token here.
+    """
 
     token_ids_BL: torch.Tensor
     states_BLD: torch.Tensor
+    fed_BLD: torch.Tensor
     is_caption_BL: torch.Tensor
-    bridge_BMD: torch.Tensor
-    has_bridge_BM: torch.Tensor
+    window_BL: torch.Tensor
+    places_BL: torch.Tensor
+    visual_BMD: torch.Tensor
+    visual_window_BM: torch.Tensor
+    visual_places_BM: torch.Tensor
 
     def to(self, device: torch.device) -> "StateBatch":
         return StateBatch(*(tensor.to(device) for tensor in vars(self).values()))
 
 
-def collate(windows: Sequence[WindowStates]) -> StateBatch:
-    """Pad windows into one batch. The bridge keeps at least one (masked) slot, so that its norm is always used."""
-    bridges = [window.bridge_MD.float() for window in windows]
-    width = windows[0].states_LD.shape[1]
-    num_bridge = max(1, *(len(bridge) for bridge in bridges))
-    bridge_BMD = torch.zeros(len(windows), num_bridge, width)
-    has_bridge_BM = torch.zeros(len(windows), num_bridge, dtype=torch.bool)
-    for row, bridge in enumerate(bridges):
-        bridge_BMD[row, : len(bridge)] = bridge
-        has_bridge_BM[row, : len(bridge)] = True
+def collate(
+    windows: Sequence[WindowStates],
+    shows_visual: Sequence[bool],
+    source: VisualSource = "bridge",
+    layout: Layout = "before",
+    row_tokens: int = 0,
+    noises: Sequence[torch.Tensor] | None = None,
+) -> StateBatch:
+    """Windows side by side in rows, padded to the longest row.
+
+    Windows share a row, in order, as long as it has no more than `row_tokens` text tokens (0: none is shared).
+    `layout` places their visual tokens (`anchors`). `noises` [T, D] are added to what the drafter reads. A row keeps at
+    least one visual slot, if only a masked one, so that what reads them is always used.
+    """
+    rows: list[list[int]] = []
+    filled = 0
+    for number, window in enumerate(windows):
+        length = len(window.token_ids_L)
+        if not rows or filled + length > row_tokens:
+            rows.append([])
+            filled = 0
+        rows[-1].append(number)
+        filled += length
+    width = windows[0].states_TD.shape[1]
+    parts = [[_Part(windows[n], shows_visual[n], source, layout) for n in row] for row in rows]
+    nothing = torch.zeros(1, width)
+    fed_BLD = states_BLD = _rows(parts, lambda part: pad(part.window.states_TD.float(), (0, 0, 0, 1)))
+    if noises is not None:
+        fed_BLD = states_BLD + _rows([[noises[n] for n in row] for row in rows], lambda x: pad(x, (0, 0, 0, 1)))
+    visual = [torch.cat([part.visual_MD for part in row]) for row in parts]
     return StateBatch(
-        token_ids_BL=pad_sequence([w.token_ids_L.long() for w in windows], batch_first=True),
-        states_BLD=pad_sequence([w.states_LD.float() for w in windows], batch_first=True),
-        is_caption_BL=pad_sequence([w.is_caption_L for w in windows], batch_first=True),
-        bridge_BMD=bridge_BMD,
-        has_bridge_BM=has_bridge_BM,
+        token_ids_BL=_rows(parts, lambda part: part.window.token_ids_L),
+        states_BLD=states_BLD,
+        fed_BLD=fed_BLD,
+        is_caption_BL=_rows(parts, lambda part: part.window.is_caption_L),
+        window_BL=_numbered(parts, lambda part: len(part.window.token_ids_L)),
+        places_BL=_rows(parts, lambda part: pad(part.places_T, (0, 1))),
+        visual_BMD=pad_sequence([v if len(v) else nothing for v in visual], batch_first=True),
+        visual_window_BM=_at_least_one(_numbered(parts, lambda part: len(part.visual_MD)), NOBODY),
+        visual_places_BM=_at_least_one(_rows(parts, lambda part: part.visual_places_M), 0),
     )
+
+
+class _Part:
+    """One window's share of a row."""
+
+    def __init__(self, window: WindowStates, shows_visual: bool, source: VisualSource, layout: Layout) -> None:
+        self.window = window
+        self.places_T = pair_places(window.slots_L, layout).float()
+        slots_M, visual_MD = window.visual(source)
+        kept = slice(None) if shows_visual else slice(0)
+        self.visual_MD = visual_MD.float()[kept]
+        self.visual_places_M = visual_places(window.slots_L, slots_M, layout)[kept]
+
+
+def _rows(parts: Sequence[Sequence[Item]], column: Callable[[Item], torch.Tensor]) -> torch.Tensor:
+    return pad_sequence([torch.cat([column(part) for part in row]) for row in parts], batch_first=True)
+
+
+def _numbered(parts: Sequence[Sequence[_Part]], length: Callable[[_Part], int]) -> torch.Tensor:
+    """The number of the window within its row, for each of its tokens."""
+    numbers = [torch.cat([torch.full((length(p),), n) for n, p in enumerate(row)]) for row in parts]
+    return pad_sequence(numbers, batch_first=True, padding_value=NOBODY)
+
+
+def _at_least_one(values_BM: torch.Tensor, filling: int) -> torch.Tensor:
+    return values_BM if values_BM.shape[1] else torch.full((len(values_BM), 1), filling)
 
 
 def learnt_slots(is_caption_BL: torch.Tensor, recursion: int) -> torch.Tensor:

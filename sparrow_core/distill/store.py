@@ -1,35 +1,40 @@
-"""Captured windows on disk: safetensors shards in one folder, each complete or absent, all of one target.
+"""Captured windows as safetensors shards in one folder, each complete or absent, all of one target.
 
-Owns the layout and the refusal to mix targets. It does not know how windows are captured or used.
+Owns the format, and the refusal of what does not belong together. It does not know how windows are captured, used, or
+where the bytes go.
 
-    FOLDER/target_tables.safetensors    the target's embedding and lm_head: all that training needs of it
-    FOLDER/shard-00000.safetensors ...  windows end to end; header: schema version, fingerprint, capture settings
-    FOLDER/index.json                   written last: its presence says that the capture is complete
+    FOLDER/target_tables.safetensors     the target's embedding and lm_head: all that training needs of it
+    FOLDER/shard-<window>.safetensors    a window with its captions; header: schema version, fingerprint, settings
 
-Shape letters: n windows of a shard, L text tokens, M bridge tokens, D hidden size, V vocabulary.
+A shard is immutable and named by its window, so that a capture that is run again adds only what is missing.
+
+Shape letters: P text tokens of a prompt, C caption tokens, M bridge tokens, V visual tokens, D hidden size.
 """
 
+import hashlib
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
 
-from sparrow_core.distill.states import WindowStates
+from sparrow_core.decoding.target import TargetModel
+from sparrow_core.distill.states import CapturedCaption, CapturedWindow, WindowStates, window_states
 from sparrow_core.errors import CheckpointError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TABLES_FILE = "target_tables.safetensors"
-INDEX_FILE = "index.json"
+_PREFIX, _SUFFIX = "shard-", ".safetensors"
 
 
 @dataclass(frozen=True)
 class StoreHeader:
-    """What every file of a store must agree on. `settings` is a digest of whatever decides the windows' contents."""
+    """What is written into every shard. `settings` is a digest of whatever else decides a window's contents; windows
+    of different settings may be learnt together, those of different targets or bridge layers may not."""
 
     fingerprint: str
     tokenizer_hash: str
@@ -39,130 +44,170 @@ class StoreHeader:
     settings: str
     schema_version: int = SCHEMA_VERSION
 
+    @staticmethod
+    def of(target: TargetModel, bridge_layer: int, settings: str) -> "StoreHeader":
+        """The header of what is captured from a loaded target."""
+        info = target.info
+        return StoreHeader(
+            fingerprint=info.fingerprint,
+            tokenizer_hash=info.tokenizer_hash,
+            hidden_size=info.hidden_size,
+            vocab_size=info.vocab_size,
+            bridge_layer=bridge_layer,
+            settings=settings,
+        )
+
 
 @dataclass(frozen=True)
 class TargetTables:
-    """The two matrices of the target that a drafter reads: embedding and lm_head, both float32 [V, D]."""
+    """The two matrices of the target that a drafter reads: embedding and lm_head, both [V, D]."""
 
     embed_tokens_VD: torch.Tensor
     lm_head_VD: torch.Tensor
 
 
-def shard_name(index: int) -> str:
-    return f"shard-{index:05d}.safetensors"
+def target_tables(target: TargetModel) -> TargetTables:
+    """Embedding and lm_head as plain matrices, read off through the target's own functions."""
+    info = target.info
+    with torch.no_grad():
+        embed_tokens_VD = target.embed_tokens(torch.arange(info.vocab_size, device=info.device))
+        lm_head_DV = target.logits(torch.eye(info.hidden_size, device=info.device, dtype=info.dtype))
+    return TargetTables(embed_tokens_VD.cpu(), lm_head_DV.T.to(info.dtype).cpu().contiguous())
 
 
-def save_tables(folder: Path, tables: TargetTables, header: StoreHeader) -> None:
-    """Write the target's matrices; the folder is made if it is missing."""
-    folder.mkdir(parents=True, exist_ok=True)
+def tables_file(tables: TargetTables, header: StoreHeader) -> bytes:
+    """Content of TABLES_FILE."""
     tensors = {"embed_tokens": tables.embed_tokens_VD.contiguous(), "lm_head": tables.lm_head_VD.contiguous()}
-    _save_atomically(folder / TABLES_FILE, tensors, header)
+    return save(tensors, metadata={"header": json.dumps(asdict(header))})
 
 
-def save_shard(folder: Path, index: int, windows: Sequence[WindowStates], header: StoreHeader) -> None:
-    """Write windows as one shard. States are stored in float16; bridge states, of unbounded scale, in bfloat16."""
+def shard_name(window: str) -> str:
+    """File name of a window's shard."""
+    return f"{_PREFIX}{window}{_SUFFIX}"
+
+
+def window_of_shard(file: str) -> str | None:
+    """The window whose shard has this file name; None if it is no shard's."""
+    is_shard = file.startswith(_PREFIX) and file.endswith(_SUFFIX)
+    return file[len(_PREFIX) : -len(_SUFFIX)] if is_shard else None
+
+
+def shard_file(window: CapturedWindow, header: StoreHeader) -> bytes:
+    """Content of a shard. Every tensor is stored in the dtype that it was computed in."""
     tensors = {
-        "token_ids": torch.cat([w.token_ids_L for w in windows]).to(torch.int32),
-        "states": torch.cat([w.states_LD for w in windows]).to(torch.float16),
-        "is_caption": torch.cat([w.is_caption_L for w in windows]),
-        "bridge": torch.cat([w.bridge_MD for w in windows]).to(torch.bfloat16),
-        "text_ends": torch.tensor([len(w.token_ids_L) for w in windows]).cumsum(0),
-        "bridge_ends": torch.tensor([len(w.bridge_MD) for w in windows]).cumsum(0),
+        "prompt_ids": window.prompt_ids_P.to(torch.int32),
+        "prompt_slots": window.prompt_slots_P.to(torch.int32),
+        "prompt_states": window.prompt_states_PD,
+        "bridge_slots": window.bridge_slots_M.to(torch.int32),
+        "bridge": window.bridge_MD,
+        "embeddings": window.embeddings_VD,
+        "caption_ids": torch.cat([caption.token_ids_C for caption in window.captions]).to(torch.int32),
+        "caption_states": torch.cat([caption.states_CD for caption in window.captions]),
+        "caption_lengths": torch.tensor([len(caption.token_ids_C) for caption in window.captions]),
     }
-    _save_atomically(folder / shard_name(index), tensors, header)
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    return save(contiguous, metadata={"header": json.dumps(asdict(header))})
 
 
-def has_shard(folder: Path, index: int, header: StoreHeader) -> bool:
-    """Whether the shard is there. Raises CheckpointError if it is, but with another header."""
-    path = folder / shard_name(index)
-    if not path.exists():
-        return False
-    with safe_open(path, framework="pt") as shard:
-        _check_header(path, shard.metadata(), header)
-    return True
-
-
-def seal(folder: Path, num_shards: int, header: StoreHeader) -> None:
-    """Check all shards and write the index, which makes the store readable."""
-    missing = [shard_name(i) for i in range(num_shards) if not has_shard(folder, i, header)]
-    if missing:
-        raise CheckpointError(f"{folder} lacks {len(missing)} of {num_shards} shards, first {missing[0]}: rerun it")
-    index = {"header": asdict(header), "shards": [shard_name(i) for i in range(num_shards)]}
-    temporary = folder / f".{INDEX_FILE}.{os.getpid()}"
-    temporary.write_text(json.dumps(index, indent=1))
-    temporary.replace(folder / INDEX_FILE)
+def read_shard(path: Path) -> tuple[CapturedWindow, StoreHeader]:
+    """What `shard_file` was given. Raises CheckpointError for a damaged file, or one of another schema."""
+    header = _read_header(path)
+    tensors = load_file(path)
+    lengths = tensors["caption_lengths"].tolist()
+    ids = tensors["caption_ids"].split(lengths)
+    states = tensors["caption_states"].split([length - 1 for length in lengths])
+    window = CapturedWindow(
+        prompt_ids_P=tensors["prompt_ids"],
+        prompt_slots_P=tensors["prompt_slots"],
+        prompt_states_PD=tensors["prompt_states"],
+        bridge_slots_M=tensors["bridge_slots"],
+        bridge_MD=tensors["bridge"],
+        embeddings_VD=tensors["embeddings"],
+        captions=tuple(CapturedCaption(*parts) for parts in zip(ids, states, strict=True)),
+    )
+    return window, header
 
 
 class StateStore:
-    """A complete store, read window by window; shards stay mapped, so memory holds only what is used.
+    """All captions of a folder, in the order of the shards' names. Nothing stays in memory but where they are.
 
-    Raises CheckpointError if the store is incomplete, of another schema, or (when `fingerprint` is given) of another
-    target.
+    Every shard's header is looked at here: raises CheckpointError if there is none, if one is damaged, of another
+    schema, or of another target or tokenizer than the others or than `fingerprint` and `tokenizer_hash`.
     """
 
-    def __init__(self, folder: Path, fingerprint: str | None = None) -> None:
-        if not (folder / INDEX_FILE).exists():
-            raise CheckpointError(f"{folder} holds no complete capture ({INDEX_FILE} is missing): capture first")
-        index = json.loads((folder / INDEX_FILE).read_text())
-        if index["header"]["schema_version"] != SCHEMA_VERSION:
-            raise CheckpointError(
-                f"{folder} has schema {index['header']['schema_version']}, this version reads {SCHEMA_VERSION}: "
-                "capture into a new folder"
-            )
+    def __init__(self, folder: Path, fingerprint: str | None = None, tokenizer_hash: str | None = None) -> None:
         self.folder = folder
-        self.header = StoreHeader(**index["header"])
-        if fingerprint is not None and self.header.fingerprint != fingerprint:
-            raise CheckpointError(
-                f"{folder} was captured from target {self.header.fingerprint}, not {fingerprint}: "
-                "capture into a new folder"
-            )
-        self._shards = [safe_open(folder / name, framework="pt") for name in index["shards"]]
-        self._places = [
-            (shard_index, start, end, bridge_start, bridge_end)
-            for shard_index, shard in enumerate(self._shards)
-            for start, end, bridge_start, bridge_end in _spans(shard)
-        ]
+        self._shards = sorted(folder.glob(shard_name("*")))
+        if not self._shards:
+            raise CheckpointError(f"{folder} holds no captured window ({shard_name('*')}): capture first")
+        if not (folder / TABLES_FILE).exists():
+            raise CheckpointError(f"{folder} lacks {TABLES_FILE}: capture into it once more")
+        self.header = _read_header(self._shards[0])
+        for what, have, want in (
+            ("target", self.header.fingerprint, fingerprint),
+            ("a target with tokenizer", self.header.tokenizer_hash, tokenizer_hash),
+        ):
+            if want is not None and have != want:
+                raise CheckpointError(
+                    f"{folder} was captured from {what} {have}, not {want}: capture into a new folder"
+                )
+        self._places: list[tuple[Path, int]] = []
+        self._masks: list[torch.Tensor] = []
+        for path in self._shards:
+            _refuse_stranger(path, _read_header(path), self._shards[0], self.header)
+            self._add(path)
+        _refuse_stranger(folder / TABLES_FILE, _read_header(folder / TABLES_FILE), self._shards[0], self.header)
 
     def __len__(self) -> int:
         return len(self._places)
 
     def __getitem__(self, index: int) -> WindowStates:
-        shard_index, start, end, bridge_start, bridge_end = self._places[index]
-        shard = self._shards[shard_index]
-        return WindowStates(
-            token_ids_L=shard.get_slice("token_ids")[start:end],
-            states_LD=shard.get_slice("states")[start:end],
-            is_caption_L=shard.get_slice("is_caption")[start:end],
-            bridge_MD=shard.get_slice("bridge")[bridge_start:bridge_end],
-        )
+        path, number = self._places[index]
+        return window_states(read_shard(path)[0], number)
+
+    @property
+    def digest(self) -> str:
+        """Identifies which windows the store holds: 16 hex digits of the shards' names and sizes."""
+        listing = [(path.name, path.stat().st_size) for path in self._shards]
+        return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
 
     def caption_masks(self) -> list[torch.Tensor]:
-        """`is_caption_L` of every window, without touching the states."""
-        masks = [shard.get_tensor("is_caption") for shard in self._shards]
-        return [masks[shard_index][start:end] for shard_index, start, end, _, _ in self._places]
+        """`is_caption_L` of every caption."""
+        return self._masks
 
     def tables(self) -> TargetTables:
+        """The target's matrices in float32."""
         tensors = load_file(self.folder / TABLES_FILE)
-        return TargetTables(embed_tokens_VD=tensors["embed_tokens"], lm_head_VD=tensors["lm_head"])
+        return TargetTables(tensors["embed_tokens"].float(), tensors["lm_head"].float())
+
+    def _add(self, path: Path) -> None:
+        with safe_open(path, framework="pt") as shard:
+            num_prompt = shard.get_slice("prompt_ids").get_shape()[0]
+            lengths = shard.get_tensor("caption_lengths").tolist()
+        for number, length in enumerate(lengths):
+            self._places.append((path, number))
+            self._masks.append(torch.arange(num_prompt + length) >= num_prompt)
 
 
-def _spans(shard: safe_open) -> list[tuple[int, int, int, int]]:
-    text_ends = shard.get_tensor("text_ends").tolist()
-    bridge_ends = shard.get_tensor("bridge_ends").tolist()
-    return list(zip([0, *text_ends], text_ends, [0, *bridge_ends], bridge_ends, strict=False))
-
-
-def _check_header(path: Path, metadata: Mapping[str, str], header: StoreHeader) -> None:
-    found = json.loads(metadata["header"])
-    differing = {key: value for key, value in asdict(header).items() if found.get(key) != value}
-    if differing:
-        key, value = next(iter(differing.items()))
+def _read_header(path: Path) -> StoreHeader:
+    try:
+        with safe_open(path, framework="pt") as shard:
+            found: Mapping[str, Any] = json.loads(shard.metadata()["header"])
+    except (SafetensorError, OSError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): remove it and capture its window again") from error
+    if found["schema_version"] != SCHEMA_VERSION:
         raise CheckpointError(
-            f"{path} was captured with {key}={found.get(key)!r}, not {value!r}: capture into a new folder"
+            f"{path} has schema {found['schema_version']}, this version reads {SCHEMA_VERSION}: "
+            "capture into a new folder"
         )
+    return StoreHeader(**found)
 
 
-def _save_atomically(path: Path, tensors: dict[str, torch.Tensor], header: StoreHeader) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, temporary, metadata={"header": json.dumps(asdict(header))})
-    temporary.replace(path)
+def _refuse_stranger(path: Path, header: StoreHeader, first_path: Path, first: StoreHeader) -> None:
+    for key in ("fingerprint", "tokenizer_hash", "hidden_size", "vocab_size", "bridge_layer"):
+        have, want = getattr(header, key), getattr(first, key)
+        if have != want:
+            raise CheckpointError(
+                f"{path} was captured with {key}={have!r}, but {first_path.name} beside it with {want!r}: "
+                "keep them in separate folders"
+            )

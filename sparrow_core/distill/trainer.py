@@ -5,7 +5,8 @@ whole state: a resumed run is bit-equal to one that was never interrupted.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,8 +14,9 @@ import torch
 from torch import nn
 
 from sparrow_core.config import DistillConfig
-from sparrow_core.distill.sampler import WindowSampler, shows_bridge
-from sparrow_core.distill.states import WindowStates, collate, num_learnt
+from sparrow_core.distill.sampler import WindowSampler, noise_seeds, shows_bridge
+from sparrow_core.distill.states import WindowStates, num_learnt
+from sparrow_core.distill.unroll import UnrolledDrafter, UnrollSums
 from sparrow_core.errors import ConfigError
 
 StateDict = dict[str, Any]
@@ -41,10 +43,12 @@ class Worker:
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """One step on this worker. `loss` is in nats per learnt slot; `agreement` is the share of learnt slots, by pass, at
-    which the drafter's first choice is the target's."""
+    """One step on this worker. `windows` are the indices of the whole global batch. `loss` is this worker's part, in
+    nats per learnt slot of the whole batch times the number of workers; `agreement` is the share of learnt slots, by
+    pass, at which the drafter's first choice is the target's."""
 
     step: int
+    windows: tuple[int, ...]
     loss: float
     learning_rate: float
     gradient_norm: float
@@ -60,12 +64,13 @@ class Hooks:
 
 
 def learning_rate(config: DistillConfig, step: int) -> float:
-    """Linear warm-up, then a cosine from `learning_rate` down to `final_rate_share` of it at the last step."""
+    """Linear warm-up, then along the schedule from `learning_rate` to `final_rate_share` of it at the last step."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, config.steps - 1 - config.warmup_steps)
     floor = config.final_rate_share
-    return config.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+    left = 0.5 * (1 + math.cos(math.pi * progress)) if config.schedule == "cosine" else 1 - progress
+    return config.learning_rate * (floor + (1 - floor) * left)
 
 
 class Trainer:
@@ -85,15 +90,19 @@ class Trainer:
         hooks: Hooks | None = None,
     ) -> None:
         self._worker = worker or Worker()
-        if config.batch_size % self._worker.world_size:
+        pieces = self._worker.world_size * config.accumulate
+        if config.batch_size % pieces:
             raise ConfigError(
-                f"distill.batch_size={config.batch_size} cannot be shared evenly by {self._worker.world_size} workers; "
-                "use a multiple"
+                f"train.batch_size={config.batch_size} cannot be shared evenly by {self._worker.world_size} workers "
+                f"with train.accumulate={config.accumulate}; use a multiple of {pieces}"
             )
         self._learnt = [num_learnt(mask, config.recursions) for mask in windows.caption_masks()]
         if not any(self._learnt):
             raise ConfigError("no captured window has a caption of two tokens or more: nothing can be learnt")
         self.model = model
+        unrolled = getattr(model, "module", model)
+        assert isinstance(unrolled, UnrolledDrafter)
+        self._unrolled = unrolled
         self.step = 0
         self._windows = windows
         self._config = config
@@ -116,39 +125,60 @@ class Trainer:
                 self._hooks.on_checkpoint(self.step, self.state_dict())
 
     def state_dict(self) -> StateDict:
-        return {"step": self.step, "drafter": self._trained().state_dict(), "optimizer": self._optimizer.state_dict()}
+        drafter = self._unrolled.drafter
+        return {"step": self.step, "drafter": drafter.state_dict(), "optimizer": self._optimizer.state_dict()}
 
     def load_state_dict(self, state: StateDict) -> None:
-        self._trained().load_state_dict(state["drafter"])
+        self._unrolled.drafter.load_state_dict(state["drafter"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
 
     def _train_step(self) -> StepMetrics:
         config, worker = self._config, self._worker
         indices = self._sampler.batch(self.step)
-        bridged = shows_bridge(config.seed, self.step, config.batch_size, config.bridge_share)
-        mine = slice(worker.rank, None, worker.world_size)
-        batch = collate([self._windows[index] for index in indices[mine]]).to(worker.device)
+        num_learnt_slots = max(1, sum(self._learnt[index] for index in indices))
         rate = learning_rate(config, self.step)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        sums = self.model(batch, torch.tensor(bridged[mine], device=worker.device))
-        num_learnt_slots = max(1, sum(self._learnt[index] for index in indices))
-        loss = sums.loss * (worker.world_size / num_learnt_slots)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        mine = range(worker.rank, config.batch_size, worker.world_size)
+        size = len(mine) // config.accumulate
+        pieces = [mine[first : first + size] for first in range(0, len(mine), size)]
+        loss = 0.0
+        agreeing_P = learnt_P = torch.zeros(config.recursions + 1, dtype=torch.int64, device=worker.device)
+        for piece in pieces:
+            with nullcontext() if piece is pieces[-1] else self._without_sync():
+                sums = self._sums(indices, piece)
+                scaled = sums.loss * (worker.world_size / num_learnt_slots)
+                scaled.backward()
+            loss += scaled.item()
+            agreeing_P, learnt_P = agreeing_P + sums.num_agreeing_P, learnt_P + sums.num_learnt_P
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         self._optimizer.step()
         return StepMetrics(
             step=self.step,
-            loss=loss.item(),
+            windows=tuple(indices),
+            loss=loss,
             learning_rate=rate,
             gradient_norm=float(norm),
-            agreement=tuple((sums.num_agreeing_P / sums.num_learnt_P.clamp(min=1)).tolist()),
+            agreement=tuple((agreeing_P / learnt_P.clamp(min=1)).tolist()),
         )
 
-    def _trained(self) -> nn.Module:
-        unwrapped = getattr(self.model, "module", self.model)
-        drafter = unwrapped.drafter
-        assert isinstance(drafter, nn.Module)
-        return drafter
+    def _sums(self, indices: Sequence[int], places: Sequence[int]) -> UnrollSums:
+        """One pass over some places of the global batch."""
+        config, device = self._config, self._worker.device
+        shown = shows_bridge(config.seed, self.step, config.batch_size, config.bridge_share)
+        seeds = noise_seeds(config.seed, self.step, config.batch_size)
+        batch = self._unrolled.collate(
+            [self._windows[indices[place]] for place in places],
+            [shown[place] for place in places],
+            [seeds[place] for place in places],
+        )
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            sums: UnrollSums = self.model(batch.to(device))
+        return sums
+
+    def _without_sync(self) -> AbstractContextManager[None]:
+        """In which gradients of several workers are not yet brought together."""
+        no_sync = getattr(self.model, "no_sync", nullcontext)
+        return no_sync()  # type: ignore[no-any-return]

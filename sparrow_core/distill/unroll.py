@@ -2,17 +2,21 @@
 
 Owns what each pass reads and attends to. It knows neither optimiser nor storage.
 
-Shape letters: B windows, L text tokens, T = L - 1 slots, M bridge tokens, K keys, P passes, N learnt slots, D hidden
+Shape letters: B rows, L text tokens, T = L - 1 slots, M visual tokens, K keys, P passes, N learnt slots, D hidden
 size, d head size, V vocabulary, H heads, G KV heads. Slots pair states and tokens as `states.py` draws them.
 
-Keys that slot i of pass r sees (`recursion_keys`):
+Keys of its own window that slot i of pass r sees (`recursion_keys`):
 
-    "decoding"   bridge | pass 0: slots <= i - r | pass k: slot i - r + k, for k = 1..r
+    "decoding"   visual | pass 0: slots <= i - r | pass k: slot i - r + k, for k = 1..r
                  the root of a draft stands at slot i - r; what lies before it is fed by the target, what follows by the
                  drafter, one pass deeper per slot: exactly what a drafted chain attends to
-    "paper"      bridge | pass r: slots <= i        (the whole sequence recomputed from the drafter's own states)
+    "paper"      visual | pass r: slots <= i        (the whole sequence recomputed from the drafter's own states)
+
+Visual keys are what the drafter will see in decoding (`DrafterConfig.sees`), or, for one that will see none, the bridge
+states that IVSB shows in training alone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,8 +25,9 @@ from torch.nn import functional
 
 from sparrow_core.config import DistillConfig
 from sparrow_core.distill.losses import combined
-from sparrow_core.distill.states import StateBatch, learnt_slots
+from sparrow_core.distill.states import NOBODY, StateBatch, VisualSource, WindowStates, collate, learnt_slots
 from sparrow_core.distill.store import TargetTables
+from sparrow_core.errors import ConfigError
 from sparrow_core.models.drafter import DrafterAttention, DrafterLayer, SparrowDrafterModel
 
 
@@ -54,12 +59,29 @@ class UnrolledDrafter(nn.Module):
         super().__init__()
         self.drafter = drafter
         self.config = config
+        self.reads_visual = drafter.config.sees != "text" or drafter.bridge_norm is not None
         self.register_buffer("embed_tokens_VD", tables.embed_tokens_VD, persistent=False)
         self.register_buffer("lm_head_VD", tables.lm_head_VD, persistent=False)
 
-    def forward(self, batch: StateBatch, shows_bridge_B: torch.Tensor) -> UnrollSums:
-        """Loss of all passes over one batch. `shows_bridge_B` says which windows show their bridge states."""
-        outputs_PBTD = self.unroll(batch, shows_bridge_B)
+    def collate(
+        self, windows: Sequence[WindowStates], shows_bridge: Sequence[bool], noise_seeds: Sequence[int]
+    ) -> StateBatch:
+        """The batch that this drafter learns from. What it sees in decoding is always shown."""
+        sees, config = self.drafter.config.sees, self.config
+        noises = None
+        if config.state_noise:
+            noises = [_noise(w.states_TD, config.state_noise, s) for w, s in zip(windows, noise_seeds, strict=True)]
+        if sees == "text":
+            return collate(windows, shows_bridge, "bridge", config.bridge_place, config.row_tokens, noises)
+        source: VisualSource = "bridge" if sees == "bridge" else "embeddings"
+        if source == "embeddings" and not all(len(window.embeddings_VD) for window in windows):
+            raise ConfigError("this drafter reads visual embeddings: capture with capture.keep_embeddings=true")
+        shows = [True] * len(windows)
+        return collate(windows, shows, source, self.drafter.config.layout, config.row_tokens, noises)
+
+    def forward(self, batch: StateBatch) -> UnrollSums:
+        """Loss of all passes over one batch."""
+        outputs_PBTD = self.unroll(batch)
         first_BT = learnt_slots(batch.is_caption_BL, 0)
         target_states_ND = batch.states_BLD[:, 1:][first_BT]
         with torch.no_grad():
@@ -78,61 +100,80 @@ class UnrolledDrafter(nn.Module):
             num_learnt.append(among_first_N.sum())
         return UnrollSums(loss, torch.stack(num_agreeing), torch.stack(num_learnt))
 
-    def unroll(self, batch: StateBatch, shows_bridge_B: torch.Tensor) -> list[torch.Tensor]:
+    def unroll(self, batch: StateBatch) -> list[torch.Tensor]:
         """Outputs [B, T, D] of the first pass and of each recursion."""
         layer = self.drafter.layers[0]
         assert isinstance(layer, DrafterLayer)
+        window_BT, is_first_BT1 = _windows_of_slots(batch.window_BL)
+        positions_BT = batch.places_BL[:, :-1]
         embeddings_BTD = functional.embedding(batch.token_ids_BL[:, 1:], self.embed_tokens_VD)
-        fed_BTD = batch.states_BLD[:, :-1]
-        num_slots = fed_BTD.shape[1]
-        positions_BT = torch.arange(num_slots, device=fed_BTD.device).expand(fed_BTD.shape[:2])
-        bridge, bridge_visible_BM = self._bridge_keys(layer.self_attn, batch, shows_bridge_B)
+        true_BTD = batch.fed_BLD[:, :-1]
+        visual, visual_visible_BTM, added_BTD = self._visual(layer.self_attn, batch, window_BT)
+        fed_BTD = true_BTD
         passes: list[_Keys] = []
         outputs: list[torch.Tensor] = []
         for recursion in range(self.config.recursions + 1):
             z_BTD = self.drafter.fuse(embeddings_BTD, fed_BTD)
+            if added_BTD is not None:
+                z_BTD = z_BTD + added_BTD
             queries, keys, values = layer.self_attn.project(z_BTD, positions_BT)
             passes.append(_Keys(keys, values))
             seen = passes if self.config.recursion_keys == "decoding" else passes[-1:]
-            text_visible_TK = self._text_visible(recursion, num_slots, fed_BTD.device)
-            runs = [*([bridge] if bridge else []), *seen]
+            runs = [*([visual] if visual else []), *seen]
             attended_BHTd = functional.scaled_dot_product_attention(
                 queries,
                 torch.cat([run.keys for run in runs], 2),
                 torch.cat([run.values for run in runs], 2),
-                attn_mask=_joined(bridge_visible_BM, text_visible_TK),
+                attn_mask=self._visible(recursion, window_BT, visual_visible_BTM)[:, None],
                 enable_gqa=True,
             )
             outputs.append(layer.finish(z_BTD, attended_BHTd.transpose(1, 2).flatten(2)))
-            fed_BTD = torch.cat([batch.states_BLD[:, :1], outputs[-1][:, :-1]], 1)
+            estimated_BTD = torch.cat([true_BTD[:, :1], outputs[-1][:, :-1]], 1)
+            fed_BTD = torch.where(is_first_BT1, true_BTD, estimated_BTD)
         return outputs
 
-    def _bridge_keys(
-        self, attention: DrafterAttention, batch: StateBatch, shows_bridge_B: torch.Tensor
-    ) -> tuple[_Keys | None, torch.Tensor | None]:
-        """Keys of the bridge states, placed just before the text at positions -M..-1, and who may see them [B, M]."""
-        if self.drafter.bridge_norm is None:
-            return None, None
-        visible_BM = batch.has_bridge_BM & shows_bridge_B[:, None]
-        places_BM = torch.arange(visible_BM.shape[1], device=visible_BM.device) - batch.has_bridge_BM.sum(1)[:, None]
-        _, keys, values = attention.project(self.drafter.bridge_norm(batch.bridge_BMD), places_BM)
-        return _Keys(keys, values), visible_BM
+    def _visual(
+        self, attention: DrafterAttention, batch: StateBatch, window_BT: torch.Tensor
+    ) -> tuple[_Keys | None, torch.Tensor | None, torch.Tensor | None]:
+        """Keys of what is shown of the videos, who may see them [B, T, M], and what is added to all inputs."""
+        if not self.reads_visual:
+            return None, None, None
+        whose_BM = batch.visual_window_BM
+        if self.drafter.config.sees == "summary" and whose_BM.max() > 0:
+            raise ConfigError("a summary is made of one video: train.row_tokens must be 0")
+        seen = self.drafter.see(batch.visual_BMD, whose_BM != NOBODY)
+        num_seen = seen.z_BMD.shape[1]
+        _, keys, values = attention.project(seen.z_BMD, batch.visual_places_BM[:, :num_seen])
+        whose_BM = torch.where(seen.present_BM, whose_BM[:, :num_seen], NOBODY - 1)
+        return _Keys(keys, values), whose_BM[:, None] == window_BT[..., None], seen.added_B1D
 
-    def _text_visible(self, recursion: int, num_slots: int, device: torch.device) -> torch.Tensor:
-        """The rule of the module docstring for one pass, without the bridge: bool [T, K]."""
-        row_T1 = torch.arange(num_slots, device=device)[:, None]
-        column_1T = torch.arange(num_slots, device=device)[None]
+    def _visible(
+        self, recursion: int, window_BT: torch.Tensor, visual_visible_BTM: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The rule of the module docstring for one pass: bool [B, T, K]. Padding sees padding, since a row that sees
+        nothing would be nan."""
+        is_own_BTT = window_BT[:, :, None] == window_BT[:, None]
+        row_T1 = torch.arange(window_BT.shape[1], device=window_BT.device)[:, None]
+        column_1T = row_T1.T
         if self.config.recursion_keys == "paper":
-            return column_1T <= row_T1
-        root_T1 = row_T1 - recursion
-        own = [column_1T == root_T1 + depth for depth in range(1, recursion + 1)]
-        return torch.cat([column_1T <= root_T1, *own], 1)
+            runs = [column_1T <= row_T1]
+        else:
+            root_T1 = row_T1 - recursion
+            runs = [column_1T <= root_T1, *(column_1T == root_T1 + depth for depth in range(1, recursion + 1))]
+        visible = [run & is_own_BTT for run in runs]
+        return torch.cat([*([] if visual_visible_BTM is None else [visual_visible_BTM]), *visible], 2)
 
 
-def _joined(bridge_visible_BM: torch.Tensor | None, text_visible_TK: torch.Tensor) -> torch.Tensor:
-    """One mask over bridge and text keys, broadcastable to [B, H, T, K]."""
-    if bridge_visible_BM is None:
-        return text_visible_TK[None, None]
-    batch, num_slots = bridge_visible_BM.shape[0], text_visible_TK.shape[0]
-    bridge_BTM = bridge_visible_BM[:, None].expand(-1, num_slots, -1)
-    return torch.cat([bridge_BTM, text_visible_TK.expand(batch, -1, -1)], 2)[:, None]
+def _noise(states_TD: torch.Tensor, largest: float, seed: int) -> torch.Tensor:
+    """Uniform in [-largest, largest], of its own seed, so that it does not depend on who else is in the batch."""
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.rand(states_TD.shape, generator=generator) * 2 - 1) * largest
+
+
+def _windows_of_slots(window_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The window of each slot [B, T] (padding where a slot's two tokens are not of one), and whether it is the first
+    slot of its window [B, T, 1]."""
+    here_BT = window_BL[:, :-1]
+    window_BT = torch.where(here_BT == window_BL[:, 1:], here_BT, NOBODY)
+    before_BT = functional.pad(here_BT[:, :-1], (1, 0), value=NOBODY)
+    return window_BT, (here_BT != before_BT)[..., None]

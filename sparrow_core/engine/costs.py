@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sparrow_core.config import DraftConfig, Sampling
-from sparrow_core.decoding.drafting import Drafter, DraftJob, TextContext, Turn
+from sparrow_core.decoding.drafting import Drafter, DraftJob, PromptContext, Turn
 from sparrow_core.decoding.target import SequenceRows, TargetModel
 from sparrow_core.engine.governor import CANDIDATES, NOTHING, Costs
 
@@ -53,7 +53,7 @@ def draft_seconds(target: TargetModel, drafter: Drafter[Any], shape: DraftConfig
     info = target.info
     ids_T = torch.zeros(TEXT_TOKENS, dtype=torch.int64, device=info.device)
     states_TD = torch.zeros(TEXT_TOKENS, info.hidden_size, device=info.device, dtype=info.dtype)
-    session = drafter.open(TextContext(ids_T, states_TD), REPEATS + 1)
+    session = drafter.open(PromptContext(ids_T, states_TD), REPEATS + 1)
     job = DraftJob(session, Turn(0, 1, 0, Sampling()), shape)
     return median_seconds(target, lambda: drafter.propose([job]))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from sparrow_core.config import EngineConfig, Sampling
 from sparrow_core.decoding.cache import KVArena
-from sparrow_core.decoding.drafting import Drafter
+from sparrow_core.decoding.drafting import Drafter, VisualNeeds
 from sparrow_core.decoding.rounds import decode_round
 from sparrow_core.decoding.target import Prompt, TargetModel
 from sparrow_core.engine.costs import measure_costs
@@ -163,7 +163,8 @@ class Engine:
             if not can_join(first.need, self._arena.gaps, len(self._active), self.config.max_sequences):
                 return
             cache = self._arena.lease(first.need)
-            generation = Generation(self.target, self.config, first.tickets[0].request, first.prompt, cache)
+            needs = _visual_needs([ticket.arm for ticket in first.tickets])
+            generation = Generation(self.target, self.config, first.tickets[0].request, first.prompt, cache, needs)
             self._active.append(_Active(first.tickets, generation, self._steps))
             self._waiting.pop()
 
@@ -240,6 +241,11 @@ class Engine:
             del active.tickets[1:]
             active.generation.cancel()
             self._settle(active)
+
+
+def _visual_needs(arms: Sequence[Arm]) -> VisualNeeds | None:
+    readers = [reader for arm in arms for reader in (arm.drafter, arm.recording) if reader]
+    return VisualNeeds.of_all(reader.visual_needs for reader in readers)
 
 
 def _check(request: Request) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding.cache import KVCache
-from sparrow_core.decoding.drafting import TextContext, Turn
+from sparrow_core.decoding.drafting import PromptContext, Turn, VisualNeeds
 from sparrow_core.decoding.rounds import RoundResult, Running, first_token, prefill_by_layer
 from sparrow_core.decoding.target import Prompt, TargetModel
 from sparrow_core.engine.governor import MAX_TOTAL, NOTHING
@@ -46,11 +46,17 @@ class Generation:
     """A request in its room of the arena. Its prompt is read once, whatever number of arms decode it."""
 
     def __init__(
-        self, target: TargetModel, config: EngineConfig, request: Request, prompt: Prompt, cache: KVCache
+        self,
+        target: TargetModel,
+        config: EngineConfig,
+        request: Request,
+        prompt: Prompt,
+        cache: KVCache,
+        needs: VisualNeeds | None = None,
     ) -> None:
-        self._target, self._config, self._prompt = target, config, prompt
+        self._target, self._config, self._prompt, self._needs = target, config, prompt, needs
         self.request, self.cache = request, cache
-        self._context: TextContext | None = None
+        self._context: PromptContext | None = None
         self._reading = self._read_prompt()
         self._has_seen = False
         self._vision_s = self._prefill_s = 0.0
@@ -85,7 +91,9 @@ class Generation:
         self._prompt = replace(self._prompt, visuals=())  # hundreds of megabytes of patches for a long video
         self._has_seen = True
         prefill = self._config.prefill
-        self._context = yield from prefill_by_layer(self._target, self._prompt, embedded, self.cache, prefill)
+        self._context = yield from prefill_by_layer(
+            self._target, self._prompt, embedded, self.cache, prefill, self._needs
+        )
 
     @torch.inference_mode()
     def begin(self, arm: Arm) -> list[int]:
@@ -100,6 +108,8 @@ class Generation:
         first = first_token(self._target, self._context, arm.sampling)
         self._decode_began = time.perf_counter()
         self._session = (arm.drafter or _NO_DRAFTER).open(self._context, self.request.max_new_tokens)
+        if arm.recording:
+            arm.recording.begin(self._context)
         opened = time.perf_counter()
         self._seconds = dict.fromkeys(Timings.__dataclass_fields__, 0.0) | {
             "vision_s": self._vision_s,
@@ -112,7 +122,7 @@ class Generation:
         """Its part in the next round, with a draft of this shape or without one."""
         turn = Turn(self.token_ids[-1], len(self.token_ids), len(self._accepted), self.arm.sampling)
         drafter = (self.arm.drafter if shape else None) or _NO_DRAFTER
-        return Running(self.cache, self._offset, drafter, self._session, turn, shape or NOTHING)
+        return Running(self.cache, self._offset, drafter, self._session, turn, shape or NOTHING, self.arm.recording)
 
     def take(self, result: RoundResult) -> list[int]:
         """What a round brought; returns the tokens that it added, cut at the first stop token and `max_new_tokens`."""

@@ -9,18 +9,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparrow_core.config import DraftConfig, Sampling
-from sparrow_core.decoding.drafting import Drafter
+from sparrow_core.decoding.drafting import Drafter, Recording
 from sparrow_core.types import Completion, Request
 
 
 @dataclass(frozen=True)
 class Arm:
     """One way of decoding a prompt: with which drafter (None: without drafts), in which shape (None: the governor's
-    choice) and how sampled."""
+    choice) and how sampled; `recording` takes down the target's states meanwhile."""
 
     drafter: Drafter[Any] | None
     shape: DraftConfig | None
     sampling: Sampling
+    recording: Recording | None = None
 
 
 class Ticket:

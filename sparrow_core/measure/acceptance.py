@@ -2,19 +2,19 @@
 
 Owns the measurement and its statistics. It knows no drafter by name and does not know where windows come from.
 
-Shape letters: N caption tokens, L text tokens, V vocabulary.
+Shape letters: R rows, D hidden size, V vocabulary.
 """
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 import torch
 
+from sparrow_core.decoding.drafting import PromptContext, VisualNeeds
 from sparrow_core.decoding.target import TargetModel
-from sparrow_core.distill.capture import PromptReading
 from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.ticket import Arm
 from sparrow_core.errors import ConfigError
@@ -61,31 +61,39 @@ class AcceptanceRow:
 def measure_window(
     target: TargetModel, engine: Engine, request: Request, arms: Sequence[Arm]
 ) -> list[WindowAcceptance]:
-    """Decode one request under every arm, after a single prefill. A caption is read once more, for its entropy."""
-    completions = [ticket.result() for ticket in engine.submit_arms(request, arms)]
-    captions = {completion.token_ids for completion in completions}  # one, for what is greedy
-    entropies = {caption: float(caption_entropy(target, request, caption).sum()) for caption in captions}
+    """Decode one request under every arm, after a single prefill."""
+    recorders = [EntropyRecorder(target) for _ in arms]
+    recorded = [replace(arm, recording=recorder) for arm, recorder in zip(arms, recorders, strict=True)]
+    completions = [ticket.result() for ticket in engine.submit_arms(request, recorded)]
     return [
         WindowAcceptance(
             visual_tokens=completion.visual_tokens,
             rounds=completion.stats.rounds,
             tokens_from_rounds=completion.stats.tokens_from_rounds,
             accepted_per_round=completion.stats.accepted_per_round,
-            entropy_sum=entropies[completion.token_ids],
+            entropy_sum=sum(recorder.entropies[: len(completion.token_ids)]),
             num_tokens=len(completion.token_ids),
         )
-        for completion in completions
+        for recorder, completion in zip(recorders, completions, strict=True)
     ]
 
 
-def caption_entropy(target: TargetModel, request: Request, caption_ids: tuple[int, ...]) -> torch.Tensor:
-    """Entropy in nats of the target's distribution (temperature 1) from which each caption token was chosen: [N]."""
-    with torch.inference_mode():
-        reading = PromptReading(target, target.build_prompt(request.messages), tap_layer=1, room=len(caption_ids))
-        window = reading.with_caption(caption_ids, max_bridge_tokens=0)
-        before_LD = window.states_LD[:-1][window.is_caption_L[1:]]
-        log_probs_NV = target.logits(before_LD.to(target.info.device)).log_softmax(-1)
-    return -(log_probs_NV.exp() * log_probs_NV).sum(-1).cpu()
+class EntropyRecorder:
+    """A `Recording` of the entropy in nats of the target's distribution (temperature 1) behind every token read, the
+    prompt's last one first: of those, in other words, that caption tokens are chosen from."""
+
+    visual_needs: VisualNeeds | None = None
+
+    def __init__(self, target: TargetModel) -> None:
+        self._target = target
+        self.entropies: list[float] = []
+
+    def begin(self, context: PromptContext) -> None:
+        self.commit((), context.states_TD[-1:])
+
+    def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
+        log_probs_RV = self._target.logits(states_RD).log_softmax(-1)
+        self.entropies += (-(log_probs_RV.exp() * log_probs_RV).sum(-1)).tolist()
 
 
 def summarise(drafter: str, draft: str, bucket: str, windows: Sequence[WindowAcceptance]) -> AcceptanceRow:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from sparrow_core.config import DraftConfig
-from sparrow_core.decoding.drafting import Drafter, DraftJob, DraftSession, TextContext
+from sparrow_core.decoding.drafting import Drafter, DraftJob, DraftSession, PromptContext
 from sparrow_core.types import Draft
 
 
@@ -20,9 +20,10 @@ class ImposedDrafter:
 
     def __init__(self, drafter: Drafter[Any], answer: Sequence[int], acceptance: float, vocab_size: int) -> None:
         self._drafter, self._answer = drafter, answer
+        self.visual_needs = drafter.visual_needs
         self._acceptance, self._vocab_size = acceptance, vocab_size
 
-    def open(self, context: TextContext, max_new_tokens: int) -> DraftSession:
+    def open(self, context: PromptContext, max_new_tokens: int) -> DraftSession:
         return self._drafter.open(context, max_new_tokens)
 
     def propose(self, jobs: Sequence[DraftJob[DraftSession]]) -> list[Draft]:

@@ -1,24 +1,35 @@
-"""The Sparrow drafter: one decoder layer over text positions, fed with the target's visually-aware states.
+"""The Sparrow drafter and its one-layer rivals: a decoder layer over text positions, fed with the target's
+visually-aware states, and over what each is shown of the video.
 
 Paper: hidden state reuse z_t = fc(norm(e_t) ++ h_{t-1}) and text-anchored attention; METHOD notes on the released
 checkpoints give the module names, which are kept. The layer has no input norm and the drafter no final norm: its
 output stands where the target's final-norm state would, and the target's lm_head reads it.
-Shape letters: B batch, T text positions, R new rows, D hidden size, H heads, G KV heads.
+Shape letters: B batch, T text positions, M visual tokens, R new rows, D hidden size, H heads, G KV heads.
 """
 
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from sparrow_core.decoding.anchors import Layout
 from sparrow_core.decoding.target import TargetInfo
+
+Sight = Literal["text", "bridge", "embeddings", "summary"]
 
 
 @dataclass(frozen=True)
 class DrafterConfig:
     """Geometry and origin of a drafter. `bridge_layer` is m*, the target layer (from 1) whose states IVSB used.
 
+    `sees` is what it attends to in decoding:
+        text        text alone (VATA; Sparrow, and HiViS, which is Sparrow without IVSB)
+        bridge      the states of layer m* at all visual positions as well (Sparrow without VATA)
+        embeddings  every visual embedding, straight into the layer (MSD, arXiv 2505.14260)
+        summary     one token that a learned query makes of all visual embeddings, which is added to all text as well
+                    (ViSpec, arXiv 2509.15235)
     `blind` zeroes the target's states in training and decoding alike: the ablation that shows what they are worth.
     """
 
@@ -34,9 +45,15 @@ class DrafterConfig:
     bridge_layer: int
     has_bridge_norm: bool = True
     blind: bool = False
+    sees: Sight = "text"
+
+    @property
+    def layout(self) -> Layout:
+        """Where what it sees of the video stands in decoding (`anchors`)."""
+        return "at_cut" if self.sees == "summary" else "sequence"
 
     @staticmethod
-    def for_target(info: TargetInfo, *, blind: bool = False) -> "DrafterConfig":
+    def for_target(info: TargetInfo, *, blind: bool = False, sees: Sight = "text") -> "DrafterConfig":
         """The default drafter of a target: one layer of its own shape, bridge at half its depth."""
         return DrafterConfig(
             target_fingerprint=info.fingerprint,
@@ -50,6 +67,7 @@ class DrafterConfig:
             rope_theta=info.rope_theta,
             bridge_layer=info.num_layers // 2,
             blind=blind,
+            sees=sees,
         )
 
 
@@ -118,6 +136,43 @@ class DrafterLayer(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
+class Seen(NamedTuple):
+    """What the layer attends to of a video [B, M, D], which of it is there [B, M], and what is added to the inputs of
+    all text [B, 1, D] (None: nothing)."""
+
+    z_BMD: torch.Tensor
+    present_BM: torch.Tensor
+    added_B1D: torch.Tensor | None = None
+
+
+class VisualSummary(nn.Module):
+    """ViSpec's adaptor: a learned query attends over all visual embeddings; what it finds becomes one token."""
+
+    def __init__(self, config: DrafterConfig) -> None:
+        super().__init__()
+        size = config.hidden_size
+        self.num_heads = config.num_heads
+        self.norm = nn.RMSNorm(size, eps=config.rms_norm_eps)
+        self.query = nn.Parameter(torch.randn(1, size) * size**-0.5)
+        self.k_proj, self.v_proj = nn.Linear(size, size), nn.Linear(size, size)
+        self.o_proj = nn.Linear(size, size)
+        self.to_text = nn.Linear(size, size, bias=False)
+
+    def forward(self, embeddings_BMD: torch.Tensor, present_BM: torch.Tensor) -> Seen:
+        x_BMD = self.norm(embeddings_BMD)
+        queries = self.query.expand(len(x_BMD), -1, -1)
+        query, keys, values = (_heads(x, self.num_heads) for x in (queries, self.k_proj(x_BMD), self.v_proj(x_BMD)))
+        is_there_B1 = present_BM.any(1, keepdim=True)
+        visible_BM = present_BM | ~is_there_B1  # attention to nothing at all would be nan
+        found = functional.scaled_dot_product_attention(query, keys, values, visible_BM[:, None, None])
+        token_B1D = self.o_proj(found.transpose(1, 2).flatten(2)) * is_there_B1[..., None]
+        return Seen(token_B1D, is_there_B1, self.to_text(token_B1D))
+
+
+def _heads(x_BTD: torch.Tensor, num_heads: int) -> torch.Tensor:
+    return x_BTD.unflatten(2, (num_heads, -1)).transpose(1, 2)
+
+
 class SparrowDrafterModel(nn.Module):
     """The drafter's weights, and whole sequences in training: `fuse`, then `forward`. Decoding is `DrafterSteps`."""
 
@@ -128,12 +183,19 @@ class SparrowDrafterModel(nn.Module):
         self.fc = nn.Linear(2 * config.hidden_size, config.hidden_size)
         self.layers = nn.ModuleList([DrafterLayer(config)])
         self.bridge_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps) if config.has_bridge_norm else None
+        self.summary = VisualSummary(config) if config.sees == "summary" else None
 
     def fuse(self, embeddings: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         """HSR: token embeddings and the states of the positions before them, both [..., D] -> z [..., D]."""
         if self.config.blind:
             states = torch.zeros_like(states)
         return self.fc(torch.cat([self.input_layernorm(embeddings), states], dim=-1))
+
+    def see(self, visual_BMD: torch.Tensor, present_BM: torch.Tensor) -> Seen:
+        """What it makes of visual embeddings or bridge states, whichever it reads."""
+        if self.summary is not None:
+            return self.summary(visual_BMD, present_BM)  # type: ignore[no-any-return]
+        return Seen(visual_BMD if self.bridge_norm is None else self.bridge_norm(visual_BMD), present_BM)
 
     def forward(self, z_BTD: torch.Tensor, positions_BT: torch.Tensor, visible_BTT: torch.Tensor) -> torch.Tensor:
         """Whole sequences at once -> outputs [B, T, D]. `visible_BTT` is True where a row sees a column."""

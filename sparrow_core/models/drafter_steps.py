@@ -35,15 +35,18 @@ class DrafterSteps:
         states_RD: torch.Tensor,
         positions_R: torch.Tensor,
         sequences: Sequence[SequenceRows],
+        added_RD: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """New rows of all sequences, one after the other, each over its own cache -> outputs [R, D].
 
-        A row reads its token's embedding and the state of the position before it.
+        A row reads its token's embedding, the state of the position before it, and what is added to it.
         """
         if self._blind:
             states_RD = torch.zeros_like(states_RD)
         fused_RK = torch.cat([self._token_norm(embeddings_RD), states_RD], -1)
         z_RD = linear(fused_RK, self._fc_weight, self._fc_bias)
+        if added_RD is not None:
+            z_RD = z_RD + added_RD
         angle_Rd = positions_R.float()[:, None] * self._frequency
         rotation = Rotation(angle_Rd.cos().to(z_RD.dtype), angle_Rd.sin().to(z_RD.dtype))
         return self._layer(z_RD, z_RD, rotation, PassAttention(sequences, self._num_heads), 0)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from sparrow_core.config import DraftConfig
-from sparrow_core.decoding.drafting import DraftJob, TextContext, Turn
+from sparrow_core.decoding.drafting import DraftJob, PromptContext, Turn, VisualNeeds
 from sparrow_core.decoding.proposal import Level, grow_all
 from sparrow_core.types import Draft
 
@@ -18,8 +18,9 @@ class NoDrafter:
     """Proposes nothing: every round is one autoregressive step."""
 
     name = "none"
+    visual_needs: VisualNeeds | None = None
 
-    def open(self, context: TextContext, max_new_tokens: int) -> "NoDrafter":
+    def open(self, context: PromptContext, max_new_tokens: int) -> "NoDrafter":
         return self
 
     def propose(self, jobs: Sequence[DraftJob["NoDrafter"]]) -> list[Draft]:
@@ -37,12 +38,13 @@ class PromptLookupDrafter:
     """
 
     name = "prompt_lookup"
+    visual_needs: VisualNeeds | None = None
 
     def __init__(self, vocab_size: int, max_ngram: int = 3) -> None:
         self.vocab_size = vocab_size
         self.max_ngram = max_ngram
 
-    def open(self, context: TextContext, max_new_tokens: int) -> "PromptLookupSession":
+    def open(self, context: PromptContext, max_new_tokens: int) -> "PromptLookupSession":
         return PromptLookupSession(self, context.token_ids_T.tolist())
 
     def propose(self, jobs: Sequence[DraftJob["PromptLookupSession"]]) -> list[Draft]:
@@ -85,12 +87,13 @@ class ConstantDrafter:
     """
 
     name = "constant"
+    visual_needs: VisualNeeds | None = None
 
     def __init__(self, token_ids: Sequence[int], vocab_size: int, device: torch.device) -> None:
         self._logits_V = torch.zeros(vocab_size, device=device)
         self._logits_V[list(token_ids)] = 100.0
 
-    def open(self, context: TextContext, max_new_tokens: int) -> "ConstantDrafter":
+    def open(self, context: PromptContext, max_new_tokens: int) -> "ConstantDrafter":
         return self
 
     def propose(self, jobs: Sequence[DraftJob["ConstantDrafter"]]) -> list[Draft]:

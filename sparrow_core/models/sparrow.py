@@ -1,18 +1,19 @@
 """Sparrow as a `Drafter`: sessions that prefill on anchored text, draft on own states and commit true ones.
 
-The stable cache only ever holds positions fed with the target's states: what was speculated is rolled back, and the
-accepted tokens run again with their true states at the start of the next round, together with the new root.
-Rows of all sequences go through the network together. Shape letters: R new rows, D hidden size, V vocabulary, P pending
-slots of a cache.
+The stable cache only ever holds what the drafter sees of the video, if anything, and positions fed with the target's
+states: what was speculated is rolled back, and the accepted tokens run again with their true states at the start of the
+next round, together with the new root.
+Rows of all sequences go through the network together. Shape letters: R new rows, M visual tokens, D hidden size, V
+vocabulary, P pending slots of a cache.
 """
 
 from collections.abc import Sequence
 
 import torch
 
-from sparrow_core.decoding.anchors import shifted_pairs
+from sparrow_core.decoding.anchors import pair_places, shifted_pairs, text_slots, visual_places
 from sparrow_core.decoding.cache import CacheShape
-from sparrow_core.decoding.drafting import DraftJob, TextContext
+from sparrow_core.decoding.drafting import DraftJob, PromptContext, VisualContext, VisualNeeds
 from sparrow_core.decoding.proposal import Level, grow_all
 from sparrow_core.decoding.target import SequenceRows, TargetModel
 from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
@@ -31,14 +32,16 @@ class SparrowDrafter:
         self.target = target
         config, info = model.config, target.info
         self.cache_shape = CacheShape(1, config.num_kv_heads, config.head_dim, info.device, info.dtype)
+        self.visual_needs = _needs(config)
 
     @classmethod
     def untrained(cls, target: TargetModel) -> "SparrowDrafter":
         """Of the default geometry for `target`, with random weights: it drafts nonsense at the price of sense."""
         return cls(SparrowDrafterModel(DrafterConfig.for_target(target.info)), target)
 
-    def open(self, context: TextContext, max_new_tokens: int) -> "SparrowSession":
-        session = SparrowSession(self.cache_shape, context, max_new_tokens)
+    def open(self, context: PromptContext, max_new_tokens: int) -> "SparrowSession":
+        visual = _Visual(self.model, context.visual) if context.visual and self.visual_needs else None
+        session = SparrowSession(self.cache_shape, context, max_new_tokens, visual)
         self._read_waiting([session])
         return session
 
@@ -68,10 +71,11 @@ class SparrowDrafter:
         states_RD = torch.cat([session.waiting_states_RD for session in reading])
         counts = [len(session.waiting_ids) for session in reading]
         device = states_RD.device
-        positions_R = torch.cat([torch.arange(n) + s.cache.length for n, s in zip(counts, reading, strict=True)])
+        positions_R = torch.tensor([place for session in reading for place in session.waiting_places])
         rows = [SequenceRows(s.cache, n) for n, s in zip(counts, reading, strict=True)]
         embeddings_RD = self.target.embed_tokens(ids_R.to(device))
-        outputs_RD = self._steps.step(embeddings_RD, states_RD, positions_R.to(device), rows)
+        added_RD = _added(reading, counts)
+        outputs_RD = self._steps.step(embeddings_RD, states_RD, positions_R.to(device), rows, added_RD)
         for session, count in zip(reading, counts, strict=True):
             session.cache.commit(list(range(count)))
             session.clear_waiting()
@@ -89,22 +93,76 @@ class SparrowDrafter:
         depth_R = [depth for number, level in levels.items() for depth in speculations[number].positions(level)]
         ids_R = torch.tensor([token for level in levels.values() for token in level.tokens], device=device)
         positions_R = torch.tensor(depth_R, device=device)
-        outputs_RD = self._steps.step(self.target.embed_tokens(ids_R), states_RD, positions_R, sequences)
         sizes = [len(level.nodes) for level in levels.values()]
+        added_RD = _added([speculations[number].session for number in levels], sizes)
+        outputs_RD = self._steps.step(self.target.embed_tokens(ids_R), states_RD, positions_R, sequences, added_RD)
         logits = self.target.logits(outputs_RD).split(sizes)
         for (number, level), outputs_FD in zip(levels.items(), outputs_RD.split(sizes), strict=True):
             speculations[number].remember(level, outputs_FD)
         return dict(zip(levels, logits, strict=True))
 
 
+def _needs(config: DrafterConfig) -> VisualNeeds | None:
+    if config.sees == "text":
+        return None
+    return VisualNeeds((config.bridge_layer,) if config.sees == "bridge" else ())
+
+
+def _added(sessions: Sequence["SparrowSession"], counts: Sequence[int]) -> torch.Tensor | None:
+    """What is added to the sessions' rows [R, D], of which each has so many."""
+    if all(session.added_1D is None for session in sessions):
+        return None
+    parts = [
+        session.waiting_states_RD.new_zeros(1, 1) if session.added_1D is None else session.added_1D
+        for session in sessions
+    ]
+    width = max(part.shape[1] for part in parts)
+    return torch.cat([part.expand(count, width) for part, count in zip(parts, counts, strict=True)])
+
+
+class _Visual:
+    """What the drafter sees of a prompt's video: keys and values [2, G, M, head_dim], and what is added to all text."""
+
+    def __init__(self, model: SparrowDrafterModel, context: VisualContext) -> None:
+        config = model.config
+        embeddings_SD = context.embedded.embeddings_SD
+        device = embeddings_SD.device
+        slots_M = (~context.is_text_S).nonzero()[:, 0]
+        source_SD = context.taps[config.bridge_layer] if config.sees == "bridge" else embeddings_SD
+        present_1M = torch.ones(1, len(slots_M), dtype=torch.bool, device=device)
+        seen = model.see(source_SD[slots_M.to(device)][None], present_1M)
+        slots_T = text_slots(context.is_text_S)
+        places_M = visual_places(slots_T, slots_M, config.layout)[: seen.z_BMD.shape[1]]
+        # Those of the prompt's pairs, and of the one that is next.
+        self.pair_places = pair_places(torch.cat([slots_T, slots_T[-1:] + 1]), config.layout).tolist()
+        attention = model.layers[0].self_attn
+        _, keys, values = attention.project(seen.z_BMD, places_M[None].to(device))  # type: ignore[operator,union-attr]
+        self.keys_values = torch.stack([keys[0], values[0]])
+        self.added_1D = None if seen.added_B1D is None else seen.added_B1D[0]
+
+    def __len__(self) -> int:
+        return self.keys_values.shape[2]
+
+
 class SparrowSession:
     """One sequence. Pairs (token, state before it) wait until the next root is known and are then read for good."""
 
-    def __init__(self, shape: CacheShape, context: TextContext, max_new_tokens: int) -> None:
+    def __init__(
+        self, shape: CacheShape, context: PromptContext, max_new_tokens: int, visual: _Visual | None = None
+    ) -> None:
         # Speculated rows beyond the stable part: at most the frontier of every level, bounded by doubling the room.
-        self.cache = shape.cache(2 * (context.token_ids_T.numel() + max_new_tokens) + 1024)
+        num_visual = len(visual) if visual else 0
+        self.cache = shape.cache(num_visual + 2 * (context.token_ids_T.numel() + max_new_tokens) + 1024)
         token_ids_R, states_RD = shifted_pairs(context.token_ids_T, context.states_TD)
         self.waiting_ids: list[int] = token_ids_R.tolist()
+        *self.waiting_places, self.next_place = range(len(self.waiting_ids) + 1)
+        self.added_1D: torch.Tensor | None = None
+        if visual:
+            new_LKGRd, _ = self.cache.extend(num_visual)
+            new_LKGRd[0].copy_(visual.keys_values)
+            self.cache.commit(list(range(num_visual)))
+            *self.waiting_places, self.next_place = visual.pair_places
+            self.added_1D = visual.added_1D
         self.waiting_states_RD = states_RD
         self._last_state_1D = context.states_TD[-1:]
         self._has_root = False
@@ -117,18 +175,23 @@ class SparrowSession:
 
     def append_root(self, root: int) -> None:
         """Let the root wait behind the accepted tokens, with the true state before it."""
-        self.waiting_ids = [*self.waiting_ids, root]
+        self._wait([root])
         self.waiting_states_RD = torch.cat([self.waiting_states_RD, self._last_state_1D])
         self._has_root = True
 
     def clear_waiting(self) -> None:
-        self.waiting_ids, self.waiting_states_RD = [], self._last_state_1D[:0]
+        self.waiting_ids, self.waiting_places, self.waiting_states_RD = [], [], self._last_state_1D[:0]
+
+    def _wait(self, token_ids: Sequence[int]) -> None:
+        self.waiting_ids = [*self.waiting_ids, *token_ids]
+        self.waiting_places += range(self.next_place, self.next_place + len(token_ids))
+        self.next_place += len(token_ids)
 
     def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
         if not self._has_root:  # a round without a draft
             self.append_root(token_ids[0])
         self._has_root = False
-        self.waiting_ids = [*self.waiting_ids, *token_ids[1:]]
+        self._wait(token_ids[1:])
         self.waiting_states_RD = torch.cat([self.waiting_states_RD, states_RD[:-1]])
         self._last_state_1D = states_RD[-1:]
 
@@ -137,7 +200,7 @@ class _Speculation:
     """The drafter's own rows of one draft: which slot and output each expanded node has."""
 
     def __init__(self, session: SparrowSession, root_output_D: torch.Tensor) -> None:
-        self.cache = session.cache
+        self.session, self.cache = session, session.cache
         self._output_D = {0: root_output_D}
         self._ancestor_slots: dict[int, list[int]] = {0: []}
 
@@ -151,7 +214,7 @@ class _Speculation:
         return torch.tensor([[slot in slots for slot in range(num_slots)] for slots in seen])
 
     def positions(self, level: Level) -> list[int]:
-        return [self.cache.length - 1 + len(self._ancestor_slots[node]) for node in level.nodes]
+        return [self.session.next_place - 1 + len(self._ancestor_slots[node]) for node in level.nodes]
 
     def parents(self, level: Level) -> torch.Tensor:
         """Outputs of the level's parents [F, D]."""

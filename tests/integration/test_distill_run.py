@@ -40,7 +40,8 @@ pytestmark = pytest.mark.timeout(900)
 def job_settings(target: Path) -> dict:
     return {
         "target": str(target),
-        "capture": {"num_windows": 2, "windows_per_shard": 1, "captions_per_window": 2, "max_new_tokens": 16},
+        "num_windows": 2,
+        "capture": {"captions_per_window": 2, "max_new_tokens": 16},
         "train": {
             "steps": STEPS, "batch_size": 4, "recursions": 2, "bridge_share": 0.5, "checkpoint_every": 20,
             "warmup_steps": 5,

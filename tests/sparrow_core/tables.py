@@ -9,7 +9,7 @@ from collections.abc import Generator, Sequence
 
 import torch
 
-from sparrow_core.decoding.drafting import DraftJob, TextContext
+from sparrow_core.decoding.drafting import DraftJob, PromptContext
 from sparrow_core.decoding.proposal import Level, grow_all
 from sparrow_core.decoding.sampling import probabilities
 from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, SequenceRows, TargetInfo, TargetModel, TargetPass
@@ -67,11 +67,12 @@ class TableDrafter:
     """Drafts from its own table through the shared tree growth."""
 
     name = "table"
+    visual_needs = None
 
     def __init__(self, table: torch.Tensor) -> None:
         self.table = table
 
-    def open(self, context: TextContext, max_new_tokens: int) -> "TableDrafter":
+    def open(self, context: PromptContext, max_new_tokens: int) -> "TableDrafter":
         return self
 
     def propose(self, jobs: Sequence[DraftJob["TableDrafter"]]) -> list[Draft]:

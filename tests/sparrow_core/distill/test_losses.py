@@ -5,7 +5,7 @@ import math
 import torch
 
 from sparrow_core.config import LossConfig
-from sparrow_core.distill.losses import combined, probability_l1, soft_cross_entropy, state_smooth_l1
+from sparrow_core.distill.losses import combined, probability_l1, ranking, soft_cross_entropy, state_smooth_l1
 
 
 def probabilities(row: list[float]) -> list[float]:
@@ -45,3 +45,14 @@ def test_terms_of_weight_zero_are_left_out() -> None:
     mixed = combined(torch.ones(3, 2), torch.zeros(3, 2), logits, target, LossConfig(0.5, 2.0, 0.25))
     by_hand = 0.5 * soft_cross_entropy(logits, target) + 2.0 * 3 * 0.5 + 0.25 * probability_l1(logits, target)
     torch.testing.assert_close(mixed, by_hand)
+
+
+def test_ranking_is_the_chance_of_drawing_the_targets_order() -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits, target = torch.randn(4, 6, generator=generator), torch.randn(4, 6, generator=generator)
+    expected = 0.0
+    for drafted, wanted in zip(logits.tolist(), target.tolist(), strict=True):
+        order = sorted(range(6), key=lambda token: -wanted[token])[:3]
+        for rank, token in enumerate(order):
+            expected -= math.log(math.exp(drafted[token]) / sum(math.exp(drafted[other]) for other in order[rank:]))
+    assert math.isclose(ranking(logits, target, 3).item(), expected, rel_tol=1e-5)

@@ -1,4 +1,4 @@
-"""Windows survive the disk; a store of another target, or an unfinished one, is refused."""
+"""Windows survive the disk bit by bit; what is damaged, or of another target, is refused."""
 
 import dataclasses
 from pathlib import Path
@@ -6,45 +6,107 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparrow_core.distill.store import StateStore, has_shard, save_shard, save_tables, seal, shard_name
+from sparrow_core.distill.states import CapturedWindow, WindowStates, window_states
+from sparrow_core.distill.store import (
+    TABLES_FILE,
+    StateStore,
+    StoreHeader,
+    read_shard,
+    shard_file,
+    shard_name,
+    tables_file,
+)
 from sparrow_core.errors import CheckpointError
-from tests.sparrow_core.distill.toys import HEADER, random_tables, random_window
+from tests.sparrow_core.distill.toys import HEADER, captured_window, random_tables
+
+WINDOWS = [captured_window(seed, 2 + seed, [5, 3 + seed], bridge=seed) for seed in range(3)]
 
 
-def written_store(folder: Path) -> list:
-    windows = [random_window(seed, 2 + seed, 5, bridge=seed) for seed in range(5)]
-    save_tables(folder, random_tables(), HEADER)
-    save_shard(folder, 0, windows[:3], HEADER)
-    save_shard(folder, 1, windows[3:], HEADER)
-    seal(folder, 2, HEADER)
-    return windows
+def write(folder: Path, number: int, window: CapturedWindow, header: StoreHeader = HEADER) -> Path:
+    path = folder / shard_name(str(number))
+    path.write_bytes(shard_file(window, header))
+    return path
 
 
-def test_round_trip(tmp_path: Path) -> None:
-    windows = written_store(tmp_path)
-    store = StateStore(tmp_path, fingerprint="target-a")
-    assert len(store) == 5
-    for window, mask, read in zip(windows, store.caption_masks(), store, strict=False):
-        assert torch.equal(read.token_ids_L.long(), window.token_ids_L)
-        assert torch.equal(read.is_caption_L, window.is_caption_L) and torch.equal(mask, window.is_caption_L)
-        # float16 keeps 11 bits of a value, bfloat16 8.
-        torch.testing.assert_close(read.states_LD.float(), window.states_LD, rtol=2**-10, atol=1e-6)
-        torch.testing.assert_close(read.bridge_MD.float(), window.bridge_MD, rtol=2**-7, atol=1e-6)
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A store of three windows with two captions each."""
+    (tmp_path / TABLES_FILE).write_bytes(tables_file(random_tables(), HEADER))
+    for number, window in enumerate(WINDOWS):
+        write(tmp_path, number, window)
+    return tmp_path
+
+
+def assert_equal(read: WindowStates, written: WindowStates) -> None:
+    for name, tensor in vars(written).items():
+        assert torch.equal(getattr(read, name), tensor), name
+
+
+def test_round_trip(folder: Path) -> None:
+    store = StateStore(folder, fingerprint="target-a")
+    expected = [window_states(window, number) for window in WINDOWS for number in range(2)]
+    assert len(store) == 6
+    for read, mask, written in zip(store, store.caption_masks(), expected, strict=False):
+        assert_equal(read, written)
+        assert torch.equal(mask, written.is_caption_L)
     assert torch.equal(store.tables().lm_head_VD, random_tables().lm_head_VD)
 
 
-def test_another_target_is_refused(tmp_path: Path) -> None:
-    written_store(tmp_path)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_nothing_is_rounded(tmp_path: Path, dtype: torch.dtype) -> None:
+    (caption,) = captured_window(1, 3, [4]).captions
+    window = captured_window(1, 3, [4])
+    window = dataclasses.replace(
+        window,
+        prompt_states_PD=window.prompt_states_PD.to(dtype),
+        bridge_MD=window.bridge_MD.to(dtype),
+        embeddings_VD=window.embeddings_VD.to(dtype),
+        captions=(dataclasses.replace(caption, states_CD=caption.states_CD.to(dtype)),),
+    )
+    read, header = read_shard(write(tmp_path, 0, window))
+    assert header == HEADER and read.bridge_MD.dtype == dtype
+    assert_equal(window_states(read, 0), window_states(window, 0))
+
+
+def test_the_digest_tells_stores_apart(folder: Path) -> None:
+    before = StateStore(folder).digest
+    assert before == StateStore(folder).digest
+    write(folder, 3, WINDOWS[0])
+    assert StateStore(folder).digest != before
+
+
+def test_another_target_is_refused(folder: Path) -> None:
     with pytest.raises(CheckpointError, match="captured from target target-a, not target-b"):
-        StateStore(tmp_path, fingerprint="target-b")
-    other = dataclasses.replace(HEADER, settings="another prompt")
-    with pytest.raises(CheckpointError, match="captured with settings='s', not 'another prompt'"):
-        has_shard(tmp_path, 0, other)
+        StateStore(folder, fingerprint="target-b")
+    write(folder, 3, WINDOWS[0], dataclasses.replace(HEADER, fingerprint="target-b"))
+    with pytest.raises(CheckpointError, match=r"shard-3.*fingerprint='target-b', but shard-0.*'target-a'.*separate"):
+        StateStore(folder)
 
 
-def test_an_unfinished_capture_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no complete capture"):
+def test_another_bridge_layer_is_refused_and_other_settings_are_not(folder: Path) -> None:
+    write(folder, 3, WINDOWS[0], dataclasses.replace(HEADER, settings="another prompt"))
+    assert len(StateStore(folder)) == 8
+    write(folder, 4, WINDOWS[0], dataclasses.replace(HEADER, bridge_layer=3))
+    with pytest.raises(CheckpointError, match="bridge_layer=3, but shard-0"):
+        StateStore(folder)
+
+
+def test_a_truncated_shard_is_refused(folder: Path) -> None:
+    shard = folder / shard_name("1")
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"shard-1\.safetensors is damaged .* capture its window again"):
+        StateStore(folder)
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no captured window"):
         StateStore(tmp_path)
-    save_shard(tmp_path, 0, [random_window(0, 2, 3)], HEADER)
-    with pytest.raises(CheckpointError, match=f"lacks 1 of 2 shards, first {shard_name(1)}"):
-        seal(tmp_path, 2, HEADER)
+    write(tmp_path, 0, WINDOWS[0])
+    with pytest.raises(CheckpointError, match=f"lacks {TABLES_FILE}"):
+        StateStore(tmp_path)
+
+
+def test_another_schema_is_refused(folder: Path) -> None:
+    write(folder, 3, WINDOWS[0], dataclasses.replace(HEADER, schema_version=1))
+    with pytest.raises(CheckpointError, match="has schema 1, this version reads 2"):
+        StateStore(folder)

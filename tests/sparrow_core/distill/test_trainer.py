@@ -1,6 +1,7 @@
 """The training loop: bit-equal resume, independence of the number of workers, and that it learns."""
 
 import copy
+import dataclasses
 import math
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sparrow_core.config import DistillConfig
-from sparrow_core.distill.states import WindowStates
 from sparrow_core.distill.trainer import Hooks, StepMetrics, Trainer, Worker, learning_rate
 from sparrow_core.distill.unroll import UnrolledDrafter
 from sparrow_core.errors import ConfigError
@@ -45,6 +45,18 @@ def test_resume_is_bit_equal_and_reads_no_window_again() -> None:
     resumed.run()
     assert all(torch.equal(weights(whole)[name], weights(resumed)[name]) for name in weights(whole))
     assert resumed_windows.reads == whole_windows.reads[3 * CONFIG.batch_size :]
+
+
+@pytest.mark.parametrize("changed", [{"accumulate": 2}, {"row_tokens": 40}])
+def test_pieces_and_shared_rows_change_only_rounding(changed: dict) -> None:
+    """With noise and a bridge shown to some, which follow a caption wherever it is read."""
+    config = dataclasses.replace(CONFIG, state_noise=0.1)
+    losses: list[list[float]] = []
+    for item in (config, dataclasses.replace(config, **changed)):
+        metrics: list[StepMetrics] = []
+        trainer(item, Hooks(on_step=metrics.append)).run()
+        losses.append([step.loss for step in metrics])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def train_as_worker(rank: int, world_size: int, folder: str) -> None:
@@ -83,7 +95,8 @@ def test_it_overfits_a_learnable_world() -> None:
         token_ids = torch.tensor(ids)
         # The state at a token points along the lm_head row of its successor: the target is sure of what comes next.
         states = 8 * nn.functional.normalize(tables.lm_head_VD[successor[token_ids]], dim=-1)
-        windows.append(WindowStates(token_ids, states, torch.arange(16) >= 3, random_window(seed, 1, 1).bridge_MD))
+        shell = random_window(seed, 3, 13)
+        windows.append(dataclasses.replace(shell, token_ids_L=token_ids, states_TD=states[:-1]))
     metrics: list[StepMetrics] = []
     config = DistillConfig(steps=150, batch_size=6, recursions=2, learning_rate=3e-3, warmup_steps=10)
     trainer(config, Hooks(on_step=metrics.append), ListSource(windows)).run()
@@ -97,6 +110,20 @@ def test_learning_rate_warms_up_then_falls_to_its_floor() -> None:
     assert rates[0] == 0.1 and math.isclose(max(rates), 1.0) and rates.index(max(rates)) in (9, 10)
     assert all(later <= earlier for earlier, later in pairwise(rates[10:]))
     assert math.isclose(rates[-1], 0.1)
+
+
+def test_a_line_falls_evenly() -> None:
+    config = DistillConfig(steps=101, learning_rate=1.0, warmup_steps=0, final_rate_share=0.0, schedule="linear")
+    assert [learning_rate(config, step) for step in (0, 25, 100)] == pytest.approx([1.0, 0.75, 0.0])
+
+
+def test_bfloat16_learns_about_the_same() -> None:
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        metrics: list[StepMetrics] = []
+        trainer(dataclasses.replace(CONFIG, precision=precision), Hooks(on_step=metrics.append)).run()
+        losses.append(metrics[-1].loss)
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.02)
 
 
 def test_what_cannot_be_trained_is_refused() -> None:

@@ -1,17 +1,21 @@
 """The unrolled passes against the drafter's own decoding path, slot by slot."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from sparrow_core.config import DistillConfig
+from sparrow_core.config import DistillConfig, DraftConfig, Sampling
 from sparrow_core.decoding.cache import CacheShape
-from sparrow_core.decoding.target import SequenceRows
-from sparrow_core.distill.states import collate
+from sparrow_core.decoding.drafting import DraftJob, PromptContext, Turn, VisualContext
+from sparrow_core.decoding.target import EmbeddedPrompt, SequenceRows
+from sparrow_core.distill.states import CapturedWindow, collate, window_states
 from sparrow_core.distill.unroll import UnrolledDrafter
+from sparrow_core.models.drafter import Sight
 from sparrow_core.models.drafter_steps import DrafterSteps
-from tests.sparrow_core.distill.toys import random_tables, random_window, tiny_drafter
+from sparrow_core.models.sparrow import SparrowDrafter
+from tests.sparrow_core.distill.toys import WIDTH, captured_window, random_tables, random_window, tiny_drafter
 
 # Whole-sequence attention and the cached step sum in another order; float32 with values of order 1.
 TOLERANCE = 2e-5
@@ -23,7 +27,7 @@ def decoded_chain(model, tables, window, root_slot: int, depth: int) -> torch.Te
     cache = CacheShape(1, config.num_kv_heads, config.head_dim, torch.device("cpu"), torch.float32).cache(128)
     embeddings = tables.embed_tokens_VD[window.token_ids_L]
     steps = DrafterSteps(model)
-    given = (embeddings[1 : root_slot + 2], window.states_LD[: root_slot + 1])
+    given = (embeddings[1 : root_slot + 2], window.states_TD[: root_slot + 1])
     causal = torch.ones(root_slot + 1, root_slot + 1, dtype=torch.bool).tril()
     outputs = [steps.step(*given, torch.arange(root_slot + 1), [SequenceRows(cache, root_slot + 1, causal)])[-1:]]
     cache.commit(list(range(root_slot + 1)))
@@ -39,7 +43,7 @@ def test_every_pass_equals_decoding_at_every_slot(bridge_norm: bool) -> None:
     model, tables = tiny_drafter(bridge=bridge_norm), random_tables()
     windows = [random_window(1, 4, 9), random_window(2, 3, 5, bridge=0)]
     unrolled = UnrolledDrafter(model, tables, DistillConfig(recursions=3))
-    outputs = unrolled.unroll(collate(windows), torch.tensor([False, False]))
+    outputs = unrolled.unroll(collate(windows, [False, False]))
     for row, window in enumerate(windows):
         for root_slot in range(len(window.token_ids_L) - 1 - 3):
             chain = decoded_chain(model, tables, window, root_slot, depth=3)
@@ -51,8 +55,8 @@ def test_every_pass_equals_decoding_at_every_slot(bridge_norm: bool) -> None:
 def test_paper_recursion_equals_a_whole_pass_over_its_own_states() -> None:
     model, tables, window = tiny_drafter(bridge=False), random_tables(), random_window(3, 3, 6)
     unrolled = UnrolledDrafter(model, tables, DistillConfig(recursions=1, recursion_keys="paper"))
-    first, second = unrolled.unroll(collate([window]), torch.tensor([False]))
-    fed = torch.cat([window.states_LD[:1], first[0, :-1]])
+    first, second = unrolled.unroll(collate([window], [False]))
+    fed = torch.cat([window.states_TD[:1], first[0, :-1]])
     z = model.fuse(tables.embed_tokens_VD[window.token_ids_L[1:]], fed)[None]
     num_slots = z.shape[1]
     causal = torch.ones(1, num_slots, num_slots, dtype=torch.bool).tril()
@@ -66,14 +70,13 @@ def test_bridge_is_seen_only_where_it_is_shown() -> None:
     unrolled = UnrolledDrafter(model, tables, DistillConfig(recursions=1))
     window = random_window(4, 3, 6)
     other = dataclasses.replace(window, bridge_MD=window.bridge_MD + 1)
-    shown, hidden = torch.tensor([True]), torch.tensor([False])
     outputs = {
-        name: unrolled.unroll(collate([item]), shows)
+        name: unrolled.unroll(collate([item], [shows]))
         for name, item, shows in [
-            ("shown", window, shown),
-            ("other", other, shown),
-            ("hidden", window, hidden),
-            ("hidden other", other, hidden),
+            ("shown", window, True),
+            ("other", other, True),
+            ("hidden", window, False),
+            ("hidden other", other, False),
         ]
     }
     for depth in range(2):
@@ -83,21 +86,22 @@ def test_bridge_is_seen_only_where_it_is_shown() -> None:
 
 @pytest.mark.parametrize("recursion_keys", ["decoding", "paper"])
 @torch.no_grad()
-def test_padding_changes_nothing(recursion_keys: str) -> None:
+def test_neither_padding_nor_neighbours_change_anything(recursion_keys: str) -> None:
     model, tables = tiny_drafter(), random_tables()
     config = DistillConfig(recursions=2, recursion_keys=recursion_keys)  # type: ignore[arg-type]
     unrolled = UnrolledDrafter(model, tables, config)
     windows = [random_window(5, 4, 12, bridge=6), random_window(6, 2, 5, bridge=2)]
-    together = unrolled(collate(windows), torch.tensor([True, True]))
-    apart = [unrolled(collate([window]), torch.tensor([True])) for window in windows]
-    torch.testing.assert_close(together.loss, apart[0].loss + apart[1].loss, rtol=1e-5, atol=1e-4)
-    assert torch.equal(together.num_learnt_P, apart[0].num_learnt_P + apart[1].num_learnt_P)
+    apart = [unrolled(collate([window], [True])) for window in windows]
+    for row_tokens in (0, 100):  # side by side, and in one row
+        together = unrolled(collate(windows, [True, True], row_tokens=row_tokens))
+        torch.testing.assert_close(together.loss, apart[0].loss + apart[1].loss, rtol=1e-5, atol=1e-4)
+        assert torch.equal(together.num_learnt_P, apart[0].num_learnt_P + apart[1].num_learnt_P)
 
 
 def test_only_the_drafter_learns_and_all_of_it() -> None:
     model = tiny_drafter()
     unrolled = UnrolledDrafter(model, random_tables(), DistillConfig(recursions=1))
-    unrolled(collate([random_window(7, 3, 8)]), torch.tensor([True])).loss.backward()
+    unrolled(collate([random_window(7, 3, 8)], [True])).loss.backward()
     assert {name for name, _ in unrolled.named_parameters()} == {f"drafter.{n}" for n, _ in model.named_parameters()}
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
@@ -109,17 +113,72 @@ def test_loss_gradient_agrees_with_finite_differences() -> None:
         tables, embed_tokens_VD=tables.embed_tokens_VD.double(), lm_head_VD=tables.lm_head_VD.double()
     )
     unrolled = UnrolledDrafter(model, tables, DistillConfig(recursions=2))
-    batch = collate([random_window(8, 2, 5)])
-    batch = dataclasses.replace(batch, states_BLD=batch.states_BLD.double())
+    batch = collate([random_window(8, 2, 5)], [False])
+    batch = dataclasses.replace(batch, states_BLD=batch.states_BLD.double(), fed_BLD=batch.fed_BLD.double())
     bias = model.fc.bias
-    unrolled(batch, torch.tensor([False])).loss.backward()
+    unrolled(batch).loss.backward()
     assert bias.grad is not None
     for entry in (0, 7):
         with torch.no_grad():
             losses = []
             for step in (1e-4, -1e-4):
                 bias[entry] += step
-                losses.append(unrolled(batch, torch.tensor([False])).loss)
+                losses.append(unrolled(batch).loss)
                 bias[entry] -= step
         # The losses are summed in float32, which limits a difference quotient of step 1e-4 to about 1 %.
         torch.testing.assert_close(bias.grad[entry], (losses[0] - losses[1]) / 2e-4, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("sees", ["bridge", "embeddings", "summary"])
+@torch.no_grad()
+def test_drafters_that_see_the_video_decode_as_they_train(sees: Sight) -> None:
+    """Every pass against sessions of the drafter that are opened on the prompt and led along the caption."""
+    model, tables = tiny_drafter(bridge=sees == "bridge", sees=sees), random_tables()
+    window = captured_window(9, 4, [8], bridge=6)
+    states = window_states(window, 0)
+    unrolled = UnrolledDrafter(model, tables, DistillConfig(recursions=2))
+    outputs = unrolled.unroll(unrolled.collate([states], [False], [0]))
+    drafter = SparrowDrafter(model, TableTarget(tables))
+    for accepted in range(1, 5):
+        draft_outputs = drafted(drafter, window, accepted, depth=2)
+        first_slot = len(window.prompt_ids_P) + accepted - 2
+        expected = torch.stack([outputs[depth][0, first_slot + depth] for depth in range(3)])
+        torch.testing.assert_close(draft_outputs, expected, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+class TableTarget:
+    """A target of which only the tables exist; it tells what its lm_head was given, and says what the caption says."""
+
+    def __init__(self, tables) -> None:
+        self.tables = tables
+        self.given: list[torch.Tensor] = []
+        self.answers: list[int] = []
+        self.info = SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32)
+
+    def embed_tokens(self, token_ids):
+        return self.tables.embed_tokens_VD[token_ids]
+
+    def logits(self, states):
+        self.given.append(states.reshape(-1, states.shape[-1]))
+        logits = torch.zeros(*states.shape[:-1], len(self.tables.lm_head_VD))
+        logits[..., self.answers.pop(0)] = 1.0
+        return logits
+
+
+def drafted(drafter: SparrowDrafter, window: CapturedWindow, accepted: int, depth: int) -> torch.Tensor:
+    """Outputs behind the root and along a chain of the caption's own tokens, after `accepted` tokens of it."""
+    target: TableTarget = drafter.target
+    (caption,) = window.captions
+    tokens = caption.token_ids_C.tolist()
+    slots = torch.arange(int(window.prompt_slots_P[-1]) + 1)
+    is_text = torch.isin(slots, window.prompt_slots_P)
+    embeddings, taps = torch.zeros(len(slots), WIDTH), torch.zeros(len(slots), WIDTH)
+    embeddings[~is_text], taps[~is_text] = window.embeddings_VD, window.bridge_MD
+    visual = VisualContext(is_text, EmbeddedPrompt(embeddings, slots[None], 0), {2: taps})
+    session = drafter.open(PromptContext(window.prompt_ids_P, window.prompt_states_PD, visual), 20)
+    if accepted > 1:
+        session.commit(tokens[: accepted - 1], caption.states_CD[: accepted - 1])
+    target.given, target.answers = [], tokens[accepted : accepted + depth + 1]
+    turn = Turn(tokens[accepted - 1], accepted, 0, Sampling())
+    drafter.propose([DraftJob(session, turn, DraftConfig.chain(depth + 1))])
+    return torch.cat(target.given)

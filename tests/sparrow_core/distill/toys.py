@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from sparrow_core.distill.states import WindowStates
+from sparrow_core.distill.states import CapturedCaption, CapturedWindow, WindowStates, window_states
 from sparrow_core.distill.store import StoreHeader, TargetTables
-from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
+from sparrow_core.models.drafter import DrafterConfig, Sight, SparrowDrafterModel
 
 WIDTH, VOCAB = 32, 40
 
@@ -15,7 +15,7 @@ HEADER = StoreHeader(
 )
 
 
-def tiny_drafter(seed: int = 0, *, bridge: bool = True) -> SparrowDrafterModel:
+def tiny_drafter(seed: int = 0, *, bridge: bool = True, sees: Sight = "text") -> SparrowDrafterModel:
     torch.manual_seed(seed)
     config = DrafterConfig(
         target_fingerprint="target-a",
@@ -29,6 +29,7 @@ def tiny_drafter(seed: int = 0, *, bridge: bool = True) -> SparrowDrafterModel:
         rope_theta=10_000.0,
         bridge_layer=2,
         has_bridge_norm=bridge,
+        sees=sees,
     )
     return SparrowDrafterModel(config)
 
@@ -40,15 +41,33 @@ def random_tables(seed: int = 0) -> TargetTables:
     )
 
 
-def random_window(seed: int, prompt: int, caption: int, bridge: int = 3) -> WindowStates:
+def captured_window(
+    seed: int, prompt: int, captions: Sequence[int], bridge: int = 3, visual: int = 6
+) -> CapturedWindow:
+    """A prompt of `prompt` text tokens with one video behind the first of them, and captions of these lengths."""
     generator = torch.Generator().manual_seed(seed)
-    length = prompt + caption
-    return WindowStates(
-        token_ids_L=torch.randint(VOCAB, (length,), generator=generator),
-        states_LD=torch.randn(length, WIDTH, generator=generator),
-        is_caption_L=torch.arange(length) >= prompt,
+    is_text = torch.ones(prompt + visual, dtype=torch.bool)
+    is_text[1 : 1 + visual] = False
+    visual_slots = (~is_text).nonzero()[:, 0]
+    return CapturedWindow(
+        prompt_ids_P=torch.randint(VOCAB, (prompt,), generator=generator),
+        prompt_slots_P=is_text.nonzero()[:, 0],
+        prompt_states_PD=torch.randn(prompt, WIDTH, generator=generator),
+        bridge_slots_M=visual_slots[:bridge],
         bridge_MD=torch.randn(bridge, WIDTH, generator=generator) * 5,
+        embeddings_VD=torch.randn(visual, WIDTH, generator=generator),
+        captions=tuple(
+            CapturedCaption(
+                torch.randint(VOCAB, (length,), generator=generator),
+                torch.randn(length - 1, WIDTH, generator=generator),
+            )
+            for length in captions
+        ),
     )
+
+
+def random_window(seed: int, prompt: int, caption: int, bridge: int = 3) -> WindowStates:
+    return window_states(captured_window(seed, prompt, [caption], bridge, visual=max(6, bridge)), 0)
 
 
 class ListSource:

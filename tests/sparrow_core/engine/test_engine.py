@@ -15,7 +15,7 @@ import torch
 
 from sparrow_core.config import DraftConfig, EngineConfig, PrefillConfig
 from sparrow_core.decoding.autoregressive import generate_autoregressively
-from sparrow_core.decoding.drafting import Drafter, DraftJob, TextContext
+from sparrow_core.decoding.drafting import Drafter, DraftJob, PromptContext
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.ticket import Arm, Ticket
@@ -35,11 +35,12 @@ class OracleDrafter:
     """Drafts what is right for some positions and wrong for others, so that every length of acceptance occurs."""
 
     name = "oracle"
+    visual_needs = None
 
     def __init__(self, answer: tuple[int, ...], wrong_every: int) -> None:
         self.answer, self.wrong_every = answer, wrong_every
 
-    def open(self, context: TextContext, max_new_tokens: int) -> "OracleDrafter":
+    def open(self, context: PromptContext, max_new_tokens: int) -> "OracleDrafter":
         return self
 
     def propose(self, jobs: Sequence[DraftJob["OracleDrafter"]]) -> list[Draft]:

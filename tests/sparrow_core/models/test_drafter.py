@@ -8,7 +8,7 @@ import torch
 
 from sparrow_core.config import DraftConfig
 from sparrow_core.decoding.anchors import shifted_pairs, text_slots
-from sparrow_core.decoding.drafting import DraftJob, TextContext, Turn
+from sparrow_core.decoding.drafting import DraftJob, PromptContext, Turn
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.errors import CheckpointError, ConfigError
 from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
@@ -50,7 +50,7 @@ def test_rounds_equal_whole_sequences(tiny_target: TargetModel) -> None:
     text = torch.randint(0, 200, (9,), generator=generator)
     truth_SD = torch.randn(40, tiny_target.info.hidden_size, generator=generator)
     drafter = SparrowDrafter(model, tiny_target)
-    session = drafter.open(TextContext(text, truth_SD[:9]), max_new_tokens=30)
+    session = drafter.open(PromptContext(text, truth_SD[:9]), max_new_tokens=30)
     known, root = text.tolist(), 42
     for round_index, num_accepted in enumerate((2, 0, 4, 1)):
         turn = Turn(root, len(known) - 8, round_index, Sampling())
@@ -84,7 +84,7 @@ def grown(drafter: SparrowDrafter, session: SparrowSession, shape: DraftConfig, 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_trees_are_well_formed(tiny_target: TargetModel, rule: str, temperature: float) -> None:
     drafter = SparrowDrafter(new_model(tiny_target), tiny_target)
-    context = TextContext(torch.arange(5), torch.randn(5, tiny_target.info.hidden_size))
+    context = PromptContext(torch.arange(5), torch.randn(5, tiny_target.info.hidden_size))
     sampling = Sampling(temperature, rule=rule)  # type: ignore[arg-type]
     draft = grown(drafter, drafter.open(context, 10), DraftConfig(5, 8, 25), sampling)
     parents = draft.parents_N.tolist()
@@ -99,7 +99,7 @@ def test_blind_drafter_ignores_states(tiny_target: TargetModel) -> None:
     drafter = SparrowDrafter(new_model(tiny_target, blind=True), tiny_target)
     drafts = [
         grown(drafter, drafter.open(context, 10), DraftConfig.chain(4), Sampling())
-        for context in (TextContext(torch.arange(5), torch.randn(5, 64) * scale) for scale in (1.0, 100.0))
+        for context in (PromptContext(torch.arange(5), torch.randn(5, 64) * scale) for scale in (1.0, 100.0))
     ]
     assert torch.equal(drafts[0].tokens_N, drafts[1].tokens_N)
 

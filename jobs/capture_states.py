@@ -1,0 +1,65 @@
+"""Keep states of a target, to distill drafters from: `python jobs/capture_states.py --input DIR --output DIR`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from jobs.caption_corpus import DEMO
+from jobs.errors import told_errors
+from pipeline.caption_run import ExitCode
+from pipeline.capture_run import CaptureAccount, capture_videos
+from pipeline.config import caption_config
+from pipeline.storage import list_videos
+
+MOST_ERRORS_SHOWN = 20
+
+
+def main(
+    source: Annotated[str, typer.Option("--input", help="Video file, folder, glob or fsspec URL.")],
+    output: Annotated[str, typer.Option(help="Folder or fsspec URL for the state shards.")],
+    target: Annotated[str | None, typer.Option(help="Target: checkpoint folder or hub id. [demo model]")] = None,
+    draft: Annotated[
+        str | None, typer.Option(help="Drafter that makes this faster: folder, registry, or none.")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="What to ask about every window.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings, as for jobs/caption_corpus.py.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, as capture.keep.captions_per_window=2.")
+    ] = None,
+) -> None:
+    """Let the target caption every window at temperature 1 and keep its states, one shard for each window.
+
+    The same command again does only what is missing; a bad video costs one window. `capture.keep` says what is kept,
+    `capture.max_bytes` how much.
+
+    Exit codes: 0 all done; 2 wrong usage or settings; 3 finished, but some windows are errors or were lost.
+    """
+    console = Console()
+    flags = {"target": target, "draft": draft, "prompt": prompt}
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with told_errors(), Progress(*columns, console=console) as progress:
+        task = progress.add_task("capturing")
+        account = capture_videos(
+            caption_config(config, settings or [], flags, DEMO),
+            list_videos(source),
+            output,
+            lambda account: progress.update(task, description=f"capturing · {account}"),
+        )
+    raise typer.Exit(show(console, account, output))
+
+
+def show(console: Console, account: CaptureAccount, output: str) -> ExitCode:
+    """Print what became of every window; the exit code."""
+    for error in account.errors[:MOST_ERRORS_SHOWN]:
+        console.print(error, style="red", markup=False, highlight=False, soft_wrap=True)
+    for video in account.lost:
+        console.print(f"{video}: lost with its worker; run again", style="red", markup=False, soft_wrap=True)
+    console.print(f"{account} in {account.seconds:.1f} s, stored in {output}", highlight=False, soft_wrap=True)
+    return ExitCode.ERROR_ROWS if account.errors or account.lost else ExitCode.DONE
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,125 @@
+"""One capture from a config to its account: success + error + skipped = input."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from pipeline.caption_graph import set_up_context
+from pipeline.caption_run import caption_settings, settle
+from pipeline.capture_graph import RequestSource, capture_archive, capture_requests, numbered_window
+from pipeline.checkpoints import worker_draft, worker_path
+from pipeline.cluster import connected, errors_of_worker_start
+from pipeline.config import CaptionConfig
+from pipeline.distill_config import DistillRunConfig
+from pipeline.ids import settings_fingerprint
+from pipeline.rows import Row
+from pipeline.stages.capture import CaptureRun, CaptureTarget
+from pipeline.storage import Folder, absolute
+from pipeline.worker_engine import WorkerModels
+from sparrow_core.config import EngineConfig
+from sparrow_core.distill.store import window_of_shard
+from sparrow_core.models.loading import read_frame_spec
+
+_STATUSES = {"success": "captured", "error": "errors", "skipped": "skipped"}
+
+
+@dataclass(frozen=True)
+class CaptureAccount:
+    """What became of the windows, by status, and what was stored. `lost` are videos without any row: their worker died
+    with them, and running again tries them again."""
+
+    windows: Counter[str] = field(default_factory=Counter)
+    captions: int = 0
+    num_bytes: int = 0
+    seconds: float = 0.0
+    errors: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> int:
+        """All windows that came in."""
+        return self.windows.total()
+
+    def __str__(self) -> str:
+        kinds = ", ".join(f"{self.windows[status]} {word}" for status, word in _STATUSES.items())
+        return f"{self.total} windows = {kinds}; {self.captions} captions, {self.num_bytes / 2**20:.1f} MiB"
+
+    def with_row(self, row: Row) -> "CaptureAccount":
+        """The account after one more CAPTURED row."""
+        errors = self.errors
+        if row["status"] == "error":
+            errors = (*errors, f"{row['source_uri'] or row['window_id']}: {row['reason']}: {row['error']}")
+        return replace(
+            self,
+            windows=self.windows + Counter([row["status"]]),
+            captions=self.captions + row["captions"],
+            num_bytes=self.num_bytes + row["captured_bytes"],
+            errors=errors,
+        )
+
+
+Listener = Callable[[CaptureAccount], None]
+
+
+def capture_videos(
+    config: CaptionConfig, sources: Sequence[str], folder: str, listener: Listener = lambda account: None
+) -> CaptureAccount:
+    """Capture what `folder` does not hold yet of the windows of video files; `config.capture.share` plays no part."""
+    config = replace(config, target=worker_path(config.target), draft=worker_draft(config.draft))
+    keep = config.capture.keep
+    settings = settings_fingerprint({"captions": caption_settings(config), "capture": asdict(keep)})
+    with connected() as cluster:
+        config, plan = settle(config, cluster)
+        target = CaptureTarget(keep, absolute(folder), settings, _left(config, folder) // plan.caption_workers)
+        run = CaptureRun(_models(config, config.engine), target, plan.threads)
+        set_up_context(len(sources))
+        with errors_of_worker_start():
+            graph = capture_archive(
+                sources, captured_windows(folder), config, run, plan, read_frame_spec(config.target)
+            )
+            account, seen = _account(graph.iter_rows(), listener)
+    return replace(account, lost=tuple(source for source in sources if source not in seen))
+
+
+def capture_windows(
+    config: DistillRunConfig, requests: RequestSource, folder: str, settings: str, listener: Listener
+) -> CaptureAccount:
+    """Capture what `folder` does not hold yet of windows 0 to `config.num_windows`. Ray must be connected."""
+    done = captured_windows(folder)
+    names = {number: numbered_window(number) for number in range(config.num_windows)}
+    missing = [number for number, name in names.items() if name not in done]
+    account = CaptureAccount(Counter(skipped=config.num_windows - len(missing)))
+    if not missing:
+        return account
+    target = CaptureTarget(config.capture, absolute(folder), settings)
+    run = CaptureRun(_models(config, EngineConfig()), target, config.workers.threads)
+    set_up_context(len(missing))
+    with errors_of_worker_start():
+        return _account(capture_requests(requests, missing, run, config.workers).iter_rows(), listener, account)[0]
+
+
+def captured_windows(folder: str) -> frozenset[str]:
+    """Names of the windows whose shards a folder holds."""
+    return frozenset(name for file in Folder(folder).names() if (name := window_of_shard(file)))
+
+
+def _account(
+    rows: Iterable[Row], listener: Listener, account: CaptureAccount | None = None
+) -> tuple[CaptureAccount, set[str]]:
+    """The account of all rows, and the videos that they are of."""
+    account, seen, began = account or CaptureAccount(), set(), time.monotonic()
+    for row in rows:
+        account = replace(account.with_row(row), seconds=time.monotonic() - began)
+        seen.add(row["source_uri"])
+        listener(account)
+    return account, seen
+
+
+def _left(config: CaptionConfig, folder: str) -> int:
+    return max(0, config.capture.max_bytes - Folder(folder).num_bytes())
+
+
+def _models(config: Any, engine: EngineConfig) -> WorkerModels:
+    return WorkerModels(config.target, config.draft, config.device, config.dtype, engine)

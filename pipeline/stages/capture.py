@@ -1,0 +1,139 @@
+"""States of a window for distillation: captions of the target's own, taken down as the engine writes them, as a shard.
+
+Owns what is asked of the engine for that and where shards go. `caption_graph` does it beside captioning, under a quota;
+`capture_graph` does nothing else.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import pyarrow as pa
+import torch
+
+from pipeline.rows import CAPTURED, Row, to_table
+from pipeline.stages.boundary import row_boundary
+from pipeline.storage import Folder
+from pipeline.worker_engine import WorkerModels, completions, ending_with_engine, worker_engine
+from sparrow_core.config import CaptureConfig
+from sparrow_core.distill.recorder import CaptionRecorder, bridge_layer, capture_samplings
+from sparrow_core.distill.store import TABLES_FILE, StoreHeader, shard_file, shard_name, tables_file, target_tables
+from sparrow_core.engine.engine import Engine
+from sparrow_core.engine.ticket import Arm
+from sparrow_core.types import Completion, Request
+
+Stored = Literal["stored", "over_quota"]
+
+
+@dataclass(frozen=True)
+class CaptureTarget:
+    """What is kept of windows, where (any fsspec URL), how many bytes this worker may add (None: any number), and a
+    digest of the settings that decide what a window is."""
+
+    config: CaptureConfig
+    folder: str
+    settings: str
+    most_bytes: int | None = None
+
+
+class WindowCapture:
+    """Arms for an engine, and their outcome as a shard."""
+
+    def __init__(self, engine: Engine, target: CaptureTarget) -> None:
+        self._engine, self._target = engine, target
+        info = engine.target.info
+        self._layer = bridge_layer(info, target.config)
+        self._header = StoreHeader.of(engine.target, self._layer, target.settings)
+        self._folder = Folder(target.folder)
+        self.bytes_written = 0
+        if TABLES_FILE not in self._folder.names():
+            self._folder.write(TABLES_FILE, tables_file(target_tables(engine.target), self._header))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the quota is used up."""
+        most = self._target.most_bytes
+        return most is not None and self.bytes_written >= most
+
+    def recorder(self) -> CaptionRecorder:
+        """For one completion."""
+        return CaptionRecorder(self._layer, self._target.config)
+
+    def arms(self, number: int) -> list[Arm]:
+        """Sampled captions of the window with this number, each with a recorder."""
+        arms = [self._engine.default_arm(sampling) for sampling in capture_samplings(self._target.config, number)]
+        return [replace(arm, recording=self.recorder()) for arm in arms]
+
+    def store(self, window: str, arms: Sequence[Arm], written: Sequence[Completion]) -> tuple[Stored, int]:
+        """Write what the recorders of these arms took down -> whether that was done, and bytes."""
+        recorders = [arm.recording for arm in arms if isinstance(arm.recording, CaptionRecorder)]
+        captions = [recorder.caption(c.token_ids) for recorder, c in zip(recorders, written, strict=True)]
+        content = shard_file(recorders[0].window(captions), self._header)
+        most = self._target.most_bytes
+        if most is not None and self.bytes_written + len(content) > most:
+            return "over_quota", 0
+        self._folder.write(shard_name(window), content)
+        self.bytes_written += len(content)
+        return "stored", len(content)
+
+
+@dataclass(frozen=True)
+class NamedWindow:
+    """A window to capture: its name, its number (which its captions are sampled by), and the request to read it."""
+
+    name: str
+    number: int
+    request: Request
+
+
+WindowOf = Callable[[Row], NamedWindow]
+
+
+@dataclass(frozen=True)
+class CaptureRun:
+    """What a capture worker must know."""
+
+    models: WorkerModels
+    target: CaptureTarget
+    threads: int
+
+
+class CaptureWindows:
+    """Async callable on tables of rows that each stand for a window: captures it and reports on it (CAPTURED)."""
+
+    def __init__(self, run: CaptureRun, window_of: WindowOf) -> None:
+        torch.set_num_threads(run.threads)
+        self._window_of = window_of
+        self._engine = worker_engine(run.models)
+        self._capture = WindowCapture(self._engine, run.target)
+        self._config = run.target.config
+
+    async def __call__(self, windows: pa.Table) -> pa.Table:
+        rows = windows.to_pylist()
+        with ending_with_engine():
+            await asyncio.gather(*(self._capture_row(row) for row in rows))
+        return to_table(rows, CAPTURED)
+
+    async def _capture_row(self, row: Row) -> None:
+        """Complete a row in place: with what was stored, or with the error that it carries or meets here."""
+        row.update(captions=0, captured_bytes=0, t_capture_s=0.0)
+        if row.get("status") is None:
+            with row_boundary(row):
+                await self._store(row)
+
+    async def _store(self, row: Row) -> None:
+        began = time.perf_counter()
+        window = await asyncio.to_thread(self._window_of, row)
+        arms = self._capture.arms(window.number)
+        request = replace(window.request, max_new_tokens=self._config.max_new_tokens)
+        written = await completions(self._engine, request, arms)
+        status, size = self._capture.store(window.name, arms, written)
+        row.update(
+            status="success" if status == "stored" else "skipped",
+            reason=None if status == "stored" else status,
+            captions=len(arms),
+            captured_bytes=size,
+            t_capture_s=time.perf_counter() - began,
+        )
