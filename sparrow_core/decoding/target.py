@@ -176,6 +176,13 @@ class TargetModel(Protocol):
         """`forward` with a pause after every layer, in which passes over other sequences may run."""
         ...
 
+    def attention(
+        self, layer: int, states_SD: torch.Tensor, positions_AS: torch.Tensor, num_queries: int
+    ) -> torch.Tensor:
+        """How much the last `num_queries` slots of a sequence attend to each slot in a layer (counted from 1) that
+        reads `states_SD`, the outputs of the layer before: float32 [S], averaged over slots and heads."""
+        ...
+
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """lm_head: [..., D] -> float32 [..., V]."""
         ...

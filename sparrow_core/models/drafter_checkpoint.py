@@ -66,6 +66,7 @@ def _read_config(folder: Path) -> DrafterConfig:
         raw = json.loads((folder / "config.json").read_text())
         if raw.get("model_type") != _MODEL_TYPE:
             raise CheckpointError(f"{folder} holds a {raw.get('model_type')!r}, not a {_MODEL_TYPE!r}")
-        return DrafterConfig(**{field.name: raw[field.name] for field in fields(DrafterConfig)})
-    except (OSError, json.JSONDecodeError, KeyError) as error:
+        known = {field.name for field in fields(DrafterConfig)}
+        return DrafterConfig(**{name: value for name, value in raw.items() if name in known})
+    except (OSError, json.JSONDecodeError, TypeError) as error:
         raise CheckpointError(f"{folder / 'config.json'} is not a drafter's config: {error!r}") from error

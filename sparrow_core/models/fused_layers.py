@@ -78,15 +78,28 @@ class FusedLayer:
         number: int,
     ) -> torch.Tensor:
         """`inputs_RD` is what the projections read, `residual_RD` what the result of attention is added to."""
-        heads_RHd = linear(inputs_RD, self._qkv_weight, self._qkv_bias).unflatten(1, (-1, self._head_dim))
-        num_turned = self._num_heads + self._num_kv_heads
-        turned_HRd = rotation(heads_RHd[:, :num_turned]).transpose(0, 1)
-        values_GRd = heads_RHd[:, num_turned:].transpose(0, 1)
-        queries_HRd, keys_GRd = turned_HRd[: self._num_heads], turned_HRd[self._num_heads :]
+        queries_HRd, keys_GRd, values_GRd = self._project(inputs_RD, rotation)
         attended_RHd = attention.attend(number, queries_HRd, keys_GRd, values_GRd).transpose(0, 1)
         x_RD = torch.addmm(residual_RD, attended_RHd.flatten(1), self._out_weight.t())
         gate_RF, up_RF = linear(self._post_norm(x_RD), self._gate_up_weight).chunk(2, -1)
         return torch.addmm(x_RD, self._activation(gate_RF) * up_RF, self._down_weight.t())
+
+    def attention(self, inputs_SD: torch.Tensor, rotation: Rotation, num_queries: int) -> torch.Tensor:
+        """How much the last rows attend to each row of a sequence, averaged over them and the heads: [S]."""
+        queries_HSd, keys_GSd, _ = self._project(inputs_SD, rotation)
+        queries_GhRd = queries_HSd[:, -num_queries:].unflatten(0, (self._num_kv_heads, -1))
+        scores_GhRS = queries_GhRd @ keys_GSd[:, None].transpose(-1, -2) * self._head_dim**-0.5
+        unseen_RS = torch.ones(scores_GhRS.shape[-2:], dtype=torch.bool, device=scores_GhRS.device)
+        unseen_RS = unseen_RS.triu(len(inputs_SD) - num_queries + 1)
+        return scores_GhRS.float().masked_fill(unseen_RS, float("-inf")).softmax(-1).mean((0, 1, 2))
+
+    def _project(self, inputs_RD: torch.Tensor, rotation: Rotation) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rotated queries [H, R, d], rotated keys and values [G, R, d]."""
+        heads_RHd = linear(inputs_RD, self._qkv_weight, self._qkv_bias).unflatten(1, (-1, self._head_dim))
+        num_turned = self._num_heads + self._num_kv_heads
+        turned_HRd = rotation(heads_RHd[:, :num_turned]).transpose(0, 1)
+        values_GRd = heads_RHd[:, num_turned:].transpose(0, 1)
+        return turned_HRd[: self._num_heads], turned_HRd[self._num_heads :], values_GRd
 
 
 def join_linears(*layers: nn.Linear) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -120,9 +133,7 @@ class FusedDecoder:
         self, x_RD: torch.Tensor, positions_AR: torch.Tensor, attention: PassAttention, tap_layers: Sequence[int]
     ) -> Generator[None, None, tuple[torch.Tensor, dict[int, torch.Tensor]]]:
         """Final-norm states [R, D], and the outputs of the layers asked for (counted from 1); a pause after each."""
-        positions = positions_AR if len(positions_AR) == 1 else positions_AR[:, None]  # plain RoPE, or M-RoPE
-        cos_1Rd, sin_1Rd = self._rotary(x_RD, positions)
-        rotation = Rotation(cos_1Rd[0], sin_1Rd[0])
+        rotation = self._rotation(x_RD, positions_AR)
         taps = {}
         for number, (input_norm, layer) in enumerate(self._layers):
             x_RD = layer(input_norm(x_RD), x_RD, rotation, attention, number)
@@ -130,3 +141,15 @@ class FusedDecoder:
                 taps[number + 1] = x_RD
             yield
         return self._norm(x_RD), taps
+
+    def attention(
+        self, layer: int, states_SD: torch.Tensor, positions_AS: torch.Tensor, num_queries: int
+    ) -> torch.Tensor:
+        """`FusedLayer.attention` of a layer (counted from 1) that reads these states, the outputs of the one before."""
+        input_norm, fused = self._layers[layer - 1]
+        return fused.attention(input_norm(states_SD), self._rotation(states_SD, positions_AS), num_queries)
+
+    def _rotation(self, x_RD: torch.Tensor, positions_AR: torch.Tensor) -> Rotation:
+        positions = positions_AR if len(positions_AR) == 1 else positions_AR[:, None]  # plain RoPE, or M-RoPE
+        cos_1Rd, sin_1Rd = self._rotary(x_RD, positions)
+        return Rotation(cos_1Rd[0], sin_1Rd[0])

@@ -4,7 +4,7 @@ The stable cache only ever holds what the drafter sees of the video, if anything
 states: what was speculated is rolled back, and the accepted tokens run again with their true states at the start of the
 next round, together with the new root.
 Rows of all sequences go through the network together. Shape letters: R new rows, M visual tokens, D hidden size, V
-vocabulary, P pending slots of a cache.
+vocabulary.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from sparrow_core.decoding.cache import CacheShape
 from sparrow_core.decoding.drafting import DraftJob, PromptContext, VisualContext, VisualNeeds
 from sparrow_core.decoding.proposal import Level, grow_all
 from sparrow_core.decoding.target import SequenceRows, TargetModel
+from sparrow_core.models.draft_rows import DraftRows
 from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
 from sparrow_core.models.drafter_steps import DrafterSteps
 from sparrow_core.types import Draft
@@ -84,9 +85,9 @@ class SparrowDrafter:
     def _expand(self, speculations: Sequence["_Speculation"], levels: dict[int, Level]) -> dict[int, torch.Tensor]:
         """Run one level of every draft, each node fed with its parent's output -> logits by draft [F, V]."""
         device = self.target.info.device
-        rows = [speculations[number].place(level).to(device) for number, level in levels.items()]
+        rows = [speculations[number].rows.place(level).to(device) for number, level in levels.items()]
         sequences = [
-            SequenceRows(speculations[number].cache, len(levels[number].nodes), visible_RP)
+            SequenceRows(speculations[number].session.cache, len(levels[number].nodes), visible_RP)
             for number, visible_RP in zip(levels, rows, strict=True)
         ]
         states_RD = torch.cat([speculations[number].parents(level) for number, level in levels.items()])
@@ -197,24 +198,14 @@ class SparrowSession:
 
 
 class _Speculation:
-    """The drafter's own rows of one draft: which slot and output each expanded node has."""
+    """The drafter's own rows of one draft, and the output of each expanded node."""
 
     def __init__(self, session: SparrowSession, root_output_D: torch.Tensor) -> None:
-        self.session, self.cache = session, session.cache
+        self.session, self.rows = session, DraftRows(session.cache)
         self._output_D = {0: root_output_D}
-        self._ancestor_slots: dict[int, list[int]] = {0: []}
-
-    def place(self, level: Level) -> torch.Tensor:
-        """Give the level's nodes the next slots -> what each sees of the pending slots, bool [F, P]."""
-        first_slot = self.cache.pending
-        for row, (node, parent) in enumerate(zip(level.nodes, level.parents, strict=True)):
-            self._ancestor_slots[node] = [*self._ancestor_slots[parent], first_slot + row]
-        num_slots = first_slot + len(level.nodes)
-        seen = [set(self._ancestor_slots[node]) for node in level.nodes]
-        return torch.tensor([[slot in slots for slot in range(num_slots)] for slots in seen])
 
     def positions(self, level: Level) -> list[int]:
-        return [self.session.next_place - 1 + len(self._ancestor_slots[node]) for node in level.nodes]
+        return [self.session.next_place - 1 + depth for depth in self.rows.depths(level)]
 
     def parents(self, level: Level) -> torch.Tensor:
         """Outputs of the level's parents [F, D]."""

@@ -154,6 +154,12 @@ class FamilyTarget(TargetModel, ABC, Generic[Spec]):
         )
         return TargetPass(states_RD[:num_rows], {layer: tap_RD[:num_rows] for layer, tap_RD in taps.items()})
 
+    @torch.inference_mode()
+    def attention(
+        self, layer: int, states_SD: torch.Tensor, positions_AS: torch.Tensor, num_queries: int
+    ) -> torch.Tensor:
+        return self._decoder.attention(layer, states_SD, positions_AS, num_queries)
+
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         rows_RD = states.reshape(-1, states.shape[-1])
         logits_RV = linear(pad_rows(rows_RD), self._lm_head_VD)[: len(rows_RD)].float()

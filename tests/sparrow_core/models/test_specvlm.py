@@ -1,0 +1,67 @@
+"""The target drafting for itself: right about everything with all visual tokens, lossless with a few."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from sparrow_core.config import DraftConfig, EngineConfig
+from sparrow_core.decoding.autoregressive import generate_autoregressively
+from sparrow_core.decoding.target import SequenceRows, TargetModel
+from sparrow_core.engine.engine import Engine
+from sparrow_core.models.reference import model_inputs
+from sparrow_core.models.specvlm import SpecVLMDrafter, kept_slots
+from sparrow_core.types import Request, Sampling
+from tests.conftest import video_messages
+
+REQUESTS = [Request(video_messages(seed=seed, num_frames=12), max_new_tokens=17) for seed in range(3)]
+
+
+def test_kept_slots_hold_the_text_the_best_and_a_spread_of_the_rest() -> None:
+    is_text = torch.ones(24, dtype=torch.bool)
+    is_text[2:22] = False
+    attention = torch.zeros(24)
+    attention[[7, 20]] = 0.5
+    kept = kept_slots(is_text, attention, 0.2).tolist()
+    assert {0, 1, 22, 23, 7, 20} <= set(kept) and len(kept) == 4 + 4
+    one, other = sorted(set(kept) - {0, 1, 22, 23, 7, 20})
+    assert 2 <= one < 12 <= other < 22
+    assert kept_slots(is_text, attention, 1.0).tolist() == list(range(24))
+    assert kept_slots(is_text, attention, 0.0).tolist() == [0, 1, 22, 23]
+
+
+@torch.inference_mode()
+def test_attention_is_that_of_transformers(tiny_target: TargetModel, tiny_checkpoint: Path) -> None:
+    prompt = tiny_target.build_prompt(REQUESTS[0].messages)
+    embedded, num_slots = tiny_target.embed(prompt), len(prompt.token_ids_S)
+    rows = (SequenceRows(tiny_target.info.cache_shape.cache(num_slots), num_slots),)
+    taps = tiny_target.forward(embedded.embeddings_SD, embedded.positions_AS, rows, tap_layers=(1,)).taps
+    found = tiny_target.attention(2, taps[1], embedded.positions_AS, 3)
+    reference = Qwen2_5_VLForConditionalGeneration.from_pretrained(tiny_checkpoint, attn_implementation="eager").eval()
+    output = reference(**model_inputs(prompt, reference), output_attentions=True)
+    expected = output.attentions[1][0, :, -3:].mean((0, 1))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("shape", "least"), [(DraftConfig.chain(3), 3), (DraftConfig(3, 3, 9), 1)])
+def test_with_every_token_it_is_never_wrong(tiny_target: TargetModel, shape: DraftConfig, least: int) -> None:
+    drafter = SpecVLMDrafter(tiny_target, share=1.0)
+    with Engine(tiny_target, drafter, EngineConfig(draft=shape, max_model_tokens=512)) as engine:
+        completions = [ticket.result() for ticket in [engine.submit(request) for request in REQUESTS]]
+    for completion in completions:
+        # 16 tokens after the first: four rounds of a chain. The tree keeps what is likeliest, which need not be deep.
+        assert min(completion.stats.accepted_per_round[:-1]) >= least
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_with_a_tenth_it_changes_no_word(tiny_target: TargetModel, temperature: float) -> None:
+    sampling = Sampling(temperature, seed=5)
+    requests = [Request(r.messages, sampling, r.max_new_tokens) for r in REQUESTS]
+    drafter = SpecVLMDrafter(tiny_target)
+    with Engine(tiny_target, drafter, EngineConfig(draft=DraftConfig(3, 3, 9), max_model_tokens=512)) as engine:
+        completions = [ticket.result() for ticket in [engine.submit(request) for request in requests]]
+    for request, completion in zip(requests, completions, strict=True):
+        prompt = tiny_target.build_prompt(request.messages)
+        alone = generate_autoregressively(tiny_target, prompt, sampling, request.max_new_tokens)
+        assert completion.token_ids == alone
