@@ -36,12 +36,14 @@ def window_counts(text: str, default: int | None = None) -> dict[int, int]:
 @dataclass(frozen=True)
 class DemoWindows:
     """A numbered set of windows of one split. `lengths` are numbers of visual tokens (keys of `CLIP_SHAPES`), each as
-    likely as it is often named; `varied_prompts` asks in several wordings instead of the default one."""
+    likely as it is often named; `varied_prompts` asks in several wordings instead of the default one; `stills` shows
+    the middle frame alone, as a video of two equal frames."""
 
     split: Split
     lengths: tuple[int, ...]
     first_seed: int
     varied_prompts: bool = False
+    stills: bool = False
 
     def scene(self, index: int) -> Scene:
         rng = np.random.default_rng([11, self.first_seed, index])
@@ -57,7 +59,11 @@ class DemoWindows:
         pixels_THWC, _ = render(scene)
         if rng.random() < CODEC_SHARE:
             pixels_THWC = through_codec(pixels_THWC, scene.difficulty.fps, crf=int(rng.integers(16, 29)))
-        frames = Frames(pixels_THWC, tuple(frame_times(scene).tolist()), scene.difficulty.fps)
+        times = tuple(frame_times(scene).tolist())
+        if self.stills:
+            middle = len(pixels_THWC) // 2
+            pixels_THWC, times = np.repeat(pixels_THWC[middle : middle + 1], 2, axis=0), times[:2]
+        frames = Frames(pixels_THWC, times, scene.difficulty.fps)
         prompt = DEFAULT_PROMPT
         if self.varied_prompts and rng.random() >= DEFAULT_PROMPT_SHARE:
             prompt = PROMPTS[int(rng.integers(len(PROMPTS)))]
