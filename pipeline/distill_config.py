@@ -72,6 +72,11 @@ class DistillRunConfig:
     workers: DistillWorkers = field(default_factory=DistillWorkers)
     schema_version: Literal[1] = 1
 
+    @property
+    def shows_bridge(self) -> bool:
+        """Whether the drafter learns from bridge states."""
+        return self.sees == "bridge" or (self.sees == "text" and self.train.bridge_share > 0)
+
     def __post_init__(self) -> None:
         if self.num_windows < 1:
             raise ConfigError(f"num_windows={self.num_windows} must be at least 1")

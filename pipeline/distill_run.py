@@ -82,7 +82,7 @@ def distill(
     geometry = replace(
         DrafterConfig.for_target(info, blind=config.blind, sees=config.sees),
         bridge_layer=store.header.bridge_layer,
-        has_bridge_norm=config.sees == "bridge" or (config.sees == "text" and config.train.bridge_share > 0),
+        has_bridge_norm=config.shows_bridge,
     )
     drafter = train_drafter(config, geometry, states, output / "training", name)
     new = output / ".drafter-new"

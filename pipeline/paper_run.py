@@ -1,0 +1,210 @@
+"""The paper's comparison: drafters of every method trained alike, and measured on the same windows. Resumable.
+
+Owns the order of the work and its journal. Windows, and how a caption is scored, come from outside.
+
+    OUTPUT/states-<target>-<settings>/   captured windows, shared by all cells that learn from them
+    OUTPUT/cells/<run>/                  a trained drafter each, with its loss curve and tau on validation windows
+    OUTPUT/runs.jsonl                    one line for each measured window
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.capture_graph import RequestSource
+from pipeline.capture_run import Listener, capture_windows
+from pipeline.distill_config import DistillRunConfig, capture_settings
+from pipeline.distill_run import states_folder
+from pipeline.training_cells import Cell, CellResult, train_cells
+from sparrow_core.config import DraftConfig, EngineConfig
+from sparrow_core.decoding.drafting import Drafter
+from sparrow_core.engine.engine import Engine
+from sparrow_core.errors import ConfigError
+from sparrow_core.measure.methods import ALONE, MethodRun, method_runs, run_methods
+from sparrow_core.models.drafter_checkpoint import load_drafter
+from sparrow_core.models.loading import load_target
+from sparrow_core.models.rivals import PromptLookupDrafter
+from sparrow_core.models.specvlm import SpecVLMDrafter
+from sparrow_core.types import Request
+
+JOURNAL = "runs.jsonl"
+SPARROW = "sparrow"
+
+
+@dataclass(frozen=True)
+class MeasureConfig:
+    """What is measured: `windows` usable windows of every length, of which up to `most_windows` are tried.
+
+    Ablations are measured greedily, at `ablation_lengths` alone."""
+
+    lengths: tuple[int, ...] = (512, 1500, 6000, 17000, 25000)
+    windows: int = 40
+    most_windows: int = 60
+    temperatures: tuple[float, ...] = (0.0, 1.0)
+    ablation_lengths: tuple[int, ...] = (512, 25000)
+    max_new_tokens: int = 320
+    draft: DraftConfig = field(default_factory=lambda: DraftConfig.chain(7))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way of making a drafter, and the windows that it learns from (`windows` tells captures apart)."""
+
+    name: str
+    config: DistillRunConfig
+    requests: RequestSource
+    windows: dict[str, Any]
+
+
+class Windows(NamedTuple):
+    """Held-out windows: request by length and number, and the share of facts that a caption of it has right."""
+
+    request: Callable[[int, int], Request]
+    score: Callable[[int, int, str], float]
+
+
+def capture_all(variants: Sequence[Variant], output: Path, listener: Listener) -> dict[str, Path]:
+    """Where each variant's windows are; captures what is missing. Ray must be connected."""
+    folders: dict[str, Path] = {}
+    for variant in variants:
+        folder = states_folder(variant.config, variant.windows, output)
+        if folder not in folders.values():
+            settings = capture_settings(variant.config, variant.windows)
+            capture_windows(variant.config, variant.requests, str(folder), settings, listener)
+        folders[variant.name] = folder
+    return folders
+
+
+def train_methods(
+    methods: Sequence[Variant],
+    learning_rates: Sequence[float],
+    folders: Mapping[str, Path],
+    output: Path,
+    validation: Sequence[Callable[[], Request]],
+    shape: DraftConfig,
+    listener: Callable[[CellResult], None],
+) -> dict[str, dict[float, CellResult]]:
+    """Every method with every learning rate."""
+    cells = [
+        Cell(f"{variant.name} at {rate:g}", _at_rate(variant.config, rate), folders[variant.name])
+        for variant in methods
+        for rate in learning_rates
+    ]
+    results = train_cells(cells, output / "cells", validation, shape, listener)
+    return {
+        variant.name: {rate: results[f"{variant.name} at {rate:g}"] for rate in learning_rates} for variant in methods
+    }
+
+
+def best_rate(results: Mapping[float, CellResult]) -> float:
+    """The learning rate whose drafter has the highest tau on the validation windows."""
+    return max(results, key=lambda rate: results[rate].tau)
+
+
+def train_ablations(
+    ablations: Sequence[Variant],
+    rate: float,
+    folders: Mapping[str, Path],
+    output: Path,
+    validation: Sequence[Callable[[], Request]],
+    shape: DraftConfig,
+    listener: Callable[[CellResult], None],
+) -> dict[str, CellResult]:
+    """Every ablation, at Sparrow's learning rate."""
+    cells = [Cell(variant.name, _at_rate(variant.config, rate), folders[variant.name]) for variant in ablations]
+    return train_cells(cells, output / "cells", validation, shape, listener)
+
+
+def _at_rate(config: DistillRunConfig, rate: float) -> DistillRunConfig:
+    return replace(config, train=replace(config.train, learning_rate=rate))
+
+
+def measure(
+    config: DistillRunConfig,
+    plan: MeasureConfig,
+    methods: Mapping[str, Path],
+    ablations: Mapping[str, Path],
+    windows: Windows,
+    output: Path,
+    listener: Callable[[list[MethodRun]], None],
+) -> list[MethodRun]:
+    """Decode the windows of every length by every method, one window after the other, in this process.
+
+    `listener` is told of all that was measured so far, after every window. Windows that the journal holds are not
+    decoded again. Raises ConfigError where it is of other drafters.
+    """
+    settings = {
+        "draft": asdict(plan.draft),
+        "drafters": {name: folder.name for name, folder in {**methods, **ablations}.items()},
+        "temperatures": list(plan.temperatures),
+    }
+    journal = _Journal(output / JOURNAL, settings)
+    target = load_target(config.target, device=config.device, dtype=config.dtype)
+    main: dict[str, Drafter[Any]] = {name: load_drafter(str(folder), target) for name, folder in methods.items()}
+    main |= {"specvlm": SpecVLMDrafter(target), "prompt_lookup": PromptLookupDrafter(target.info.vocab_size)}
+    varied: dict[str, Drafter[Any]] = {name: load_drafter(str(folder), target) for name, folder in ablations.items()}
+    engine_config = EngineConfig(max_model_tokens=max(plan.lengths) * 5 // 4 + 2048, max_sequences=1)
+    with Engine(target, None, engine_config) as engine:
+        for length in plan.lengths:
+            for number in range(plan.most_windows):
+                if journal.num_usable(length, plan.temperatures) >= plan.windows:
+                    break
+                name = f"{length}-{number}"
+                if name in journal.runs:
+                    continue
+                request = replace(windows.request(length, number), request_id=name)
+                drafters = {
+                    t: main | (varied if t == 0 and length in plan.ablation_lengths else {}) for t in plan.temperatures
+                }
+                found = run_methods(engine, request, drafters, plan.draft, turn=number)
+                journal.add(
+                    name,
+                    [
+                        run
+                        for temperature, completions in found.items()
+                        for run in method_runs(
+                            completions, length, temperature, windows.score(length, number, completions[ALONE].text)
+                        )
+                    ],
+                )
+                listener(journal.all)
+    return journal.all
+
+
+class _Journal:
+    """What was measured, window by window; a last line that a kill cut off is dropped."""
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self._path = path
+        self.runs: dict[str, list[MethodRun]] = {}
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        if not lines:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(settings) + "\n")
+            return
+        if json.loads(lines[0]) != settings:
+            raise ConfigError(f"{path} was measured with other drafters or settings; name another --output")
+        whole = [line for line in lines if line.endswith("\n")]
+        path.write_text("".join(whole))
+        for line in whole[1:]:
+            runs = [MethodRun(**fields) for fields in json.loads(line)]
+            self.runs[runs[0].window] = runs
+
+    @property
+    def all(self) -> list[MethodRun]:
+        """Everything measured."""
+        return [run for runs in self.runs.values() for run in runs]
+
+    def add(self, name: str, runs: list[MethodRun]) -> None:
+        self.runs[name] = runs
+        with self._path.open("a") as stream:
+            stream.write(json.dumps([asdict(run) for run in runs]) + "\n")
+
+    def num_usable(self, length: int, temperatures: Sequence[float]) -> int:
+        """Windows of a length that count at every temperature."""
+        of_length = [runs for runs in self.runs.values() if runs[0].visual_tokens == length]
+        return min(
+            sum(any(run.usable and run.temperature == t for run in runs) for runs in of_length) for t in temperatures
+        )

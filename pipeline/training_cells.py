@@ -1,0 +1,114 @@
+"""Many drafters trained side by side, one Ray task each: the cells of a comparison or an ablation.
+
+A cell trains, measures itself on validation windows and leaves a folder that says what it was; a run that was cut off
+trains what is missing. Long trainings, several workers and checkpoints are `distill_run`'s.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from pipeline.distill_config import DistillRunConfig, run_name
+from pipeline.storage import Folder
+from sparrow_core.config import DraftConfig, EngineConfig, Sampling
+from sparrow_core.distill.store import StateStore
+from sparrow_core.distill.trainer import Hooks, StepMetrics, Trainer
+from sparrow_core.distill.unroll import UnrolledDrafter
+from sparrow_core.engine.engine import Engine
+from sparrow_core.engine.ticket import Arm
+from sparrow_core.measure.acceptance import measure_window, summarise
+from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
+from sparrow_core.models.drafter_checkpoint import save_drafter
+from sparrow_core.models.loading import load_target
+from sparrow_core.models.sparrow import SparrowDrafter
+from sparrow_core.types import Request
+
+RESULT = "cell.json"
+STEPS_BETWEEN_POINTS = 20
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A drafter to train: its name, how, from which states."""
+
+    name: str
+    config: DistillRunConfig
+    states: Path
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """A trained drafter: its folder, tau on the validation windows, and (step, loss, agreement by pass) on the way."""
+
+    name: str
+    folder: Path
+    tau: float
+    curve: Sequence[tuple[int, float, Sequence[float]]]
+    settings: Mapping[str, Any]
+
+
+def train_cells(
+    cells: Sequence[Cell],
+    output: Path,
+    validation: Sequence[Callable[[], Request]],
+    shape: DraftConfig,
+    listener: Callable[[CellResult], None],
+) -> dict[str, CellResult]:
+    """Train those that `output` does not hold yet; results by name. Ray must be connected."""
+    results: dict[str, CellResult] = {}
+    waiting = {}
+    for cell in cells:
+        run = run_name(cell.config, StateStore(cell.states).digest)
+        folder = output / run
+        if content := Folder(str(folder)).read(RESULT):
+            results[cell.name] = _read(cell.name, folder, json.loads(content))
+            listener(results[cell.name])
+        else:
+            options = {"num_cpus": 1, "num_gpus": cell.config.workers.gpus, "max_retries": 1}
+            waiting[_train.options(**options).remote(cell, folder, validation, shape)] = (cell.name, folder)
+    while waiting:
+        (done,), _ = ray.wait(list(waiting))
+        name, folder = waiting.pop(done)
+        results[name] = _read(name, folder, ray.get(done))
+        listener(results[name])
+    return results
+
+
+def _read(name: str, folder: Path, content: Mapping[str, Any]) -> CellResult:
+    return CellResult(name, folder, content["tau"], content["curve"], content["settings"])
+
+
+@ray.remote
+def _train(cell: Cell, folder: Path, validation: Sequence[Callable[[], Request]], shape: DraftConfig) -> dict[str, Any]:
+    """One cell from beginning to end -> the content of its result file."""
+    config = cell.config
+    torch.set_num_threads(config.workers.threads)
+    target = load_target(config.target, device=config.device, dtype=config.dtype)
+    store = StateStore(cell.states, target.info.fingerprint, target.info.tokenizer_hash)
+    geometry = replace(
+        DrafterConfig.for_target(target.info, blind=config.blind, sees=config.sees),
+        bridge_layer=store.header.bridge_layer,
+        has_bridge_norm=config.shows_bridge,
+    )
+    torch.manual_seed(config.train.seed)
+    drafter = SparrowDrafterModel(geometry)
+    points: list[tuple[int, float, Sequence[float]]] = []
+
+    def note(metrics: StepMetrics) -> None:
+        if metrics.step % STEPS_BETWEEN_POINTS == 0 or metrics.step + 1 == config.train.steps:
+            points.append((metrics.step, metrics.loss, metrics.agreement))
+
+    Trainer(UnrolledDrafter(drafter, store.tables(), config.train), store, config.train, hooks=Hooks(note)).run()
+    save_drafter(folder, drafter, f"# {cell.name}\n")
+    arm = Arm(SparrowDrafter(drafter, target), shape, Sampling())
+    with Engine(target, None, EngineConfig()) as engine:
+        windows = [measure_window(target, engine, make(), [arm])[0] for make in validation]
+    tau = summarise(cell.name, "", "", windows).tau
+    content = {"name": cell.name, "tau": tau, "curve": points, "settings": asdict(config)}
+    Folder(str(folder)).write(RESULT, (json.dumps(content, indent=1) + "\n").encode())
+    return content
