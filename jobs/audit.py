@@ -14,8 +14,9 @@ from rich.table import Table
 
 from jobs.caption_corpus import DEMO
 from jobs.errors import told_errors
-from pipeline.audit_run import CaptionRunTable, Finding, WindowReader, compare_runs, compare_with_oracle
+from pipeline.audit_run import Finding, WindowReader, compare_runs, compare_with_oracle
 from pipeline.rows import Row
+from pipeline.stored_windows import CaptionRunTable
 from sparrow_core.errors import ConfigError
 from sparrow_core.models.loading import load_target, read_frame_spec
 

@@ -11,23 +11,25 @@ from rich.console import Console
 
 from demo.windows import DemoWindows
 from jobs.errors import told_errors
-from pipeline.capture_graph import RequestSource
 from pipeline.checkpoints import worker_draft, worker_path
 from pipeline.cluster import connected
 from pipeline.config import build_config, read_settings
 from pipeline.distill_config import DistillRunConfig, EvaluationConfig
 from pipeline.distill_run import distill
-from pipeline.evaluation_run import evaluate_drafters
+from pipeline.evaluation_run import HeldOut, evaluate_drafters
 from pipeline.registry import NotBetterError, Registry, add_measured
 from pipeline.report.acceptance import drafter_card, show_acceptance, store_acceptance
+from pipeline.stored_windows import CaptionRunTable, stored_windows
 from sparrow_core.errors import ConfigError
+from sparrow_core.models.loading import read_frame_spec
 
 HELD_OUT_SEED = 50_000
 
 
 @dataclass(frozen=True)
-class DistillDemoConfig(DistillRunConfig):
-    """A distillation run on windows of the demo world, and how the drafter is measured afterwards."""
+class DistillJobConfig(DistillRunConfig):
+    """A distillation run, on captured states or on windows of the demo world, and how the drafter is measured
+    afterwards."""
 
     windows: DemoWindows = field(default_factory=lambda: DemoWindows("train", (64, 64, 144, 512), 10**9, True))
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -43,6 +45,12 @@ def main(
     output: Annotated[Path, typer.Option(help="Folder for states, training runs and the drafter.")] = Path(
         "out/distill"
     ),
+    states: Annotated[
+        str | None, typer.Option(help="Learn from these captured states, as of jobs/capture_states.py. [demo windows]")
+    ] = None,
+    heldout: Annotated[
+        str | None, typer.Option(help="Measure on the windows of this captioning run. [demo windows]")
+    ] = None,
     registry: Annotated[
         str | None, typer.Option(help="Put the drafter on record there; bring it into use if it is better.")
     ] = None,
@@ -58,29 +66,36 @@ def main(
     """
     console = Console()
     with told_errors():
-        checked = build_config(DistillDemoConfig, read_settings(config, settings or []))
+        given = {"states": states} if states else {}
+        checked = build_config(DistillJobConfig, read_settings(config, settings or []) | given)
         output.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(output / "lease", timeout=0):
-                folder = run(checked, output, console)
+                folder = run(checked, heldout, output, console)
                 if registry:
                     put_on_record(folder, registry, console)
         except Timeout:
             console.print(f"another run holds {output / 'lease'}: nothing done", highlight=False, soft_wrap=True)
 
 
-def held_out(evaluation: EvaluationConfig) -> dict[int, RequestSource]:
-    """Held-out windows of each visual length."""
+def held_out(config: DistillJobConfig, run: str | None) -> HeldOut:
+    """Windows to measure on: of a captioning run, or of the demo world."""
+    evaluation = config.evaluation
+    if run is not None:
+        table, patches = CaptionRunTable(run), read_frame_spec(config.target)
+        return stored_windows(table, patches, evaluation.lengths, evaluation.windows_per_length)
     return {
-        length: partial(
-            DemoWindows("heldout", (length,), HELD_OUT_SEED).request, max_new_tokens=evaluation.max_new_tokens
-        )
+        length: [
+            partial(DemoWindows("heldout", (length,), HELD_OUT_SEED).request, number, evaluation.max_new_tokens)
+            for number in range(evaluation.windows_per_length)
+        ]
         for length in evaluation.lengths
     }
 
 
-def run(config: DistillDemoConfig, output: Path, console: Console) -> Path:
+def run(config: DistillJobConfig, heldout: str | None, output: Path, console: Console) -> Path:
     """All stages; prints what they find. Returns the drafter's folder."""
+    measured_on = held_out(config, heldout)
     config = replace(config, target=worker_path(config.target), draft=worker_draft(config.draft))
     requests = partial(config.windows.request, max_new_tokens=config.capture.max_new_tokens)
     windows = asdict(config.windows)
@@ -90,7 +105,7 @@ def run(config: DistillDemoConfig, output: Path, console: Console) -> Path:
         if not made.is_new and evaluation.exists():
             console.print(f"nothing new to learn from: {made.folder} is up to date", highlight=False, soft_wrap=True)
             return made.folder
-        rows = evaluate_drafters(config, config.evaluation, [str(made.folder)], held_out(config.evaluation))
+        rows = evaluate_drafters(config, config.evaluation, [str(made.folder)], measured_on)
     store_acceptance(evaluation, rows)
     (made.folder / "README.md").write_text(drafter_card(config, made.num_captions, rows))
     show_acceptance(console, rows)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from jobs.distill_draft import DistillDemoConfig, held_out
+from jobs.distill_draft import DistillJobConfig, held_out
 from jobs.errors import told_errors
 from pipeline.checkpoints import worker_path
 from pipeline.cluster import connected
@@ -19,6 +19,9 @@ from pipeline.report.acceptance import show_acceptance, store_acceptance
 def main(
     config: Annotated[Path, typer.Option(help="YAML file of settings, as for jobs/distill_draft.py.")],
     draft: Annotated[list[str], typer.Option(help="Folder, hub id, none or prompt_lookup; may be repeated.")],
+    heldout: Annotated[
+        str | None, typer.Option(help="Measure on the windows of this captioning run. [demo windows]")
+    ] = None,
     output: Annotated[Path, typer.Option(help="JSON file for the rows.")] = Path("out/acceptance.json"),
     settings: Annotated[list[str] | None, typer.Option("--set", help="One setting, as workers.evaluate=2.")] = None,
 ) -> None:
@@ -27,11 +30,11 @@ def main(
     Exit codes: 0 done; 2 wrong usage or settings.
     """
     with told_errors():
-        checked = build_config(DistillDemoConfig, read_settings(config, settings or []))
+        checked = build_config(DistillJobConfig, read_settings(config, settings or []))
         checked = replace(checked, target=worker_path(checked.target))
-        requests = held_out(checked.evaluation)
+        windows = held_out(checked, heldout)
         with connected():
-            rows = evaluate_drafters(checked, checked.evaluation, [worker_path(name) for name in draft], requests)
+            rows = evaluate_drafters(checked, checked.evaluation, [worker_path(name) for name in draft], windows)
     output.parent.mkdir(parents=True, exist_ok=True)
     store_acceptance(output, rows)
     show_acceptance(Console(), rows)

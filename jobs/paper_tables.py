@@ -15,7 +15,7 @@ from rich.table import Table
 
 from demo.windows import DemoWindows
 from demo.world import mean_scores, score
-from jobs.distill_draft import DistillDemoConfig
+from jobs.distill_draft import DistillJobConfig
 from jobs.errors import told_errors
 from pipeline.checkpoints import worker_draft, worker_path
 from pipeline.cluster import connected
@@ -138,7 +138,7 @@ def store_results(
 def variant(base: Mapping[str, Any], name: str, changes: Mapping[str, Any]) -> Variant:
     """The base settings with one method's or ablation's changes."""
     merged: Any = OmegaConf.to_container(OmegaConf.merge(dict(base), dict(changes)))
-    config = build_config(DistillDemoConfig, merged)
+    config = build_config(DistillJobConfig, merged)
     config = replace(config, target=worker_path(config.target), draft=worker_draft(config.draft))
     requests = partial(config.windows.request, max_new_tokens=config.capture.max_new_tokens)
     return Variant(name, config, requests, asdict(config.windows))

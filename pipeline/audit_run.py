@@ -4,7 +4,6 @@ Owns the comparison of stored captions. A window is known by its video and span,
 machines or prompts' settings can be held against each other.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,21 +11,13 @@ from typing import Any
 import torch
 
 from pipeline.ids import in_audit
-from pipeline.ledger import SETTINGS, Ledger
-from pipeline.rows import WINDOW, Row, to_table
-from pipeline.stages.decode import DecodeWindows, frames_of
-from pipeline.storage import Folder
-from sparrow_core.config import DecodeConfig, FrameSamplingConfig, Sampling
+from pipeline.rows import Row
+from pipeline.stored_windows import CaptionRunTable, WindowSource
 from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.rounds import prefill, read_alone
 from sparrow_core.decoding.target import Prompt, TargetModel
-from sparrow_core.errors import ConfigError
 from sparrow_core.measure.equality import first_difference
 from sparrow_core.media.frame_spec import FrameSpec
-from sparrow_core.types import Message
-
-WindowKey = tuple[str, float | None, float | None]
-_COLUMNS = [*WINDOW.names, "token_ids", "sampling", "prompt", "target_fingerprint"]
 
 
 @dataclass(frozen=True)
@@ -45,41 +36,22 @@ class Finding:
     margin: float | None = None
 
 
-class CaptionRunTable:
-    """The successful rows of a finished run, by window, and the settings that they were made with."""
-
-    def __init__(self, output: str) -> None:
-        folder = Folder(output)
-        content = folder.read(SETTINGS)
-        if content is None:
-            raise ConfigError(f"{output} holds no captioning run: there is no {SETTINGS} in it")
-        self.settings: dict[str, Any] = json.loads(content)
-        rows = Ledger(folder, self.settings).table(_COLUMNS).to_pylist()
-        self.rows: dict[WindowKey, Row] = {
-            (row["source_uri"], row["start_s"], row["end_s"]): row for row in rows if row["status"] == "success"
-        }
-
-
 class WindowReader:
-    """From a stored row back to its frames, prompt and logits."""
+    """From a stored row back to its prompt and logits."""
 
     def __init__(self, target: TargetModel, settings: Mapping[str, Any], patches: FrameSpec) -> None:
         self._target = target
-        self._decode = DecodeWindows(DecodeConfig(), FrameSamplingConfig(**settings["frames"]), patches)
-        self._max_new_tokens = int(settings["max_new_tokens"])
+        self._source = WindowSource(settings, patches)
 
     def prompt(self, row: Row) -> Prompt:
-        """The window's frames decoded again, and the question. Raises ConfigError where they cannot be had."""
-        waiting = {**row, "status": None}
-        decoded = self._decode(to_table([waiting], WINDOW)).to_pylist()[0]
-        if decoded["status"] == "error":
-            raise ConfigError(f"{row['source_uri']} cannot be decoded again: {decoded['error']}")
-        return self._target.build_prompt((Message("user", (frames_of(decoded), row["prompt"])),))
+        """The window as it was asked about. Raises ConfigError where its frames cannot be had."""
+        return self._target.build_prompt(self._source.request(row).messages)
 
     def oracle(self, row: Row) -> tuple[int, ...]:
         """What the one-row loop writes."""
-        sampling = Sampling(**json.loads(row["sampling"]))
-        return generate_autoregressively(self._target, self.prompt(row), sampling, self._max_new_tokens)
+        request = self._source.request(row)
+        prompt = self._target.build_prompt(request.messages)
+        return generate_autoregressively(self._target, prompt, request.sampling, request.max_new_tokens)
 
     @torch.inference_mode()
     def margin(self, row: Row, left: Sequence[int], right: Sequence[int], at: int) -> float | None:

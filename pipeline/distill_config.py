@@ -86,10 +86,12 @@ class DistillRunConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Draft shapes under which a drafter is measured, each on `windows_per_length` windows of every visual length."""
+    """Draft shapes and temperatures under which a drafter is measured, each on `windows_per_length` windows of every
+    visual length."""
 
     lengths: tuple[int, ...] = (64, 512)
     windows_per_length: int = 12
+    temperatures: tuple[float, ...] = (0.0, 1.0)
     max_new_tokens: int = 320
     drafts: dict[str, DraftConfig] = field(
         default_factory=lambda: {"chain of 4": DraftConfig.chain(4), "tree of 25": DraftConfig(8, 4, 25)}

@@ -4,8 +4,8 @@ Owns the pool; what is measured and how it is summarised belongs to `sparrow_cor
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from operator import itemgetter
 from typing import Any
 
@@ -13,7 +13,6 @@ import ray
 import torch
 from ray.data import ActorPoolStrategy
 
-from pipeline.capture_graph import RequestSource
 from pipeline.checkpoints import checkpoint_name
 from pipeline.distill_config import DistillRunConfig, EvaluationConfig
 from sparrow_core.config import EngineConfig, Sampling
@@ -26,6 +25,10 @@ from sparrow_core.measure.acceptance import AcceptanceRow, WindowAcceptance, mea
 from sparrow_core.models.drafter_checkpoint import load_drafter
 from sparrow_core.models.loading import load_target
 from sparrow_core.models.rivals import NoDrafter, PromptLookupDrafter
+from sparrow_core.types import Request
+
+HeldOut = Mapping[int, Sequence[Callable[[], Request]]]
+"""Windows by visual length, each made when it is called, in whichever process."""
 
 
 def open_drafter(name: str, target: TargetModel) -> Drafter:
@@ -45,25 +48,26 @@ class MeasureWindow:
         config: DistillRunConfig,
         evaluation: EvaluationConfig,
         drafters: Sequence[str],
-        requests: Mapping[int, RequestSource],
+        windows: HeldOut,
     ) -> None:
         torch.set_num_threads(config.workers.threads)
-        self._requests = requests
+        self._windows, self._max_new_tokens = windows, evaluation.max_new_tokens
         self._target = load_target(config.target, device=config.device, dtype=config.dtype)
         self._arms = {
-            (checkpoint_name(drafter), shape): Arm(open_drafter(drafter, self._target), draft, Sampling())
-            for drafter in drafters
+            (name, shape, temperature): Arm(drafter, draft, Sampling(temperature))
+            for name, drafter in {checkpoint_name(name): open_drafter(name, self._target) for name in drafters}.items()
             for shape, draft in evaluation.drafts.items()
+            for temperature in evaluation.temperatures
         }
-        room = max(requests) * 2 + evaluation.max_new_tokens + 1024
+        room = max(windows) * 2 + evaluation.max_new_tokens + 1024
         self._engine = Engine(self._target, None, EngineConfig(max_model_tokens=room))
 
     def __call__(self, row: dict[str, Any]) -> list[dict[str, Any]]:
-        request = self._requests[int(row["length"])](int(row["index"]))
+        request = replace(self._windows[row["length"]][row["index"]](), max_new_tokens=self._max_new_tokens)
         windows = measure_window(self._target, self._engine, request, list(self._arms.values()))
         return [
-            {"drafter": drafter, "draft": shape, **row, **asdict(window)}
-            for (drafter, shape), window in zip(self._arms, windows, strict=True)
+            {"drafter": drafter, "draft": shape, "temperature": temperature, **row, **asdict(window)}
+            for (drafter, shape, temperature), window in zip(self._arms, windows, strict=True)
         ]
 
 
@@ -71,38 +75,39 @@ def evaluate_drafters(
     config: DistillRunConfig,
     evaluation: EvaluationConfig,
     drafters: Sequence[str],
-    requests: Mapping[int, RequestSource],
+    windows: HeldOut,
 ) -> list[AcceptanceRow]:
-    """Measure `drafters` (see `open_drafter`) on `evaluation.windows_per_length` windows of each visual length.
+    """Measure `drafters` (see `open_drafter`) on held-out windows.
 
-    `requests` gives, for every length, the window of each number. Rows come by drafter, by draft shape, by length. A
-    drafter is named as `checkpoint_name` has it. Raises ConfigError for two drafters of one name.
+    Rows come by drafter, by draft shape, by temperature, by length. A drafter is named as `checkpoint_name` has it.
+    Raises ConfigError for two drafters of one name.
     """
     names = [checkpoint_name(drafter) for drafter in drafters]
     if len(set(names)) < len(names):
         raise ConfigError(f"drafters {', '.join(drafters)} share a name; rename a folder: rows go by its last part")
     items = [
         {"length": length, "index": index}
-        for length in sorted(requests, reverse=True)
-        for index in range(evaluation.windows_per_length)
+        for length in sorted(windows, reverse=True)
+        for index in range(len(windows[length]))
     ]
     measured = ray.data.from_items(items, override_num_blocks=len(items)).flat_map(
         MeasureWindow,  # type: ignore[arg-type]
         fn_constructor_kwargs={
-            "config": config, "evaluation": evaluation, "drafters": drafters, "requests": requests,
+            "config": config, "evaluation": evaluation, "drafters": drafters, "windows": windows,
         },
         compute=ActorPoolStrategy(size=min(config.workers.evaluate, len(items))),
         num_cpus=config.workers.cpus,
         num_gpus=config.workers.gpus or None,
     )  # fmt: skip
-    by_row: dict[tuple[str, str, int], list[WindowAcceptance]] = defaultdict(list)
+    by_row: dict[tuple[str, str, float, int], list[WindowAcceptance]] = defaultdict(list)
     for row in sorted(measured.take_all(), key=itemgetter("index")):
-        by_row[row["drafter"], row["draft"], row["length"]].append(_window(row))
+        by_row[row["drafter"], row["draft"], row["temperature"], row["length"]].append(_window(row))
     return [
-        summarise(name, shape, str(length), by_row[name, shape, length])
+        summarise(name, shape, str(length), by_row[name, shape, temperature, length], temperature)
         for name in names
         for shape in evaluation.drafts
-        for length in sorted(requests)
+        for temperature in evaluation.temperatures
+        for length in sorted(windows)
     ]
 
 

@@ -12,7 +12,7 @@ from pipeline.distill_config import DistillRunConfig
 from sparrow_core.errors import ConfigError
 from sparrow_core.measure.acceptance import AcceptanceRow
 
-_HEADINGS = ("drafter", "draft", "visual tokens", "windows", "tau", "95 % interval", "by depth", "entropy (nats)")
+_HEADINGS = ("drafter", "draft", "T", "visual tokens", "windows", "tau", "95 % interval", "by depth", "entropy (nats)")
 
 
 def show_acceptance(console: Console, rows: Sequence[AcceptanceRow]) -> None:
@@ -65,7 +65,7 @@ def _markdown(rows: Sequence[AcceptanceRow]) -> list[str]:
     if not rows:
         return ["Not measured yet."]
     body = ["| " + " | ".join(_cells(row)) + " |" for row in rows]
-    title = "Acceptance on held-out windows, greedy; tau is tokens per target call, bonus token counted."
+    title = "Acceptance on held-out windows; tau is tokens per target call, bonus token counted."
     return [title, "", "| " + " | ".join(_HEADINGS) + " |", "|" + "---|" * len(_HEADINGS), *body]
 
 
@@ -73,6 +73,7 @@ def _cells(row: AcceptanceRow) -> list[str]:
     return [
         row.drafter,
         row.draft,
+        f"{row.temperature:g}",
         row.bucket,
         str(row.windows),
         f"{row.tau:.2f}",

@@ -37,7 +37,7 @@ class WindowAcceptance:
 
 @dataclass(frozen=True)
 class AcceptanceRow:
-    """One drafter on one bucket of visual length under one draft shape.
+    """One drafter on one bucket of visual length under one draft shape, greedy or sampled with shared noise.
 
     `tau` counts the bonus token and pools the rounds of all windows; `tau_low` and `tau_high` bound its bootstrap 95 %
     interval over windows. `depth_acceptance[d]` is the share of drafts reaching depth d + 1 among those that reached d.
@@ -56,6 +56,7 @@ class AcceptanceRow:
     mean_entropy: float
     mean_visual_tokens: float
     counts: tuple[tuple[int, int], ...]
+    temperature: float = 0.0
 
 
 def measure_window(
@@ -96,7 +97,9 @@ class EntropyRecorder:
         self.entropies += (-(log_probs_RV.exp() * log_probs_RV).sum(-1)).tolist()
 
 
-def summarise(drafter: str, draft: str, bucket: str, windows: Sequence[WindowAcceptance]) -> AcceptanceRow:
+def summarise(
+    drafter: str, draft: str, bucket: str, windows: Sequence[WindowAcceptance], temperature: float = 0.0
+) -> AcceptanceRow:
     """Pool windows into one row. Raises ConfigError for an empty bucket."""
     if not windows:
         raise ConfigError(f"bucket {bucket!r} has no window to measure; give it at least one")
@@ -115,6 +118,7 @@ def summarise(drafter: str, draft: str, bucket: str, windows: Sequence[WindowAcc
         mean_entropy=_ratio(sum(w.entropy_sum for w in windows), sum(w.num_tokens for w in windows)),
         mean_visual_tokens=float(np.mean([window.visual_tokens for window in windows])),
         counts=tuple((window.tokens_from_rounds, window.rounds) for window in windows),
+        temperature=temperature,
     )
 
 

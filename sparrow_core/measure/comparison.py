@@ -39,10 +39,10 @@ def is_better(found: Sequence[Gain], margin: float) -> bool:
 
 
 def _by_bucket(rows: Sequence[AcceptanceRow]) -> dict[str, dict[str, np.ndarray]]:
-    """Tokens and rounds [windows, 2] by bucket and draft shape."""
+    """Tokens and rounds [windows, 2] by bucket, and by draft shape and temperature."""
     counts: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
     for row in rows:
-        counts[row.bucket][row.draft] = np.array(row.counts)
+        counts[row.bucket][f"{row.draft} at T={row.temperature:g}"] = np.array(row.counts)
     return counts
 
 

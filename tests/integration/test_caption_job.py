@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -22,9 +23,12 @@ from demo.world.video import write_mp4
 from jobs.audit import main as audit_main
 from jobs.caption_corpus import app
 from pipeline.caption_run import ExitCode
+from pipeline.stored_windows import CaptionRunTable, stored_windows
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
 from sparrow_core.models.drafter_checkpoint import save_drafter
+from sparrow_core.models.loading import read_frame_spec
+from sparrow_core.types import Frames
 
 REPOSITORY = Path(__file__).parents[2]
 NUM_VIDEOS, WINDOWS_PER_VIDEO = 3, 5
@@ -197,3 +201,16 @@ def settled_parts(folder: Path) -> set[str]:
             break
         parts = now
     return parts
+
+
+def test_drafters_can_be_measured_on_its_windows(unkilled: tuple[Path, Result], arguments: list[str]) -> None:
+    target = arguments[arguments.index("--target") + 1]
+    windows = stored_windows(CaptionRunTable(str(unkilled[0])), read_frame_spec(target), (16, 4096), 3)
+    assert {length: len(of_length) for length, of_length in windows.items()} == {16: 3}
+    again = stored_windows(CaptionRunTable(str(unkilled[0])), read_frame_spec(target), (16, 4096), 3)
+    assert [w.row["window_id"] for w in again[16]] == [w.row["window_id"] for w in windows[16]]
+    first = pickle.loads(pickle.dumps(windows[16][0]))
+    request = first()
+    (frames, prompt) = request.messages[0].parts
+    assert prompt == "Describe the video." and request.max_new_tokens == 24
+    assert isinstance(frames, Frames) and list(frames.times_s) == pytest.approx(first.row["frame_times"])

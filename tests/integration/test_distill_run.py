@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 
 from demo.windows import DemoWindows
-from jobs.distill_draft import DistillDemoConfig
+from jobs.distill_draft import DistillJobConfig
 from pipeline.checkpoints import worker_draft
 from pipeline.config import build_config
 from pipeline.registry import Registry
@@ -82,7 +82,7 @@ def kill_after_a_recorded_checkpoint(job: subprocess.Popen, output: Path, log: P
     job.wait()
 
 
-def unkilled_worker(rank: int, states: str, geometry: DrafterConfig, config: DistillDemoConfig, folder: str) -> None:
+def unkilled_worker(rank: int, states: str, geometry: DrafterConfig, config: DistillJobConfig, folder: str) -> None:
     """One of two plain workers over gloo, without Ray: the uninterrupted twin."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
@@ -113,7 +113,7 @@ def resumed_run(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 def test_resumed_weights_equal_an_unkilled_run(
     resumed_run: Path, tiny_checkpoint: Path, tiny_target: TargetModel, tmp_path: Path
 ) -> None:
-    config = build_config(DistillDemoConfig, job_settings(tiny_checkpoint))
+    config = build_config(DistillJobConfig, job_settings(tiny_checkpoint))
     geometry = DrafterConfig.for_target(tiny_target.info)
     (states,) = resumed_run.glob("states-*")
     arguments = (str(states), geometry, config, str(tmp_path))

@@ -1,0 +1,94 @@
+"""Windows of a captioning run, decoded again: what drafters are measured on, and captions audited by."""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pipeline.ledger import SETTINGS, Ledger
+from pipeline.rows import WINDOW, Row, to_table
+from pipeline.stages.decode import DecodeWindows, frames_of
+from pipeline.storage import Folder
+from sparrow_core.config import DecodeConfig, FrameSamplingConfig, Sampling
+from sparrow_core.errors import ConfigError
+from sparrow_core.media.frame_spec import FrameSpec
+from sparrow_core.types import Message, Request
+
+WindowKey = tuple[str, float | None, float | None]
+_COLUMNS = [
+    *WINDOW.names, "frame_times", "token_ids", "sampling", "prompt", "target_fingerprint", "visual_tokens",
+]  # fmt: skip
+
+
+class CaptionRunTable:
+    """The successful rows of a finished run, by window, and the settings that they were made with."""
+
+    def __init__(self, output: str) -> None:
+        folder = Folder(output)
+        content = folder.read(SETTINGS)
+        if content is None:
+            raise ConfigError(f"{output} holds no captioning run: there is no {SETTINGS} in it")
+        self.settings: dict[str, Any] = json.loads(content)
+        rows = Ledger(folder, self.settings).table(_COLUMNS).to_pylist()
+        self.rows: dict[WindowKey, Row] = {
+            (row["source_uri"], row["start_s"], row["end_s"]): row for row in rows if row["status"] == "success"
+        }
+
+
+class WindowSource:
+    """From stored rows back to requests. Nothing is opened before the first one; a copy in another process opens its
+    own."""
+
+    def __init__(self, settings: Mapping[str, Any], patches: FrameSpec) -> None:
+        self._frames = FrameSamplingConfig(**settings["frames"])
+        self._patches = patches
+        self._max_new_tokens = int(settings["max_new_tokens"])
+
+    def request(self, row: Row) -> Request:
+        """The window's frames decoded again, and the question. Raises ConfigError where they cannot be had."""
+        waiting = {**row, "status": None}
+        decoded = self._decode(to_table([waiting], WINDOW)).to_pylist()[0]
+        if decoded["status"] == "error":
+            raise ConfigError(f"{row['source_uri']} cannot be decoded again: {decoded['error']}")
+        messages = (Message("user", (frames_of(decoded), row["prompt"])),)
+        sampling = Sampling(**json.loads(row["sampling"]))
+        return Request(messages, sampling, self._max_new_tokens, row["window_id"])
+
+    @cached_property
+    def _decode(self) -> DecodeWindows:
+        return DecodeWindows(DecodeConfig(), self._frames, self._patches)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_decode"}
+
+
+@dataclass(frozen=True)
+class StoredWindow:
+    """One stored row as a request, when it is called."""
+
+    source: WindowSource
+    row: Row
+
+    def __call__(self) -> Request:
+        return self.source.request(self.row)
+
+
+def stored_windows(
+    run: CaptionRunTable, patches: FrameSpec, lengths: tuple[int, ...], windows_per_length: int
+) -> dict[int, list[StoredWindow]]:
+    """Windows of a run by the nearest of these visual lengths (in ratio), at most so many of each; always the same.
+
+    Raises ConfigError where the run has none.
+    """
+    source = WindowSource(run.settings, patches)
+    by_length: dict[int, list[StoredWindow]] = defaultdict(list)
+    for row in sorted(run.rows.values(), key=lambda row: str(row["window_id"])):
+        nearest = min(lengths, key=lambda length: abs(math.log(length / max(1, row["visual_tokens"]))))
+        if len(by_length[nearest]) < windows_per_length:
+            by_length[nearest].append(StoredWindow(source, row))
+    if not by_length:
+        raise ConfigError("the captioning run holds no caption to measure a drafter by")
+    return dict(sorted(by_length.items()))
