@@ -20,6 +20,7 @@ from pipeline.evaluation_run import HeldOut, evaluate_drafters
 from pipeline.registry import NotBetterError, Registry, add_measured
 from pipeline.report.acceptance import drafter_card, show_acceptance, store_acceptance
 from pipeline.stored_windows import CaptionRunTable, stored_windows
+from pipeline.triggers import TriggerConfig, least_new_captions
 from sparrow_core.errors import ConfigError
 from sparrow_core.models.loading import read_frame_spec
 
@@ -33,6 +34,7 @@ class DistillJobConfig(DistillRunConfig):
 
     windows: DemoWindows = field(default_factory=lambda: DemoWindows("train", (64, 64, 144, 512), 10**9, True))
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    trigger: TriggerConfig = field(default_factory=TriggerConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,9 +73,10 @@ def main(
         output.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(output / "lease", timeout=0):
-                folder = run(checked, heldout, output, console)
-                if registry:
-                    put_on_record(folder, registry, console)
+                drafters = Registry(registry) if registry else None
+                folder = run(checked, heldout, drafters, output, console)
+                if drafters:
+                    put_on_record(folder, drafters, console)
         except Timeout:
             console.print(f"another run holds {output / 'lease'}: nothing done", highlight=False, soft_wrap=True)
 
@@ -93,17 +96,23 @@ def held_out(config: DistillJobConfig, run: str | None) -> HeldOut:
     }
 
 
-def run(config: DistillJobConfig, heldout: str | None, output: Path, console: Console) -> Path:
+def run(
+    config: DistillJobConfig, heldout: str | None, registry: Registry | None, output: Path, console: Console
+) -> Path:
     """All stages; prints what they find. Returns the drafter's folder."""
     measured_on = held_out(config, heldout)
     config = replace(config, target=worker_path(config.target), draft=worker_draft(config.draft))
     requests = partial(config.windows.request, max_new_tokens=config.capture.max_new_tokens)
     windows = asdict(config.windows)
     with connected():
-        made = distill(config, requests, windows, output)
+        least_new, drift = least_new_captions(config.trigger, registry)
+        if drift:
+            console.print(str(drift), highlight=False)
+        made = distill(config, requests, windows, output, least_new=least_new)
         evaluation = made.folder / "evaluation.json"
         if not made.is_new and evaluation.exists():
-            console.print(f"nothing new to learn from: {made.folder} is up to date", highlight=False, soft_wrap=True)
+            waiting = f"{made.num_waiting} new captions, fewer than {least_new}" if made.num_waiting else "nothing new"
+            console.print(f"{waiting} to learn from: {made.folder} stays", highlight=False, soft_wrap=True)
             return made.folder
         rows = evaluate_drafters(config, config.evaluation, [str(made.folder)], measured_on)
     store_acceptance(evaluation, rows)
@@ -113,13 +122,12 @@ def run(config: DistillJobConfig, heldout: str | None, output: Path, console: Co
     return made.folder
 
 
-def put_on_record(folder: Path, registry: str, console: Console) -> None:
+def put_on_record(folder: Path, drafters: Registry, console: Console) -> None:
     """Add the drafter to a registry and promote it if it has earned that; prints which."""
-    drafters = Registry(registry)
     added = add_measured(drafters, folder)
     try:
         drafters.promote(added.id)
-        outcome = f"drafter {added.id} is in use in {registry}"
+        outcome = f"drafter {added.id} is in use in {drafters.url}"
     except NotBetterError as error:
         outcome = str(error)
     console.print(outcome, highlight=False, markup=False, soft_wrap=True)

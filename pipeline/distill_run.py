@@ -49,12 +49,13 @@ CHECKPOINT_FILE = "state.pt"
 
 @dataclass(frozen=True)
 class Distilled:
-    """A drafter's folder, how many captions it learnt from, and whether this run made it: an equal one may have been
-    there before."""
+    """A drafter's folder, how many captions it learnt from, and whether this run made it; if not, how many captions
+    came since then, too few to begin again."""
 
     folder: Path
     num_captions: int
     is_new: bool
+    num_waiting: int = 0
 
 
 def distill(
@@ -63,11 +64,13 @@ def distill(
     windows: dict[str, Any],
     output: Path,
     listener: Listener = lambda account: None,
+    least_new: int = 1,
 ) -> Distilled:
     """All stages, each continued where an earlier run of the same config stopped.
 
-    `windows` are the settings of `requests`, as plain JSON values: they tell captures apart. Raises CheckpointError for
-    states that do not belong to the target, before anything is trained.
+    Where a drafter of the same settings is there already, nothing is trained before `least_new` captions have been
+    added to what it learnt from. `windows` are the settings of `requests`, as plain JSON values: they tell captures
+    apart. Raises CheckpointError for states that do not belong to the target, before anything is trained.
     """
     output = output.absolute()
     states = Path(local_folder(config.states)).absolute() if config.states else states_folder(config, windows, output)
@@ -75,10 +78,11 @@ def distill(
         capture_windows(config, requests, str(states), capture_settings(config, windows), listener)
     info = load_target(config.target, device="cpu", dtype=config.dtype).info
     store = StateStore(states, info.fingerprint, info.tokenizer_hash)
-    name, folder = run_name(config, store.digest), output / "drafter"
-    provenance = folder / "provenance.json"
-    if provenance.exists() and json.loads(provenance.read_text())["run"] == name:
-        return Distilled(folder, len(store), is_new=False)
+    name, recipe, folder = run_name(config, store.digest), run_name(config, ""), output / "drafter"
+    if (earlier := _origin(folder)) and earlier["recipe"] == recipe:
+        num_learnt = earlier["states"]["captions"]
+        if earlier["run"] == name or len(store) - num_learnt < least_new:
+            return Distilled(folder, num_learnt, is_new=False, num_waiting=len(store) - num_learnt)
     geometry = replace(
         DrafterConfig.for_target(info, blind=config.blind, sees=config.sees),
         bridge_layer=store.header.bridge_layer,
@@ -87,7 +91,11 @@ def distill(
     drafter = train_drafter(config, geometry, states, output / "training", name)
     new = output / ".drafter-new"
     save_drafter(new, drafter, drafter_card(config, len(store), ()))
-    origin = {"run": name, "states": {"folder": str(states), "digest": store.digest, "captions": len(store)}}
+    origin = {
+        "run": name,
+        "recipe": recipe,
+        "states": {"folder": str(states), "digest": store.digest, "captions": len(store)},
+    }
     (new / "provenance.json").write_text(
         json.dumps(asdict(config) | origin | {"versions": versions()}, indent=1) + "\n"
     )
@@ -95,6 +103,12 @@ def distill(
         shutil.rmtree(folder)
     new.rename(folder)
     return Distilled(folder, len(store), is_new=True)
+
+
+def _origin(drafter: Path) -> dict[str, Any] | None:
+    """What the drafter that is there was made from."""
+    file = drafter / "provenance.json"
+    return json.loads(file.read_text()) if file.exists() else None
 
 
 def states_folder(config: DistillRunConfig, windows: dict[str, Any], output: Path) -> Path:

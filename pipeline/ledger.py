@@ -98,15 +98,15 @@ class Ledger:
         """Columns of the table as it stands, one row per window."""
         standing = {(entry.part, entry.window_id) for entry in _standing(self._entries())}
         pieces = [pa.schema([CAPTION.field(column) for column in columns]).empty_table()]
-        for part in self._parts():
-            rows = self._read(part, list({"window_id", *columns}))
+        for part in parts_of(self.folder):
+            rows = read_part(self.folder, part, list({"window_id", *columns}))
             stands = [(part, window) in standing for window in rows["window_id"].to_pylist()]
             pieces.append(rows.filter(pa.array(stands, pa.bool_())).select(columns))
         return pa.concat_tables(pieces)
 
     def _bind(self, settings: dict[str, Any]) -> None:
         content = self.folder.read(SETTINGS)
-        if content is None or not self._parts():
+        if content is None or not parts_of(self.folder):
             self.folder.write(SETTINGS, json.dumps(settings, indent=2, ensure_ascii=False).encode() + b"\n")
             return
         earlier = json.loads(content)
@@ -123,34 +123,46 @@ class Ledger:
             "give another --output, or the same settings"
         )
 
-    def _parts(self) -> list[str]:
-        return [name for name in self.folder.names(CAPTIONS) if run_of_part(name) is not None]
-
-    def _read(self, part: str, columns: list[str] | None = None) -> pa.Table:
-        content = self.folder.read(f"{CAPTIONS}/{part}")
-        try:
-            file = pq.ParquetFile(io.BytesIO(content or b""))
-            rows = file.read(columns and [name for name in columns if name in file.schema_arrow.names])
-            # A part of an earlier version may lack columns, which are null then.
-            wanted = pa.schema([CAPTION.field(name) for name in columns]) if columns else CAPTION
-            return pa.concat_tables([wanted.empty_table(), rows], promote_options="permissive")
-        except pa.ArrowInvalid as error:
-            raise ConfigError(f"{self.folder.url}/{CAPTIONS}/{part} is not a part of this table: {error}") from error
-
     def _entries(self) -> list[Entry]:
         return [
             Entry(part=part, run=run_of_part(part) or 0, **row)
-            for part in self._parts()
-            for row in self._read(part, _KEYS).to_pylist()
+            for part in parts_of(self.folder)
+            for row in read_part(self.folder, part, _KEYS).to_pylist()
         ]
 
     def _rewrite(self, part: str, keep: set[str]) -> None:
         if not keep:
             self.folder.remove(f"{CAPTIONS}/{part}")
             return
-        rows = self._read(part)
+        rows = read_part(self.folder, part)
         kept = rows.filter(pa.array([window in keep for window in rows["window_id"].to_pylist()], pa.bool_()))
         self.folder.write(f"{CAPTIONS}/{part}", parquet_bytes(kept))
+
+
+def parts_of(folder: Folder) -> list[str]:
+    """Names of the parts of a caption table."""
+    return [name for name in folder.names(CAPTIONS) if run_of_part(name) is not None]
+
+
+def read_part(folder: Folder, part: str, columns: list[str] | None = None) -> pa.Table:
+    """A part, or columns of it; what a part of an earlier version lacks is null.
+
+    Raises ConfigError for a file that is none.
+    """
+    content = folder.read(f"{CAPTIONS}/{part}")
+    try:
+        file = pq.ParquetFile(io.BytesIO(content or b""))
+    except pa.ArrowInvalid as error:
+        raise ConfigError(f"{folder.url}/{CAPTIONS}/{part} is not a part of this table: {error}") from error
+    rows = file.read(columns and [name for name in columns if name in file.schema_arrow.names])
+    wanted = pa.schema([CAPTION.field(name) for name in columns]) if columns else CAPTION
+    return pa.concat_tables([wanted.empty_table(), rows], promote_options="permissive")
+
+
+def stored_rows(folder: Folder, columns: list[str]) -> pa.Table:
+    """Columns of all parts as they lie there, also while a run adds to them; superseded rows are not told apart."""
+    empty = pa.schema([CAPTION.field(name) for name in columns]).empty_table()
+    return pa.concat_tables([empty, *(read_part(folder, part, columns) for part in parts_of(folder))])
 
 
 def _is_complete(entries: list[Entry]) -> bool:

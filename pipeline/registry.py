@@ -47,6 +47,11 @@ class Registry:
     def __init__(self, url: str) -> None:
         self._folder = Folder(url)
 
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self._folder.url
+
     def add(self, drafter: Path, provenance: Mapping[str, Any], evaluation: Sequence[AcceptanceRow]) -> Record:
         """Copy a drafter in; the same weights again are the same drafter. Raises ConfigError for another target's."""
         missing = [name for name in DRAFTER_FILES if not (drafter / name).is_file()]

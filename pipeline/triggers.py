@@ -1,0 +1,91 @@
+"""When a scheduled distillation is due: enough new to learn from, or any if the drafter in use has become worse."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.compute as pc
+
+from pipeline.checkpoints import checkpoint_identity
+from pipeline.ledger import SETTINGS, stored_rows
+from pipeline.registry import Record, Registry
+from pipeline.storage import Folder
+from sparrow_core.errors import ConfigError
+
+_COLUMNS = ["created_at", "draft_fingerprint", "rounds", "tau", "visual_tokens"]
+
+
+@dataclass(frozen=True)
+class TriggerConfig:
+    """A run is due once `min_new_captions` were captured since the last one; or any, if over the `recent_windows`
+    windows of the captioning run `watch` that the drafter in use drafted last, tau has fallen by more than `max_drop`
+    (a share) below what it was measured to be."""
+
+    min_new_captions: int = 1
+    watch: str | None = None
+    max_drop: float = 0.1
+    recent_windows: int = 200
+
+    def __post_init__(self) -> None:
+        if self.min_new_captions < 1 or self.recent_windows < 1:
+            raise ConfigError(
+                f"trigger.min_new_captions={self.min_new_captions} and trigger.recent_windows={self.recent_windows} "
+                "must both be at least 1"
+            )
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Tau over recent windows, and what it was measured to be at their visual lengths."""
+
+    windows: int
+    tau: float
+    expected: float
+
+    @property
+    def drop(self) -> float:
+        """By which share tau has fallen."""
+        return 1 - self.tau / self.expected
+
+    def __str__(self) -> str:
+        return f"tau {self.tau:.2f} over {self.windows} recent windows, {self.drop:+.0%} below {self.expected:.2f}"
+
+
+def least_new_captions(trigger: TriggerConfig, registry: Registry | None) -> tuple[int, Drift | None]:
+    """How many new captions make a run due now, and the drift that was looked at."""
+    drift = acceptance_drift(trigger, registry) if trigger.watch and registry else None
+    has_worsened = drift is not None and drift.drop > trigger.max_drop
+    return 1 if has_worsened else trigger.min_new_captions, drift
+
+
+def acceptance_drift(trigger: TriggerConfig, registry: Registry) -> Drift | None:
+    """Recent tau of the drafter in use; None where it has no such window yet. Raises ConfigError for no such run.
+
+    A captioning run leaves the shape of drafts to the governor, so what is expected is the least that was measured of
+    any shape at the nearest visual length.
+    """
+    promotions = registry.promotions
+    if not promotions:
+        return None
+    record = registry.record(promotions[-1])
+    folder = Folder(trigger.watch or "")
+    if folder.read(SETTINGS) is None:
+        raise ConfigError(f"trigger.watch={trigger.watch} holds no captioning run: there is no {SETTINGS} in it")
+    table = stored_rows(folder, _COLUMNS)
+    identity = checkpoint_identity(registry.files(record.id))
+    mine = table.filter(pc.and_(pc.equal(table["draft_fingerprint"], identity), pc.greater(table["rounds"], 0)))
+    rows = sorted(mine.to_pylist(), key=lambda row: row["created_at"])[-trigger.recent_windows :]
+    rounds = sum(row["rounds"] for row in rows)
+    if not rounds:
+        return None
+    tau = sum(row["tau"] * row["rounds"] for row in rows) / rounds
+    expected = sum(_expected(record, row) * row["rounds"] for row in rows) / rounds
+    return Drift(len(rows), tau, expected)
+
+
+def _expected(record: Record, row: dict[str, Any]) -> float:
+    def distance(bucket: str) -> float:
+        return abs(math.log(int(bucket) / max(1, row["visual_tokens"])))
+
+    nearest = min({measured.bucket for measured in record.evaluation}, key=distance)
+    return min(measured.tau for measured in record.evaluation if measured.bucket == nearest)
