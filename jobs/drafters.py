@@ -9,6 +9,9 @@ from rich.table import Table
 
 from jobs.errors import told_errors
 from pipeline.registry import Registry, add_measured
+from sparrow_core.models.drafter_checkpoint import save_drafter
+from sparrow_core.models.drafter_import import import_drafter
+from sparrow_core.models.loading import load_target
 
 app = typer.Typer(help="Which drafters there are, which one is in use, and the way back.", no_args_is_help=True)
 RegistryArgument = Annotated[str, typer.Argument(help="Folder or fsspec URL of the registry.")]
@@ -26,6 +29,19 @@ def add(
 ) -> None:
     """Put a measured drafter on record. It is not in use before it is promoted."""
     print(add_measured(Registry(registry), drafter, evaluation).id)
+
+
+@app.command("import")
+@told_errors()
+def take_over(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a published drafter of the EAGLE family.")],
+    target: Annotated[str, typer.Option(help="The target that it was trained for: checkpoint folder or hub id.")],
+    output: Annotated[Path, typer.Option(help="Folder for the drafter as ours.")],
+) -> None:
+    """Take over a drafter that others trained, by its tensors' names. Measure it before `add`."""
+    model = import_drafter(checkpoint, load_target(target, device="cpu").info)
+    save_drafter(output, model, f"# Drafter for `{Path(target).name}`, taken over from `{checkpoint.name}`\n")
+    print(output)
 
 
 @app.command("list")

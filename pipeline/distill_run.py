@@ -167,7 +167,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     torch.manual_seed(run.train.seed)
     unrolled = UnrolledDrafter(SparrowDrafterModel(settings["geometry"]), store.tables(), run.train)
     model = prepare_model(unrolled, parallel_strategy_kwargs={"forward_sync_buffers": False})
-    hooks = _Reporting(worker.rank, Path(settings["folder"]))
+    hooks = _Reporting(worker, Path(settings["folder"]))
     trainer = Trainer(model, store, run.train, worker, Hooks(hooks.on_step, hooks.on_checkpoint))
     checkpoint = ray.train.get_checkpoint()
     if checkpoint:
@@ -176,17 +176,21 @@ def train_worker(settings: dict[str, Any]) -> None:
 
 
 class _Reporting:
-    """Hooks that hand checkpoints to Ray Train and tell of every step. All workers report, since that is a barrier; the
-    first one prints, writes for TensorBoard (in `tensorboard` beside the checkpoints) and sets Ray's own metrics."""
+    """Hooks that hand checkpoints to Ray Train and tell of every step. All workers report, since that is a barrier, and
+    each keeps a journal of its steps beside the checkpoints; the first one prints, too, writes for TensorBoard (in
+    `tensorboard`) and sets Ray's own metrics."""
 
-    def __init__(self, rank: int, folder: Path) -> None:
+    def __init__(self, worker: Worker, folder: Path) -> None:
         self._metrics: dict[str, Any] = {}
-        self._writer = SummaryWriter(str(folder / "tensorboard")) if rank == 0 else None
+        self._writer = SummaryWriter(str(folder / "tensorboard")) if worker.rank == 0 else None
+        journal = folder / f"steps-{worker.rank}-of-{worker.world_size}.jsonl"
+        self._journal = journal.open("a", buffering=1)
         self._loss = Gauge("sparrow_distill_loss", "Nats per learnt slot, of this worker's part of a step.")
         self._step = Gauge("sparrow_distill_step", "Steps made.")
 
     def on_step(self, metrics: StepMetrics) -> None:
         self._metrics = asdict(metrics)
+        self._journal.write(json.dumps(self._metrics | {"pid": os.getpid()}) + "\n")
         if self._writer is None:
             return
         self._loss.set(metrics.loss)

@@ -1,16 +1,21 @@
 """The distillation job killed in the middle: it resumes, ends where an unkilled run ends, and changes no word."""
 
+import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 import yaml
+from filelock import FileLock
 from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 
@@ -18,12 +23,13 @@ from demo.windows import DemoWindows
 from jobs.distill_draft import DistillJobConfig
 from pipeline.checkpoints import worker_draft
 from pipeline.config import build_config
+from pipeline.distill_config import run_name
 from pipeline.registry import Registry
 from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.distill.store import StateStore
-from sparrow_core.distill.trainer import Trainer, Worker
+from sparrow_core.distill.trainer import Hooks, StepMetrics, Trainer, Worker
 from sparrow_core.distill.unroll import UnrolledDrafter
 from sparrow_core.engine.engine import Engine
 from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
@@ -55,11 +61,11 @@ def job_settings(target: Path) -> dict:
     }  # fmt: skip
 
 
-def start_job(config: Path, output: Path, log: Path) -> subprocess.Popen:
+def start_job(config: Path, output: Path, log: Path, *more: str) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_AUTH_TOKEN": "test", "OMP_NUM_THREADS": "1"}
     environment.pop("RAY_ADDRESS", None)
     folders = ["--output", str(output), "--registry", str(output / "registry")]
-    command = [sys.executable, "jobs/distill_draft.py", "--config", str(config), *folders]
+    command = [sys.executable, "jobs/distill_draft.py", "--config", str(config), *folders, *more]
     with log.open("w") as stream:
         return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=stream, stderr=subprocess.STDOUT)
 
@@ -68,18 +74,31 @@ def checkpoints(output: Path) -> list[str]:
     return sorted(path.name for path in output.glob("training/*/step-*"))
 
 
-def has_recorded_checkpoint(output: Path) -> bool:
-    """Whether Ray Train has noted a checkpoint in its own book, which is what it resumes from."""
-    return any("step-" in book.read_text() for book in output.glob("training/*/checkpoint_manager_snapshot.json"))
+def recorded_step(output: Path) -> int:
+    """The last checkpoint that Ray Train has noted in its own book, which is what it resumes from; 0 for none."""
+    books = output.glob("training/*/checkpoint_manager_snapshot.json")
+    return max([int(step) for book in books for step in re.findall(r"step-(\d+)", book.read_text())], default=0)
 
 
-def kill_after_a_recorded_checkpoint(job: subprocess.Popen, output: Path, log: Path) -> None:
+def wait_for_step(step: int, job: subprocess.Popen, output: Path, log: Path) -> None:
+    """Wait until a checkpoint of this step or a later one is on record."""
     deadline = time.monotonic() + CHECKPOINT_DEADLINE_S
-    while not has_recorded_checkpoint(output):
+    while recorded_step(output) < step:
         assert job.poll() is None and time.monotonic() < deadline, log.read_text()[-4000:]
         time.sleep(0.02)
+
+
+def kill(job: subprocess.Popen) -> None:
     job.send_signal(signal.SIGKILL)
     job.wait()
+
+
+def steps_of(output: Path) -> dict[str, list[dict]]:
+    """Every step that a worker has noted, also those that it made twice, by the name of its journal."""
+    return {
+        path.stem: [json.loads(line) for line in path.read_text().splitlines()]
+        for path in output.glob("training/*/steps-*.jsonl")
+    }
 
 
 def unkilled_worker(rank: int, states: str, geometry: DrafterConfig, config: DistillJobConfig, folder: str) -> None:
@@ -89,10 +108,10 @@ def unkilled_worker(rank: int, states: str, geometry: DrafterConfig, config: Dis
     store = StateStore(Path(states))
     torch.manual_seed(config.train.seed)
     model = UnrolledDrafter(SparrowDrafterModel(geometry), store.tables(), config.train)
-    trainer = Trainer(DistributedDataParallel(model), store, config.train, Worker(rank, 2))
+    steps: list[StepMetrics] = []
+    trainer = Trainer(DistributedDataParallel(model), store, config.train, Worker(rank, 2), Hooks(steps.append))
     trainer.run()
-    if rank == 0:
-        torch.save(trainer.state_dict()["drafter"], f"{folder}/unkilled.pt")
+    torch.save({"drafter": trainer.state_dict()["drafter"], "steps": steps}, f"{folder}/unkilled-{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -102,7 +121,9 @@ def resumed_run(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("distill")
     config, output = folder / "config.yaml", folder / "out"
     config.write_text(yaml.safe_dump(job_settings(tiny_checkpoint)))
-    kill_after_a_recorded_checkpoint(start_job(config, output, folder / "killed.log"), output, folder / "killed.log")
+    killed = start_job(config, output, folder / "killed.log")
+    wait_for_step(20, killed, output, folder / "killed.log")
+    kill(killed)
     assert f"step-{STEPS:06d}" not in checkpoints(output), "the kill came too late to show anything"
     resumed = start_job(config, output, folder / "resumed.log")
     assert resumed.wait(RUN_DEADLINE_S) == 0, (folder / "resumed.log").read_text()[-4000:]
@@ -110,18 +131,90 @@ def resumed_run(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     return output
 
 
-def test_resumed_weights_equal_an_unkilled_run(
-    resumed_run: Path, tiny_checkpoint: Path, tiny_target: TargetModel, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def unkilled(
+    resumed_run: Path, tiny_checkpoint: Path, tiny_target: TargetModel, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict]:
+    """By rank, weights and steps of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("unkilled")
     config = build_config(DistillJobConfig, job_settings(tiny_checkpoint))
-    geometry = DrafterConfig.for_target(tiny_target.info)
     (states,) = resumed_run.glob("states-*")
-    arguments = (str(states), geometry, config, str(tmp_path))
+    arguments = (str(states), DrafterConfig.for_target(tiny_target.info), config, str(folder))
     multiprocessing.start_processes(unkilled_worker, args=arguments, nprocs=2, start_method="spawn")
-    unkilled = torch.load(tmp_path / "unkilled.pt")
+    return [torch.load(folder / f"unkilled-{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+def test_resumed_weights_and_losses_equal_an_unkilled_run(resumed_run: Path, unkilled: list[dict]) -> None:
+    weights = unkilled[0]["drafter"]
     resumed = load_file(resumed_run / "drafter" / "model.safetensors")
-    assert unkilled.keys() == resumed.keys()
-    assert all(torch.equal(unkilled[name].bfloat16(), resumed[name]) for name in unkilled)
+    assert weights.keys() == resumed.keys()
+    assert all(torch.equal(weights[name].bfloat16(), resumed[name]) for name in weights)
+    journals = steps_of(resumed_run)
+    assert set(journals) == {"steps-0-of-2", "steps-1-of-2"}
+    for rank in range(2):
+        noted = journals[f"steps-{rank}-of-2"]
+        assert {step["step"] for step in noted} == set(range(STEPS))
+        assert len({step["pid"] for step in noted}) == 2, "two processes, before and after the kill"
+        assert all(as_noted(unkilled[rank]["steps"][step["step"]]) == as_noted(step) for step in noted)
+
+
+def as_noted(step: StepMetrics | dict) -> tuple:
+    """What must not differ by one bit."""
+    fields = step if isinstance(step, dict) else asdict(step)
+    return fields["loss"], list(fields["windows"]), fields["learning_rate"], list(fields["agreement"])
+
+
+def test_a_killed_worker_and_another_number_of_workers(
+    resumed_run: Path, unkilled: list[dict], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """One of two workers dies: the run goes on by itself. Then the driver dies, and one worker alone finishes."""
+    config, output = tmp_path / "config.yaml", tmp_path / "out"
+    config.write_text(yaml.safe_dump(job_settings(tiny_checkpoint)))
+    (states,) = resumed_run.glob("states-*")
+    shutil.copytree(states, output / states.name)
+    job = start_job(config, output, tmp_path / "first.log")
+    wait_for_step(20, job, output, tmp_path / "first.log")
+    victim = steps_of(output)["steps-1-of-2"][-1]["pid"]
+    os.kill(victim, signal.SIGKILL)
+    wait_for_step(60, job, output, tmp_path / "first.log")
+    kill(job)
+    assert f"step-{STEPS:06d}" not in checkpoints(output), "the kill came too late to show anything"
+    pair = steps_of(output)
+    assert victim != pair["steps-1-of-2"][-1]["pid"]
+    for rank in range(2):
+        noted = pair[f"steps-{rank}-of-2"]
+        assert all(as_noted(unkilled[rank]["steps"][step["step"]]) == as_noted(step) for step in noted)
+
+    one = start_job(config, output, tmp_path / "second.log", "--set", "workers.train=1")
+    assert one.wait(RUN_DEADLINE_S) == 0, (tmp_path / "second.log").read_text()[-4000:]
+    alone = steps_of(output)["steps-0-of-1"]
+    assert alone[0]["step"] >= 60 and alone[-1]["step"] == STEPS - 1
+    for step in alone:
+        both = [unkilled[rank]["steps"][step["step"]] for rank in range(2)]
+        assert step["windows"] == list(both[0].windows)
+        assert step["loss"] == pytest.approx((both[0].loss + both[1].loss) / 2, rel=1e-4)
+
+
+def test_again_there_is_nothing_new_and_a_second_copy_leaves(resumed_run: Path, tmp_path: Path) -> None:
+    config = resumed_run.parent / "config.yaml"
+    before = {path: path.stat().st_mtime_ns for path in resumed_run.glob("drafter/*")}
+    again = start_job(config, resumed_run, tmp_path / "again.log")
+    assert again.wait(RUN_DEADLINE_S) == 0 and "nothing new to learn from" in (tmp_path / "again.log").read_text()
+    assert {path: path.stat().st_mtime_ns for path in resumed_run.glob("drafter/*")} == before
+    with FileLock(resumed_run / "lease"):
+        second = start_job(config, resumed_run, tmp_path / "second.log")
+        assert second.wait(RUN_DEADLINE_S) == 0 and "another run holds" in (tmp_path / "second.log").read_text()
+
+
+def test_another_config_is_another_run(tiny_checkpoint: Path) -> None:
+    settings = job_settings(tiny_checkpoint)
+    config = build_config(DistillJobConfig, settings)
+    name = run_name(config, "states")
+    settings["workers"]["train"] = 1
+    assert run_name(build_config(DistillJobConfig, settings), "states") == name
+    assert run_name(config, "other states") != name
+    settings["train"]["state_noise"] = 0.1
+    assert run_name(build_config(DistillJobConfig, settings), "states") != name
 
 
 def test_its_drafter_changes_no_word(resumed_run: Path, tiny_target: TargetModel) -> None:
@@ -136,7 +229,7 @@ def test_its_drafter_changes_no_word(resumed_run: Path, tiny_target: TargetModel
 
 def test_the_folder_says_what_it_is(resumed_run: Path) -> None:
     card = (resumed_run / "drafter" / "README.md").read_text()
-    assert "2 recursions (MTP)" in card and "| drafter | chain | 64 | 1 |" in card
+    assert "2 recursions (MTP)" in card and "| drafter | chain | 0 | 64 | 1 |" in card
     assert (resumed_run / "drafter" / "evaluation.json").exists()
 
 
