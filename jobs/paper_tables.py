@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any, Literal
 
 import torch
@@ -28,12 +29,14 @@ from pipeline.paper_run import (
     best_rate,
     capture_all,
     measure,
+    study_layers,
     train_ablations,
     train_methods,
 )
 from pipeline.report.machine import describe_machine
 from pipeline.report.plots import plot_methods
 from pipeline.training_cells import CellResult
+from sparrow_core.measure.layers import LayerFinding
 from sparrow_core.measure.methods import MethodRow, MethodRun, method_rows
 from sparrow_core.types import Request
 
@@ -101,7 +104,7 @@ def run(config: PaperConfig, output: Path, threads: int, console: Console) -> No
         rates = {name: best_rate(results) for name, results in trained.items()}
         varied = train_ablations(ablations, rates[SPARROW], folders, output, validation, shape, tell)
     torch.set_num_threads(threads)
-    head = {
+    head: dict[str, Any] = {
         "machine": describe_machine(torch.device("cpu" if base.device == "auto" else base.device)),
         "draft": asdict(shape),
         "training": training_rows(trained, rates, varied),
@@ -116,6 +119,11 @@ def run(config: PaperConfig, output: Path, threads: int, console: Console) -> No
             status.update(f"measuring: window {runs[-1].window} done")
             store(method_rows(runs))
 
+        def add_layers(findings: Sequence[LayerFinding]) -> None:
+            status.update(f"layer study: window {findings[-1].window} done")
+
+        layers = layer_rows(study_layers(base, config.measure, windows, output, add_layers))
+        head["layers"] = layers
         rows = method_rows(measure(base, config.measure, best, ablation_folders, windows, output, add))
     store(rows)
     show(console, rows)
@@ -133,6 +141,19 @@ def store_results(
     (output / RESULT).write_text(json.dumps(results, indent=1) + "\n")
     if results["rows"]:
         plot_methods(results, output / "paper_tables.svg")
+
+
+def layer_rows(findings: Sequence[LayerFinding]) -> list[dict[str, Any]]:
+    """Means over windows, by the layer from which on there are no visual tokens."""
+    layers = sorted({finding.layer for finding in findings})
+    of_layer = {layer: [finding for finding in findings if finding.layer == layer] for layer in layers}
+    rows = []
+    for layer, found in of_layer.items():
+        cosines = [finding.cosine for finding in found if finding.cosine is not None]
+        score = fmean(finding.fact_score for finding in found)
+        cosine = fmean(cosines) if cosines else None
+        rows.append({"layer": layer, "windows": len(found), "fact_score": score, "cosine": cosine})
+    return rows
 
 
 def variant(base: Mapping[str, Any], name: str, changes: Mapping[str, Any]) -> Variant:

@@ -5,11 +5,13 @@ Owns the order of the work and its journal. Windows, and how a caption is scored
     OUTPUT/states-<target>-<settings>/   captured windows, shared by all cells that learn from them
     OUTPUT/cells/<run>/                  a trained drafter each, with its loss curve and tau on validation windows
     OUTPUT/runs.jsonl                    one line for each measured window
+    OUTPUT/layers.jsonl                  one line for each window of the layer study
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,14 +24,16 @@ from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding.drafting import Drafter
 from sparrow_core.engine.engine import Engine
 from sparrow_core.errors import ConfigError
+from sparrow_core.measure.layers import LayerFinding, study_window
 from sparrow_core.measure.methods import ALONE, MethodRun, method_runs, run_methods
 from sparrow_core.models.drafter_checkpoint import load_drafter
 from sparrow_core.models.loading import load_target
+from sparrow_core.models.reference import load_reference
 from sparrow_core.models.rivals import PromptLookupDrafter
 from sparrow_core.models.specvlm import SpecVLMDrafter
 from sparrow_core.types import Request
 
-JOURNAL = "runs.jsonl"
+JOURNAL, LAYERS = "runs.jsonl", "layers.jsonl"
 SPARROW = "sparrow"
 
 
@@ -37,7 +41,8 @@ SPARROW = "sparrow"
 class MeasureConfig:
     """What is measured: `windows` usable windows of every length, of which up to `most_windows` are tried.
 
-    Ablations are measured greedily, at `ablation_lengths` alone."""
+    Ablations are measured greedily, at `ablation_lengths` alone. The layer study takes `layer_windows` windows of
+    `layer_length`."""
 
     lengths: tuple[int, ...] = (512, 1500, 6000, 17000, 25000)
     windows: int = 40
@@ -46,6 +51,8 @@ class MeasureConfig:
     ablation_lengths: tuple[int, ...] = (512, 25000)
     max_new_tokens: int = 320
     draft: DraftConfig = field(default_factory=lambda: DraftConfig.chain(7))
+    layer_length: int = 512
+    layer_windows: int = 16
 
 
 @dataclass(frozen=True)
@@ -171,6 +178,36 @@ def measure(
                 )
                 listener(journal.all)
     return journal.all
+
+
+def study_layers(
+    config: DistillRunConfig,
+    plan: MeasureConfig,
+    windows: Windows,
+    output: Path,
+    listener: Callable[[list[LayerFinding]], None],
+) -> list[LayerFinding]:
+    """The layer study on the first windows of its length; those that its journal holds are not done again."""
+    journal = output / LAYERS
+    lines = journal.read_text().splitlines(keepends=True) if journal.exists() else []
+    whole = [json.loads(line) for line in lines if line.endswith("\n")]
+    found = [LayerFinding(**fields) for line in whole for fields in line]
+    missing = [n for n in range(plan.layer_windows) if n not in {finding.window for finding in found}]
+    if not missing:
+        return found
+    journal.write_text("".join(json.dumps(line) + "\n" for line in whole))
+    target = load_target(config.target, device=config.device, dtype=config.dtype)
+    info = target.info
+    reference = load_reference(config.target, device=info.device, dtype=info.dtype, attention="eager")
+    for number in missing:
+        prompt = target.build_prompt(windows.request(plan.layer_length, number).messages)
+        score = partial(windows.score, plan.layer_length, number)
+        fresh = list(study_window(reference, target, prompt, number, plan.max_new_tokens, score))
+        with journal.open("a") as stream:
+            stream.write(json.dumps([asdict(finding) for finding in fresh]) + "\n")
+        found += fresh
+        listener(found)
+    return found
 
 
 class _Journal:

@@ -4,11 +4,13 @@ Shares no code with the engine but the prompt, so that equality with it means so
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.functional import cosine_similarity
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.generation import BaseStreamer
 
@@ -26,9 +28,9 @@ class ReferenceResult:
     decode_s: float
 
 
-def load_reference(source: str, *, device: torch.device, dtype: torch.dtype) -> ReferenceModel:
-    """The checkpoint as transformers loads it by default (sdpa attention)."""
-    model: Any = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
+def load_reference(source: str, *, device: torch.device, dtype: torch.dtype, attention: str = "sdpa") -> ReferenceModel:
+    """The checkpoint as transformers loads it, by default with sdpa attention."""
+    model: Any = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, attn_implementation=attention)
     return model.to(device).eval()
 
 
@@ -59,6 +61,37 @@ def top_two_gap(reference: ReferenceModel, prompt: Prompt, token_ids: tuple[int,
     logits_V = model(**model_inputs(prompt, reference, token_ids), logits_to_keep=1).logits[0, -1]
     largest, second = logits_V.topk(2).values.tolist()
     return largest - second
+
+
+@contextmanager
+def hiding_visual(reference: ReferenceModel, prompt: Prompt, layer: int) -> Iterator[None]:
+    """From decoder layer `layer` (counted from 1) on nothing attends to the prompt's visual tokens, as if they were
+    taken out there. The model must have been loaded with eager attention, which always has a mask."""
+    hidden_S = ~prompt.is_text_S.to(reference.device)
+
+    def hide(module: Any, positional: Any, named: dict[str, Any]) -> Any:
+        mask = named["attention_mask"].clone()
+        mask[..., : len(hidden_S)].masked_fill_(hidden_S, torch.finfo(mask.dtype).min)
+        return positional, named | {"attention_mask": mask}
+
+    model: Any = reference
+    layers = model.model.language_model.layers[layer - 1 :]
+    hooks = [each.register_forward_pre_hook(hide, with_kwargs=True) for each in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.inference_mode()
+def visual_cosines(reference: ReferenceModel, prompt: Prompt) -> list[float]:
+    """By decoder layer, the mean cosine between what goes into it at the visual tokens and their embeddings."""
+    model: Any = reference
+    states = model(**model_inputs(prompt, reference), output_hidden_states=True, logits_to_keep=1).hidden_states
+    visual_S = (~prompt.is_text_S).nonzero()[:, 0].to(reference.device)
+    first_MD = states[0][0, visual_S]
+    return [float(cosine_similarity(state[0, visual_S], first_MD, dim=-1).mean()) for state in states[:-1]]
 
 
 def model_inputs(prompt: Prompt, reference: ReferenceModel, token_ids: Sequence[int] = ()) -> dict[str, torch.Tensor]:

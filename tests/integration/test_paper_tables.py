@@ -36,6 +36,7 @@ def settings(target: Path) -> dict:
         "validation": {"lengths": [64], "windows_per_length": 1},
         "measure": {
             "lengths": [64, 96], "windows": 1, "most_windows": 2, "ablation_lengths": [64], "max_new_tokens": 12,
+            "layer_length": 64, "layer_windows": 1,
         },
     }  # fmt: skip
 
@@ -57,6 +58,7 @@ def test_all_methods_are_trained_measured_and_not_done_twice(tiny_checkpoint: Pa
     assert {run["method"] for run in runs} == METHODS | {"autoregressive", "without VATA", "bridge of layer 2"}
     assert {run["temperature"] for run in runs} == {0.0, 1.0} and all(run["equal"] for run in runs)
     written = json.loads((output / "paper_tables.json").read_text())
+    assert [row["layer"] for row in written["layers"]] == [1, 2, 3]
     trained = {(row["name"], row["learning_rate"]): row for row in written["training"]}
     assert len(trained) == 4 * 2 + 2
     for name in METHODS - {"specvlm", "prompt_lookup"}:
