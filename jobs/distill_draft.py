@@ -1,5 +1,6 @@
 """Make a drafter for a target: `python jobs/distill_draft.py --config jobs/configs/distill_demo.yaml`."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,8 +24,9 @@ from pipeline.stored_windows import CaptionRunTable, stored_windows
 from pipeline.triggers import TriggerConfig, least_new_captions
 from sparrow_core.errors import ConfigError
 from sparrow_core.models.loading import read_frame_spec
+from sparrow_core.types import Request
 
-HELD_OUT_SEED = 50_000
+HELD_OUT_SEED, VALIDATION_SEED = 50_000, 30_000
 
 
 @dataclass(frozen=True)
@@ -81,26 +83,40 @@ def main(
             console.print(f"another run holds {output / 'lease'}: nothing done", highlight=False, soft_wrap=True)
 
 
-def held_out(config: DistillJobConfig, run: str | None) -> HeldOut:
-    """Windows to measure on: of a captioning run, or of the demo world."""
-    evaluation = config.evaluation
+def held_out(config: DistillJobConfig, run: str | None) -> tuple[HeldOut, Sequence[Callable[[], Request]]]:
+    """Windows to measure on, and others to choose a checkpoint by: of a captioning run, or of the demo world.
+
+    Raises ConfigError where a run has too few to do both.
+    """
+    evaluation, validation = config.evaluation, config.validation
     if run is not None:
-        table, patches = CaptionRunTable(run), read_frame_spec(config.target)
-        return stored_windows(table, patches, evaluation.lengths, evaluation.windows_per_length)
+        stored = stored_windows(CaptionRunTable(run), read_frame_spec(config.target), evaluation.lengths)
+        measured = {length: windows[: evaluation.windows_per_length] for length, windows in stored.items()}
+        others = [w for windows in reversed(stored.values()) for w in windows[evaluation.windows_per_length :]]
+        if len(others) < validation.windows:
+            raise ConfigError(
+                f"{run} leaves {len(others)} windows to choose a checkpoint by, but validation.windows is "
+                f"{validation.windows}; lower that or evaluation.windows_per_length, or caption more videos"
+            )
+        return measured, others[: validation.windows]
+    limit = evaluation.max_new_tokens
     return {
         length: [
-            partial(DemoWindows("heldout", (length,), HELD_OUT_SEED).request, number, evaluation.max_new_tokens)
+            partial(DemoWindows("heldout", (length,), HELD_OUT_SEED).request, number, limit)
             for number in range(evaluation.windows_per_length)
         ]
         for length in evaluation.lengths
-    }
+    }, [
+        partial(DemoWindows("validation", (validation.length,), VALIDATION_SEED).request, number, limit)
+        for number in range(validation.windows)
+    ]
 
 
 def run(
     config: DistillJobConfig, heldout: str | None, registry: Registry | None, output: Path, console: Console
 ) -> Path:
     """All stages; prints what they find. Returns the drafter's folder."""
-    measured_on = held_out(config, heldout)
+    measured_on, validation = held_out(config, heldout)
     config = replace(config, target=worker_path(config.target), draft=worker_draft(config.draft))
     requests = partial(config.windows.request, max_new_tokens=config.capture.max_new_tokens)
     windows = asdict(config.windows)
@@ -108,7 +124,7 @@ def run(
         least_new, drift = least_new_captions(config.trigger, registry)
         if drift:
             console.print(str(drift), highlight=False)
-        made = distill(config, requests, windows, output, least_new=least_new)
+        made = distill(config, requests, windows, output, least_new=least_new, validation=validation)
         evaluation = made.folder / "evaluation.json"
         if not made.is_new and evaluation.exists():
             waiting = f"{made.num_waiting} new captions, fewer than {least_new}" if made.num_waiting else "nothing new"

@@ -32,7 +32,7 @@ def main(
     with told_errors():
         checked = build_config(DistillJobConfig, read_settings(config, settings or []))
         checked = replace(checked, target=worker_path(checked.target))
-        windows = held_out(checked, heldout)
+        windows, _ = held_out(checked, heldout)
         with connected():
             rows = evaluate_drafters(checked, checked.evaluation, [worker_path(name) for name in draft], windows)
     output.parent.mkdir(parents=True, exist_ok=True)

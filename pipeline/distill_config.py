@@ -52,6 +52,17 @@ def refuse_impossible(workers: DistillWorkers, cluster: Mapping[str, float]) -> 
 
 
 @dataclass(frozen=True)
+class ValidationConfig:
+    """After every checkpoint, tau by real decoding on `windows` windows of `length` visual tokens that are neither
+    learnt from nor measured on in the end; the checkpoint with the best tau becomes the drafter, rather than the last
+    one or the one of the lowest loss. No windows: the last one does."""
+
+    windows: int = 0
+    length: int = 512
+    draft: DraftConfig = field(default_factory=lambda: DraftConfig.chain(4))
+
+
+@dataclass(frozen=True)
 class DistillRunConfig:
     """What makes a drafter of `num_windows` windows, or of all that lie in the folder `states`.
 
@@ -70,6 +81,7 @@ class DistillRunConfig:
     capture: CaptureConfig = field(default_factory=CaptureConfig)
     train: DistillConfig = field(default_factory=DistillConfig)
     workers: DistillWorkers = field(default_factory=DistillWorkers)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     schema_version: Literal[1] = 1
 
     @property
@@ -111,5 +123,11 @@ def run_name(config: DistillRunConfig, states: str) -> str:
 
     `states` identifies the captured windows. The number of workers is left out: it does not change what is learnt.
     """
-    settings = {"train": asdict(config.train), "blind": config.blind, "sees": config.sees, "states": states}
+    settings = {
+        "train": asdict(config.train),
+        "blind": config.blind,
+        "sees": config.sees,
+        "validation": asdict(config.validation),
+        "states": states,
+    }
     return f"distill-{settings_fingerprint(settings)}"

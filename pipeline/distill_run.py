@@ -11,7 +11,10 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from ray.train import (
     FailureConfig,
     RunConfig,
     ScalingConfig,
+    ValidationConfig,
 )
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from ray.util.metrics import Gauge
@@ -37,14 +41,21 @@ from pipeline.distill_config import DistillRunConfig, capture_settings, refuse_i
 from pipeline.provenance import provenance as versions
 from pipeline.report.acceptance import drafter_card
 from pipeline.storage import local_folder
+from sparrow_core.config import Sampling
 from sparrow_core.distill.store import StateStore
 from sparrow_core.distill.trainer import Hooks, StateDict, StepMetrics, Trainer, Worker
 from sparrow_core.distill.unroll import UnrolledDrafter
+from sparrow_core.engine.engine import Engine
+from sparrow_core.engine.ticket import Arm
+from sparrow_core.measure.acceptance import measure_window, summarise
 from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
 from sparrow_core.models.drafter_checkpoint import save_drafter
 from sparrow_core.models.loading import load_target
+from sparrow_core.models.sparrow import SparrowDrafter
+from sparrow_core.types import Request
 
 CHECKPOINT_FILE = "state.pt"
+TAU = "tau"  # the metric of a checkpoint by which the best one is chosen
 
 
 @dataclass(frozen=True)
@@ -65,12 +76,14 @@ def distill(
     output: Path,
     listener: Listener = lambda account: None,
     least_new: int = 1,
+    validation: Sequence[Callable[[], Request]] = (),
 ) -> Distilled:
     """All stages, each continued where an earlier run of the same config stopped.
 
     Where a drafter of the same settings is there already, nothing is trained before `least_new` captions have been
-    added to what it learnt from. `windows` are the settings of `requests`, as plain JSON values: they tell captures
-    apart. Raises CheckpointError for states that do not belong to the target, before anything is trained.
+    added to what it learnt from. On the windows of `validation`, if there are any, the best checkpoint is chosen.
+    `windows` are the settings of `requests`, as plain JSON values: they tell captures apart. Raises CheckpointError for
+    states that do not belong to the target, before anything is trained.
     """
     output = output.absolute()
     states = Path(local_folder(config.states)).absolute() if config.states else states_folder(config, windows, output)
@@ -88,7 +101,7 @@ def distill(
         bridge_layer=store.header.bridge_layer,
         has_bridge_norm=config.shows_bridge,
     )
-    drafter = train_drafter(config, geometry, states, output / "training", name)
+    drafter = train_drafter(config, geometry, states, output / "training", name, validation)
     new = output / ".drafter-new"
     save_drafter(new, drafter, drafter_card(config, len(store), ()))
     origin = {
@@ -117,7 +130,12 @@ def states_folder(config: DistillRunConfig, windows: dict[str, Any], output: Pat
 
 
 def train_drafter(
-    config: DistillRunConfig, geometry: DrafterConfig, states: Path, output: Path, name: str
+    config: DistillRunConfig,
+    geometry: DrafterConfig,
+    states: Path,
+    output: Path,
+    name: str,
+    validation: Sequence[Callable[[], Request]] = (),
 ) -> SparrowDrafterModel:
     """Train on the store at `states`, or continue where a run of the same name stopped.
 
@@ -137,7 +155,12 @@ def train_drafter(
             "geometry": geometry,
             "states": str(states.absolute()),
             "folder": str(output / name),
+            "validates": bool(validation),
         },
+        validation_config=ValidationConfig(  # type: ignore[call-arg]  # of the second version of Ray Train
+            partial(_validate, run=config, geometry=geometry, windows=validation),
+            ray_remote_kwargs={"num_cpus": config.workers.cpus, "num_gpus": config.workers.gpus},
+        ),
         scaling_config=ScalingConfig(
             num_workers=config.workers.train_range,  # type: ignore[arg-type]  # named more narrowly than it is
             use_gpu=config.workers.gpus > 0,
@@ -146,14 +169,20 @@ def train_drafter(
         run_config=RunConfig(
             name=name,
             storage_path=str(output.absolute()),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=2, checkpoint_score_attribute=TAU if validation else None, checkpoint_score_order="max"
+            ),
             failure_config=FailureConfig(max_failures=2),
         ),
     )
     result = trainer.fit()
-    assert result.checkpoint is not None, "a finished run has a checkpoint of its last step"
+    checkpoint = result.checkpoint
+    if validation:
+        measured = [(metrics[TAU], kept) for kept, metrics in result.best_checkpoints or [] if TAU in metrics]
+        checkpoint = max(measured, key=itemgetter(0))[1]
+    assert checkpoint is not None, "a finished run has a checkpoint of its last step"
     drafter = SparrowDrafterModel(geometry)
-    drafter.load_state_dict(_load(result.checkpoint)["drafter"])
+    drafter.load_state_dict(_load(checkpoint)["drafter"])
     return drafter
 
 
@@ -167,7 +196,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     torch.manual_seed(run.train.seed)
     unrolled = UnrolledDrafter(SparrowDrafterModel(settings["geometry"]), store.tables(), run.train)
     model = prepare_model(unrolled, parallel_strategy_kwargs={"forward_sync_buffers": False})
-    hooks = _Reporting(worker, Path(settings["folder"]))
+    hooks = _Reporting(worker, Path(settings["folder"]), settings["validates"])
     trainer = Trainer(model, store, run.train, worker, Hooks(hooks.on_step, hooks.on_checkpoint))
     checkpoint = ray.train.get_checkpoint()
     if checkpoint:
@@ -175,12 +204,31 @@ def train_worker(settings: dict[str, Any]) -> None:
     trainer.run()
 
 
+def _validate(
+    checkpoint: Checkpoint,
+    *,
+    run: DistillRunConfig,
+    geometry: DrafterConfig,
+    windows: Sequence[Callable[[], Request]],
+) -> dict[str, Any]:
+    """What Ray Train runs beside the workers after each checkpoint."""
+    torch.set_num_threads(run.workers.threads)
+    target = load_target(run.target, device=run.device, dtype=run.dtype)
+    drafter = SparrowDrafterModel(geometry)
+    drafter.load_state_dict(_load(checkpoint)["drafter"])
+    arm = Arm(SparrowDrafter(drafter, target), run.validation.draft, Sampling())
+    with Engine(target, None) as engine:
+        measured = [measure_window(target, engine, make(), [arm])[0] for make in windows]
+    return {TAU: summarise("", "", "", measured).tau}
+
+
 class _Reporting:
     """Hooks that hand checkpoints to Ray Train and tell of every step. All workers report, since that is a barrier, and
     each keeps a journal of its steps beside the checkpoints; the first one prints, too, writes for TensorBoard (in
     `tensorboard`) and sets Ray's own metrics."""
 
-    def __init__(self, worker: Worker, folder: Path) -> None:
+    def __init__(self, worker: Worker, folder: Path, validates: bool) -> None:
+        self._validates = validates
         self._metrics: dict[str, Any] = {}
         self._writer = SummaryWriter(str(folder / "tensorboard")) if worker.rank == 0 else None
         journal = folder / f"steps-{worker.rank}-of-{worker.world_size}.jsonl"
@@ -215,6 +263,7 @@ class _Reporting:
             checkpoint=checkpoint,
             checkpoint_dir_name=f"step-{step:06d}",
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            validation=self._validates and checkpoint is not None,
         )
 
 

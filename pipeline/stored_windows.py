@@ -76,10 +76,8 @@ class StoredWindow:
         return self.source.request(self.row)
 
 
-def stored_windows(
-    run: CaptionRunTable, patches: FrameSpec, lengths: tuple[int, ...], windows_per_length: int
-) -> dict[int, list[StoredWindow]]:
-    """Windows of a run by the nearest of these visual lengths (in ratio), at most so many of each; always the same.
+def stored_windows(run: CaptionRunTable, patches: FrameSpec, lengths: tuple[int, ...]) -> dict[int, list[StoredWindow]]:
+    """Windows of a run by the nearest of these visual lengths (in ratio), always in the same order.
 
     Raises ConfigError where the run has none.
     """
@@ -87,8 +85,7 @@ def stored_windows(
     by_length: dict[int, list[StoredWindow]] = defaultdict(list)
     for row in sorted(run.rows.values(), key=lambda row: str(row["window_id"])):
         nearest = min(lengths, key=lambda length: abs(math.log(length / max(1, row["visual_tokens"]))))
-        if len(by_length[nearest]) < windows_per_length:
-            by_length[nearest].append(StoredWindow(source, row))
+        by_length[nearest].append(StoredWindow(source, row))
     if not by_length:
         raise ConfigError("the captioning run holds no caption to measure a drafter by")
     return dict(sorted(by_length.items()))

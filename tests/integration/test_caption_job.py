@@ -205,9 +205,9 @@ def settled_parts(folder: Path) -> set[str]:
 
 def test_drafters_can_be_measured_on_its_windows(unkilled: tuple[Path, Result], arguments: list[str]) -> None:
     target = arguments[arguments.index("--target") + 1]
-    windows = stored_windows(CaptionRunTable(str(unkilled[0])), read_frame_spec(target), (16, 4096), 3)
-    assert {length: len(of_length) for length, of_length in windows.items()} == {16: 3}
-    again = stored_windows(CaptionRunTable(str(unkilled[0])), read_frame_spec(target), (16, 4096), 3)
+    windows = stored_windows(CaptionRunTable(str(unkilled[0])), read_frame_spec(target), (16, 4096))
+    assert {length: len(of_length) for length, of_length in windows.items()} == {16: NUM_WINDOWS - 1}
+    again = stored_windows(CaptionRunTable(str(unkilled[0])), read_frame_spec(target), (16, 4096))
     assert [w.row["window_id"] for w in again[16]] == [w.row["window_id"] for w in windows[16]]
     first = pickle.loads(pickle.dumps(windows[16][0]))
     request = first()

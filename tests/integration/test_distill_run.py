@@ -167,9 +167,13 @@ def as_noted(step: StepMetrics | dict) -> tuple:
 def test_a_killed_worker_and_another_number_of_workers(
     resumed_run: Path, unkilled: list[dict], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    """One of two workers dies: the run goes on by itself. Then the driver dies, and one worker alone finishes."""
+    """One of two workers dies: the run goes on by itself. Then the driver dies, and one worker alone finishes.
+
+    Here every checkpoint is validated, which changes no loss; the one with the best tau becomes the drafter.
+    """
     config, output = tmp_path / "config.yaml", tmp_path / "out"
-    config.write_text(yaml.safe_dump(job_settings(tiny_checkpoint)))
+    validation = {"windows": 1, "length": 64, "draft": {"depth": 2, "width": 1, "total": 3}}
+    config.write_text(yaml.safe_dump(job_settings(tiny_checkpoint) | {"validation": validation}))
     (states,) = resumed_run.glob("states-*")
     shutil.copytree(states, output / states.name)
     job = start_job(config, output, tmp_path / "first.log")
@@ -193,6 +197,18 @@ def test_a_killed_worker_and_another_number_of_workers(
         both = [unkilled[rank]["steps"][step["step"]] for rank in range(2)]
         assert step["windows"] == list(both[0].windows)
         assert step["loss"] == pytest.approx((both[0].loss + both[1].loss) / 2, rel=1e-4)
+    taus = validated(output)
+    best = max(taus, key=lambda folder: taus[folder])
+    (weights,) = (torch.load(path)["drafter"] for path in output.glob(f"training/*/{best}/state.pt"))
+    drafter = load_file(output / "drafter" / "model.safetensors")
+    assert all(torch.equal(weights[name].bfloat16(), drafter[name]) for name in drafter)
+
+
+def validated(output: Path) -> dict[str, float]:
+    """Tau of the checkpoints that are kept, by folder, as Ray Train's own book has it."""
+    (book,) = output.glob("training/*/checkpoint_manager_snapshot.json")
+    results = json.loads(book.read_text())["checkpoint_results"]
+    return {result["checkpoint_dir_name"]: result["metrics"]["tau"] for result in results}
 
 
 def test_again_there_is_nothing_new_and_a_second_copy_leaves(resumed_run: Path, tmp_path: Path) -> None:
