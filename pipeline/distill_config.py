@@ -85,6 +85,11 @@ class DistillRunConfig:
     schema_version: Literal[1] = 1
 
     @property
+    def reads_embeddings(self) -> bool:
+        """Whether the drafter sees visual embeddings."""
+        return self.sees in ("embeddings", "summary")
+
+    @property
     def shows_bridge(self) -> bool:
         """Whether the drafter learns from bridge states."""
         return self.sees == "bridge" or (self.sees == "text" and self.train.bridge_share > 0)
@@ -92,7 +97,7 @@ class DistillRunConfig:
     def __post_init__(self) -> None:
         if self.num_windows < 1:
             raise ConfigError(f"num_windows={self.num_windows} must be at least 1")
-        if self.sees not in ("text", "bridge") and not self.states and not self.capture.keep_embeddings:
+        if self.reads_embeddings and not self.states and not self.capture.keep_embeddings:
             raise ConfigError(f"sees={self.sees} learns from visual embeddings: set capture.keep_embeddings=true")
 
 

@@ -47,6 +47,7 @@ from sparrow_core.distill.trainer import Hooks, StateDict, StepMetrics, Trainer,
 from sparrow_core.distill.unroll import UnrolledDrafter
 from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.ticket import Arm
+from sparrow_core.errors import ConfigError
 from sparrow_core.measure.acceptance import measure_window, summarise
 from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
 from sparrow_core.models.drafter_checkpoint import save_drafter
@@ -91,6 +92,8 @@ def distill(
         capture_windows(config, requests, str(states), capture_settings(config, windows), listener)
     info = load_target(config.target, device="cpu", dtype=config.dtype).info
     store = StateStore(states, info.fingerprint, info.tokenizer_hash)
+    if config.reads_embeddings and not len(store[0].embeddings_VD):
+        raise ConfigError(f"sees={config.sees} learns from visual embeddings, and {states} was captured without them")
     name, recipe, folder = run_name(config, store.digest), run_name(config, ""), output / "drafter"
     if (earlier := _origin(folder)) and earlier["recipe"] == recipe:
         num_learnt = earlier["states"]["captions"]

@@ -110,15 +110,12 @@ def _needs(config: DrafterConfig) -> VisualNeeds | None:
 
 
 def _added(sessions: Sequence["SparrowSession"], counts: Sequence[int]) -> torch.Tensor | None:
-    """What is added to the sessions' rows [R, D], of which each has so many."""
+    """What is added to the sessions' rows [R, D], of which each has so many; None if nothing is added to any."""
     if all(session.added_1D is None for session in sessions):
         return None
-    parts = [
-        session.waiting_states_RD.new_zeros(1, 1) if session.added_1D is None else session.added_1D
-        for session in sessions
-    ]
-    width = max(part.shape[1] for part in parts)
-    return torch.cat([part.expand(count, width) for part, count in zip(parts, counts, strict=True)])
+    nothing_1D = torch.zeros_like(sessions[0].last_state_1D)
+    parts = [nothing_1D if session.added_1D is None else session.added_1D for session in sessions]
+    return torch.cat([part.expand(count, -1) for part, count in zip(parts, counts, strict=True)])
 
 
 class _Visual:
@@ -165,7 +162,7 @@ class SparrowSession:
             *self.waiting_places, self.next_place = visual.pair_places
             self.added_1D = visual.added_1D
         self.waiting_states_RD = states_RD
-        self._last_state_1D = context.states_TD[-1:]
+        self.last_state_1D = context.states_TD[-1:]
         self._has_root = False
 
     @property
@@ -177,11 +174,11 @@ class SparrowSession:
     def append_root(self, root: int) -> None:
         """Let the root wait behind the accepted tokens, with the true state before it."""
         self._wait([root])
-        self.waiting_states_RD = torch.cat([self.waiting_states_RD, self._last_state_1D])
+        self.waiting_states_RD = torch.cat([self.waiting_states_RD, self.last_state_1D])
         self._has_root = True
 
     def clear_waiting(self) -> None:
-        self.waiting_ids, self.waiting_places, self.waiting_states_RD = [], [], self._last_state_1D[:0]
+        self.waiting_ids, self.waiting_places, self.waiting_states_RD = [], [], self.last_state_1D[:0]
 
     def _wait(self, token_ids: Sequence[int]) -> None:
         self.waiting_ids = [*self.waiting_ids, *token_ids]
@@ -194,7 +191,7 @@ class SparrowSession:
         self._has_root = False
         self._wait(token_ids[1:])
         self.waiting_states_RD = torch.cat([self.waiting_states_RD, states_RD[:-1]])
-        self._last_state_1D = states_RD[-1:]
+        self.last_state_1D = states_RD[-1:]
 
 
 class _Speculation:
