@@ -65,9 +65,11 @@ class Registry:
                     f"{drafter} was trained for target {config['target_fingerprint']}, but {self._folder.url} holds "
                     f"drafters of {fingerprint}; keep a registry for each target"
                 )
+        drafter_id = hashlib.sha256(files["config.json"] + files["model.safetensors"]).hexdigest()[:12]
+        is_known = drafter_id in self._ids()
         record = Record(
-            id=hashlib.sha256(files["config.json"] + files["model.safetensors"]).hexdigest()[:12],
-            added_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            id=drafter_id,
+            added_at=self.record(drafter_id).added_at if is_known else _now(),
             target_fingerprint=config["target_fingerprint"],
             tokenizer_hash=config["tokenizer_hash"],
             provenance=provenance,
@@ -132,6 +134,10 @@ class Registry:
 
     def _write(self, promotions: Sequence[str]) -> None:
         self._folder.write(PROMOTIONS, (json.dumps(promotions) + "\n").encode())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def add_measured(registry: Registry, drafter: Path, evaluation: Path | None = None) -> Record:

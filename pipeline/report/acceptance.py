@@ -16,10 +16,13 @@ _HEADINGS = ("drafter", "draft", "T", "visual tokens", "windows", "tau", "95 % i
 
 
 def show_acceptance(console: Console, rows: Sequence[AcceptanceRow]) -> None:
-    """Print one line per (draft shape, visual length); tau counts the bonus token."""
-    table = Table(*_HEADINGS, title="tau: tokens per target call, bonus token counted")
+    """Print one line per (draft shape, temperature, visual length); tau counts the bonus token. By depth it is in the
+    card and in the JSON."""
+    shown = [heading for heading in _HEADINGS if heading != "by depth"]
+    table = Table(*shown, title="tau: tokens per target call, bonus token counted")
     for row in rows:
-        table.add_row(*_cells(row))
+        cells = dict(zip(_HEADINGS, _cells(row), strict=True))
+        table.add_row(*(cells[heading] for heading in shown))
     console.print(table)
 
 
