@@ -95,6 +95,10 @@ class DistillRunConfig:
         return self.sees == "bridge" or (self.sees == "text" and self.train.bridge_share > 0)
 
     def __post_init__(self) -> None:
+        if self.sees == "summary" and self.train.row_tokens:
+            raise ConfigError(
+                f"sees=summary makes one token of a row's video: train.row_tokens={self.train.row_tokens} must be 0"
+            )
         if self.num_windows < 1:
             raise ConfigError(f"num_windows={self.num_windows} must be at least 1")
         if self.reads_embeddings and not self.states and not self.capture.keep_embeddings:

@@ -139,8 +139,6 @@ class UnrolledDrafter(nn.Module):
         if not self.reads_visual:
             return None, None, None
         whose_BM = batch.visual_window_BM
-        if self.drafter.config.sees == "summary" and whose_BM.max() > 0:
-            raise ConfigError("a summary is made of one video: train.row_tokens must be 0")
         seen = self.drafter.see(batch.visual_BMD, whose_BM != NOBODY)
         num_seen = seen.z_BMD.shape[1]
         _, keys, values = attention.project(seen.z_BMD, batch.visual_places_BM[:, :num_seen])

@@ -22,9 +22,11 @@ from typer.testing import CliRunner, Result
 from demo.world.video import write_mp4
 from jobs.audit import main as audit_main
 from jobs.caption_corpus import app
+from jobs.capture_states import main as capture_main
 from pipeline.caption_run import ExitCode
 from pipeline.stored_windows import CaptionRunTable, stored_windows
 from sparrow_core.decoding.target import TargetModel
+from sparrow_core.distill.store import StateStore
 from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
 from sparrow_core.models.drafter_checkpoint import save_drafter
 from sparrow_core.models.loading import read_frame_spec
@@ -214,3 +216,17 @@ def test_drafters_can_be_measured_on_its_windows(unkilled: tuple[Path, Result], 
     (frames, prompt) = request.messages[0].parts
     assert prompt == "Describe the video." and request.max_new_tokens == 24
     assert isinstance(frames, Frames) and list(frames.times_s) == pytest.approx(first.row["frame_times"])
+
+
+def test_states_of_the_same_videos_are_captured_once_and_all_accounted_for(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    capture = typer.Typer()
+    capture.command()(capture_main)
+    command = [*arguments, "--set", "capture.keep.captions_per_window=2", "--output", str(tmp_path / "states")]
+    first, again = (CliRunner(env={"COLUMNS": "300"}).invoke(capture, command) for _ in range(2))
+    assert first.exit_code == again.exit_code == ExitCode.ERROR_ROWS, first.output
+    assert "16 windows = 15 captured, 1 errors, 0 skipped; 30 captions" in first.stdout, first.stdout
+    assert "16 windows = 0 captured, 1 errors, 15 skipped; 0 captions" in again.stdout, again.stdout
+    assert "garbage.mp4: unreadable" in first.stdout
+    assert len(StateStore(tmp_path / "states")) == 30
