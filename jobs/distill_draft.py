@@ -16,7 +16,7 @@ from pipeline.checkpoints import worker_draft, worker_path
 from pipeline.cluster import connected
 from pipeline.config import build_config, read_settings
 from pipeline.distill_config import DistillRunConfig, EvaluationConfig
-from pipeline.distill_run import distill
+from pipeline.distill_run import Distilled, distill
 from pipeline.evaluation_run import HeldOut, evaluate_drafters
 from pipeline.registry import NotBetterError, Registry, add_measured
 from pipeline.report.acceptance import drafter_card, show_acceptance, store_acceptance
@@ -72,13 +72,15 @@ def main(
     with told_errors():
         given = {"states": states} if states else {}
         checked = build_config(DistillJobConfig, read_settings(config, settings or []) | given)
+        if checked.trigger.watch and not registry:
+            raise ConfigError("trigger.watch compares with the drafter in use: name a --registry")
         output.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(output / "lease", timeout=0):
                 drafters = Registry(registry) if registry else None
-                folder = run(checked, heldout, drafters, output, console)
-                if drafters:
-                    put_on_record(folder, drafters, console)
+                made = run(checked, heldout, drafters, output, console)
+                if drafters and (made.is_new or not drafters.holds(made.folder)):
+                    put_on_record(made.folder, drafters, console)
         except Timeout:
             console.print(f"another run holds {output / 'lease'}: nothing done", highlight=False, soft_wrap=True)
 
@@ -114,8 +116,8 @@ def held_out(config: DistillJobConfig, run: str | None) -> tuple[HeldOut, Sequen
 
 def run(
     config: DistillJobConfig, heldout: str | None, registry: Registry | None, output: Path, console: Console
-) -> Path:
-    """All stages; prints what they find. Returns the drafter's folder."""
+) -> Distilled:
+    """All stages; prints what they find."""
     measured_on, validation = held_out(config, heldout)
     config = replace(config, target=worker_path(config.target), draft=worker_draft(config.draft))
     requests = partial(config.windows.request, max_new_tokens=config.capture.max_new_tokens)
@@ -129,13 +131,13 @@ def run(
         if not made.is_new and evaluation.exists():
             waiting = f"{made.num_waiting} new captions, fewer than {least_new}" if made.num_waiting else "nothing new"
             console.print(f"{waiting} to learn from: {made.folder} stays", highlight=False, soft_wrap=True)
-            return made.folder
+            return made
         rows = evaluate_drafters(config, config.evaluation, [str(made.folder)], measured_on)
     store_acceptance(evaluation, rows)
     (made.folder / "README.md").write_text(drafter_card(config, made.num_captions, rows))
     show_acceptance(console, rows)
     console.print(f"drafter in {made.folder}", highlight=False, soft_wrap=True)
-    return made.folder
+    return made
 
 
 def put_on_record(folder: Path, drafters: Registry, console: Console) -> None:

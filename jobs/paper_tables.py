@@ -38,6 +38,7 @@ from pipeline.report.plots import plot_methods
 from pipeline.training_cells import CellResult
 from sparrow_core.measure.layers import LayerFinding
 from sparrow_core.measure.methods import MethodRow, MethodRun, method_rows
+from sparrow_core.models.loading import resolve_device
 from sparrow_core.types import Request
 
 VALIDATION_SEED, MEASURED_SEED = 40_000, 90_000
@@ -46,7 +47,7 @@ UNTRAINED = ("specvlm", "prompt_lookup")
 
 
 @dataclass(frozen=True)
-class ValidationConfig:
+class RateChoiceConfig:
     """Windows on which learning rates are chosen."""
 
     lengths: tuple[int, ...] = (512, 1500)
@@ -62,7 +63,7 @@ class PaperConfig:
     methods: dict[str, dict[str, Any]]
     ablations: dict[str, dict[str, Any]] = field(default_factory=dict)
     learning_rates: tuple[float, ...] = (0.001, 0.002, 0.004)
-    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    validation: RateChoiceConfig = field(default_factory=RateChoiceConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
     schema_version: Literal[1] = 1
 
@@ -105,7 +106,7 @@ def run(config: PaperConfig, output: Path, threads: int, console: Console) -> No
         varied = train_ablations(ablations, rates[SPARROW], folders, output, validation, shape, tell)
     torch.set_num_threads(threads)
     head: dict[str, Any] = {
-        "machine": describe_machine(torch.device("cpu" if base.device == "auto" else base.device)),
+        "machine": describe_machine(resolve_device(base.device)),
         "draft": asdict(shape),
         "training": training_rows(trained, rates, varied),
     }
@@ -165,7 +166,7 @@ def variant(base: Mapping[str, Any], name: str, changes: Mapping[str, Any]) -> V
     return Variant(name, config, requests, asdict(config.windows))
 
 
-def validation_requests(config: ValidationConfig, max_new_tokens: int) -> Iterator[Callable[[], Request]]:
+def validation_requests(config: RateChoiceConfig, max_new_tokens: int) -> Iterator[Callable[[], Request]]:
     """Windows of the validation split."""
     for length in config.lengths:
         windows = DemoWindows("validation", (length,), VALIDATION_SEED)

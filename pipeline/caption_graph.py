@@ -4,7 +4,8 @@ Owns what Ray must be told, and nothing of what a stage does. Rows are keyed by 
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -30,6 +31,12 @@ _MOST_LOST_OF_A_SMALL_RUN = 8
 # One window may take long, and spot capacity may be away for hours.
 _NO_PROGRESS_TIMEOUT_S = 4 * 3600
 _MOST_INPUT_BLOCKS = 4096
+_CHANGED_SETTINGS = (
+    "target_max_block_size",
+    "max_errored_blocks",
+    "execution_no_progress_timeout_s",
+    "enable_progress_bars",
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ def decoded_windows(
             num_cpus=plan.task_cpus,
             batch_size=1,
             batch_format="pyarrow",
-            **_finite_retries(),
+            **finite_retries(),
         )
         # 1 video -> its missing windows, 0..n. Arithmetic.
         .map_batches(
@@ -104,7 +111,7 @@ def decoded_windows(
             num_cpus=plan.decode_cpus,
             batch_size=1,
             batch_format="pyarrow",
-            **_finite_retries(),
+            **finite_retries(),
         )
     )
 
@@ -121,14 +128,25 @@ def engine_pool(config: CaptionConfig, plan: ResourcePlan) -> dict[str, Any]:
         "num_gpus": plan.caption_gpus,
         "batch_size": 1,
         "batch_format": "pyarrow",
-        **_finite_retries(),
+        **finite_retries(),
     }
 
 
-def set_up_context(num_videos: int) -> None:
-    """Settings of Ray Data for a captioning run in this process."""
-    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")  # see _finite_retries
+@contextmanager
+def data_context(num_videos: int) -> Iterator[None]:
+    """Settings of Ray Data for graphs over so many videos, for as long as the context lasts."""
     context = DataContext.get_current()
+    before = {name: getattr(context, name) for name in _CHANGED_SETTINGS}
+    _set_up(context, num_videos)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(context, name, value)
+
+
+def _set_up(context: DataContext, num_videos: int) -> None:
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")  # see finite_retries
     # One row per block, everywhere: a window is the unit of scheduling, of retry, and of what a worker holds in memory.
     # (A repartition would do it between two stages, but it asks for a whole CPU, which a small machine has not left.)
     context.target_max_block_size = 1
@@ -147,6 +165,6 @@ def name_of_window(source_uri: str, span: tuple[float, float] | None, *, prompt:
     return window_id(source_uri, span, prompt, settings)
 
 
-def _finite_retries() -> dict[str, Any]:
+def finite_retries() -> dict[str, Any]:
     """Actor options without a named parameter yet. Ray's own default is to retry a deadly window for ever."""
     return {"max_restarts": -1, "max_task_retries": _MAX_TASK_RETRIES}

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pipeline.caption_graph import Output, caption_graph, set_up_context
+from pipeline.caption_graph import Output, caption_graph, data_context
 from pipeline.checkpoints import checkpoint_identity, worker_draft, worker_path
 from pipeline.cluster import Cluster, connected, errors_of_worker_start
 from pipeline.config import CaptionConfig
@@ -18,9 +18,10 @@ from pipeline.memory import MemoryNeed, memory_need, refuse_impossible
 from pipeline.report.summary import RunFigures, build_report, store_report, table_figures
 from pipeline.resources import ResourcePlan, plan_resources
 from pipeline.stages.caption import CaptionRun
-from pipeline.stages.capture import CaptureTarget
+from pipeline.stages.capture import CaptureSink
 from pipeline.storage import Folder, absolute
 from sparrow_core.decoding.target import dtype_name
+from sparrow_core.distill.store import SHARD_PREFIX
 from sparrow_core.models.loading import read_frame_spec, resolve_dtype
 
 
@@ -117,38 +118,38 @@ def settle(config: CaptionConfig, cluster: Cluster) -> tuple[CaptionConfig, Reso
 
 
 def _run(prepared: Prepared, config: CaptionConfig, plan: ResourcePlan, listener: Listener) -> RunFigures:
-    set_up_context(len(prepared.work.sources))
     run = CaptionRun(
         config=config,
         settings_fingerprint=settings_fingerprint(prepared.settings),
         draft_fingerprint=checkpoint_identity(config.draft) if config.draft else None,
         threads=plan.threads,
-        capture=_capture_target(prepared, config, plan),
+        capture=_capture_sink(prepared, config, plan),
     )
     output = Output(prepared.ledger.folder.url, prepared.ledger.next_run)
-    graph = caption_graph(
-        prepared.work.sources, prepared.work.done_windows, run, plan, read_frame_spec(config.target), output
-    )
     began = time.monotonic()
     figures = RunFigures(number=output.run)
     try:
-        for part in graph.iter_rows():
-            figures = figures.with_part(part, time.monotonic() - began)
-            listener.on_part(figures)
+        with data_context(len(prepared.work.sources)):
+            graph = caption_graph(
+                prepared.work.sources, prepared.work.done_windows, run, plan, read_frame_spec(config.target), output
+            )
+            for part in graph.iter_rows():
+                figures = figures.with_part(part, time.monotonic() - began)
+                listener.on_part(figures)
     except KeyboardInterrupt:
         figures = replace(figures, interrupted=True)
     return replace(figures, wall_s=time.monotonic() - began)
 
 
-def _capture_target(prepared: Prepared, config: CaptionConfig, plan: ResourcePlan) -> CaptureTarget | None:
+def _capture_sink(prepared: Prepared, config: CaptionConfig, plan: ResourcePlan) -> CaptureSink | None:
     """Where the workers put states; each may fill its share of what is left of the quota."""
     capture = config.capture
     if not capture.share:
         return None
     folder = capture.folder or f"{prepared.ledger.folder.url}/states"
-    left = max(0, capture.max_bytes - Folder(folder).num_bytes())
+    left = max(0, capture.max_bytes - Folder(folder).num_bytes(SHARD_PREFIX))
     settings = settings_fingerprint({"captions": prepared.settings, "capture": asdict(capture.keep)})
-    return CaptureTarget(capture.keep, absolute(folder), settings, left // plan.caption_workers)
+    return CaptureSink(capture.keep, absolute(folder), settings, left // plan.caption_workers)
 
 
 def _device_memory_bytes(config: CaptionConfig, cluster: Cluster) -> int:

@@ -12,7 +12,7 @@ from functools import partial
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
-from pipeline.caption_graph import decoded_windows, engine_pool, name_of_window
+from pipeline.caption_graph import decoded_windows, engine_pool, finite_retries, name_of_window
 from pipeline.config import CaptionConfig
 from pipeline.distill_config import DistillWorkers
 from pipeline.ids import window_number
@@ -37,7 +37,7 @@ def capture_archive(
     patches: FrameSpec,
 ) -> Dataset:
     """CAPTURED rows of all windows of video files; done ones are skipped."""
-    name_window = partial(name_of_window, prompt=config.prompt, settings=run.target.settings)
+    name_window = partial(name_of_window, prompt=config.prompt, settings=run.sink.settings)
     segmenter = make_segmenter(config.segment, name_window, done_windows, marks_done=True)
     return decoded_windows(sources, config, segmenter, plan, patches).map_batches(
         CaptureWindows,  # type: ignore[arg-type]
@@ -59,6 +59,7 @@ def capture_requests(
         num_gpus=workers.gpus or None,
         batch_size=1,
         batch_format="pyarrow",
+        **finite_retries(),
     )
 
 

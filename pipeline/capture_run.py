@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from pipeline.caption_graph import set_up_context
+from pipeline.caption_graph import data_context
 from pipeline.caption_run import caption_settings, settle
 from pipeline.capture_graph import RequestSource, capture_archive, capture_requests, numbered_window
 from pipeline.checkpoints import worker_draft, worker_path
@@ -15,11 +15,11 @@ from pipeline.config import CaptionConfig
 from pipeline.distill_config import DistillRunConfig
 from pipeline.ids import settings_fingerprint
 from pipeline.rows import Row
-from pipeline.stages.capture import CaptureRun, CaptureTarget
+from pipeline.stages.capture import CaptureRun, CaptureSink
 from pipeline.storage import Folder, absolute
 from pipeline.worker_engine import WorkerModels
 from sparrow_core.config import EngineConfig
-from sparrow_core.distill.store import window_of_shard
+from sparrow_core.distill.store import SHARD_PREFIX, window_of_shard
 from sparrow_core.models.loading import read_frame_spec
 
 _STATUSES = {"success": "captured", "error": "errors", "skipped": "skipped"}
@@ -27,8 +27,8 @@ _STATUSES = {"success": "captured", "error": "errors", "skipped": "skipped"}
 
 @dataclass(frozen=True)
 class CaptureAccount:
-    """What became of the windows, by status, and what was stored. `lost` are videos without any row: their worker died
-    with them, and running again tries them again."""
+    """What became of the windows, by status, and what was stored. `lost` are videos, or numbered windows, that lack
+    rows: their worker died with them, and running again tries them again."""
 
     windows: Counter[str] = field(default_factory=Counter)
     captions: int = 0
@@ -72,15 +72,16 @@ def capture_videos(
     settings = settings_fingerprint({"captions": caption_settings(config), "capture": asdict(keep)})
     with connected() as cluster:
         config, plan = settle(config, cluster)
-        target = CaptureTarget(keep, absolute(folder), settings, _left(config, folder) // plan.caption_workers)
-        run = CaptureRun(_models(config, config.engine), target, plan.threads)
-        set_up_context(len(sources))
-        with errors_of_worker_start():
+        sink = CaptureSink(keep, absolute(folder), settings, _left(config, folder) // plan.caption_workers)
+        run = CaptureRun(_models(config, config.engine), sink, plan.threads)
+        with data_context(len(sources)), errors_of_worker_start():
             graph = capture_archive(
                 sources, captured_windows(folder), config, run, plan, read_frame_spec(config.target)
             )
-            account, seen = _account(graph.iter_rows(), listener)
-    return replace(account, lost=tuple(source for source in sources if source not in seen))
+            rows, account = _account(graph.iter_rows(), listener)
+    found = Counter(row["source_uri"] for row in rows)
+    expected = dict.fromkeys(sources, 1) | {row["source_uri"]: row["num_windows"] or 1 for row in rows}
+    return replace(account, lost=tuple(source for source in sources if found[source] < expected[source]))
 
 
 def capture_windows(
@@ -93,11 +94,14 @@ def capture_windows(
     account = CaptureAccount(Counter(skipped=config.num_windows - len(missing)))
     if not missing:
         return account
-    target = CaptureTarget(config.capture, absolute(folder), settings)
-    run = CaptureRun(_models(config, EngineConfig()), target, config.workers.threads)
-    set_up_context(len(missing))
-    with errors_of_worker_start():
-        return _account(capture_requests(requests, missing, run, config.workers).iter_rows(), listener, account)[0]
+    sink = CaptureSink(config.capture, absolute(folder), settings)
+    run = CaptureRun(_models(config, EngineConfig()), sink, config.workers.threads)
+    with data_context(len(missing)), errors_of_worker_start():
+        rows, account = _account(
+            capture_requests(requests, missing, run, config.workers).iter_rows(), listener, account
+        )
+    found = {row["window_id"] for row in rows}
+    return replace(account, lost=tuple(names[number] for number in missing if names[number] not in found))
 
 
 def captured_windows(folder: str) -> frozenset[str]:
@@ -106,19 +110,19 @@ def captured_windows(folder: str) -> frozenset[str]:
 
 
 def _account(
-    rows: Iterable[Row], listener: Listener, account: CaptureAccount | None = None
-) -> tuple[CaptureAccount, set[str]]:
-    """The account of all rows, and the videos that they are of."""
-    account, seen, began = account or CaptureAccount(), set(), time.monotonic()
-    for row in rows:
+    coming: Iterable[Row], listener: Listener, account: CaptureAccount | None = None
+) -> tuple[list[Row], CaptureAccount]:
+    """All rows, and the account of them."""
+    account, rows, began = account or CaptureAccount(), [], time.monotonic()
+    for row in coming:
+        rows.append(row)
         account = replace(account.with_row(row), seconds=time.monotonic() - began)
-        seen.add(row["source_uri"])
         listener(account)
-    return account, seen
+    return rows, account
 
 
 def _left(config: CaptionConfig, folder: str) -> int:
-    return max(0, config.capture.max_bytes - Folder(folder).num_bytes())
+    return max(0, config.capture.max_bytes - Folder(folder).num_bytes(SHARD_PREFIX))
 
 
 def _models(config: Any, engine: EngineConfig) -> WorkerModels:

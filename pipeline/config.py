@@ -55,8 +55,9 @@ class CaptionCaptureConfig:
     """What is kept for distillation beside captioning: of a `share` of the windows, until `max_bytes` lie in `folder`
     (null: `states` in the output folder).
 
-    Such a window is decoded again as `keep` says, sampled at temperature 1, on the same prefill; with `own_caption` the
-    caption itself is recorded instead, which costs less and teaches less (greedy text ties each state to one token).
+    Such a window is decoded again as `keep` says, sampled at temperature 1, on the same prefill, up to the length that
+    a caption may have (`keep.max_new_tokens` is for captures of their own). With `own_caption` the caption itself is
+    recorded instead, which costs less and teaches less (greedy text ties each state to one token).
     """
 
     share: float = 0.0

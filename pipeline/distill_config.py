@@ -32,6 +32,10 @@ class DistillWorkers:
         for name in ("capture", "train", "evaluate", "threads"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"workers.{name}={getattr(self, name)} must be at least 1")
+        if self.train_at_least is not None and not 1 <= self.train_at_least <= self.train:
+            raise ConfigError(
+                f"workers.train_at_least={self.train_at_least} must lie between 1 and workers.train={self.train}"
+            )
 
     @property
     def train_range(self) -> int | tuple[int, int]:
@@ -99,6 +103,13 @@ class DistillRunConfig:
             raise ConfigError(
                 f"sees=summary makes one token of a row's video: train.row_tokens={self.train.row_tokens} must be 0"
             )
+        least = self.workers.train_at_least or self.workers.train
+        for workers in range(least, self.workers.train + 1):
+            if self.train.batch_size % (workers * self.train.accumulate):
+                raise ConfigError(
+                    f"train.batch_size={self.train.batch_size} cannot be shared evenly by {workers} workers with "
+                    f"train.accumulate={self.train.accumulate}; use a multiple of {workers * self.train.accumulate}"
+                )
         if self.num_windows < 1:
             raise ConfigError(f"num_windows={self.num_windows} must be at least 1")
         if self.reads_embeddings and not self.states and not self.capture.keep_embeddings:

@@ -38,16 +38,18 @@ from pipeline.capture_graph import RequestSource
 from pipeline.capture_run import Listener, capture_windows
 from pipeline.checkpoints import checkpoint_identity
 from pipeline.distill_config import DistillRunConfig, capture_settings, refuse_impossible, run_name
+from pipeline.ids import settings_fingerprint
 from pipeline.provenance import provenance as versions
 from pipeline.report.acceptance import drafter_card
-from pipeline.storage import local_folder
+from pipeline.storage import Folder, local_folder
 from sparrow_core.config import Sampling
+from sparrow_core.decoding.target import TargetInfo
 from sparrow_core.distill.store import StateStore
 from sparrow_core.distill.trainer import Hooks, StateDict, StepMetrics, Trainer, Worker
 from sparrow_core.distill.unroll import UnrolledDrafter
 from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.ticket import Arm
-from sparrow_core.errors import ConfigError
+from sparrow_core.errors import CheckpointError, ConfigError, SparrowError
 from sparrow_core.measure.acceptance import measure_window, summarise
 from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
 from sparrow_core.models.drafter_checkpoint import save_drafter
@@ -89,22 +91,32 @@ def distill(
     output = output.absolute()
     states = Path(local_folder(config.states)).absolute() if config.states else states_folder(config, windows, output)
     if not config.states:
-        capture_windows(config, requests, str(states), capture_settings(config, windows), listener)
-    info = load_target(config.target, device="cpu", dtype=config.dtype).info
-    store = StateStore(states, info.fingerprint, info.tokenizer_hash)
+        account = capture_windows(config, requests, str(states), capture_settings(config, windows), listener)
+        if account.lost or account.errors:
+            raise CheckpointError(
+                f"{len(account.lost) + len(account.errors)} windows were not captured ({account}): "
+                f"{'; '.join([*account.errors, *account.lost][:3])}"
+            )
+    info = _target_info(config)
+    pending = _Pending(output / "training" / "pending.json")
+    recipe = settings_fingerprint(
+        {"run": run_name(config, ""), "target": info.fingerprint, "states": str(config.states or states)}
+    )
+    store = StateStore(states, info.fingerprint, info.tokenizer_hash, pending.shards(recipe))
     if config.reads_embeddings and not len(store[0].embeddings_VD):
         raise ConfigError(f"sees={config.sees} learns from visual embeddings, and {states} was captured without them")
-    name, recipe, folder = run_name(config, store.digest), run_name(config, ""), output / "drafter"
+    name, folder = run_name(config, store.digest), output / "drafter"
     if (earlier := _origin(folder)) and earlier["recipe"] == recipe:
         num_learnt = earlier["states"]["captions"]
         if earlier["run"] == name or len(store) - num_learnt < least_new:
-            return Distilled(folder, num_learnt, is_new=False, num_waiting=len(store) - num_learnt)
+            return Distilled(folder, num_learnt, is_new=False, num_waiting=max(0, len(store) - num_learnt))
     geometry = replace(
         DrafterConfig.for_target(info, blind=config.blind, sees=config.sees),
         bridge_layer=store.header.bridge_layer,
         has_bridge_norm=config.shows_bridge,
     )
-    drafter = train_drafter(config, geometry, states, output / "training", name, validation)
+    pending.begin(recipe, store.names)
+    drafter = train_drafter(config, geometry, store, output / "training", name, validation)
     new = output / ".drafter-new"
     save_drafter(new, drafter, drafter_card(config, len(store), ()))
     origin = {
@@ -118,7 +130,45 @@ def distill(
     if folder.exists():
         shutil.rmtree(folder)
     new.rename(folder)
+    pending.end()
     return Distilled(folder, len(store), is_new=True)
+
+
+def _target_info(config: DistillRunConfig) -> TargetInfo:
+    """Facts about the target, from a worker that has room for it; the driver may have none."""
+
+    @ray.remote(num_cpus=config.workers.cpus, num_gpus=config.workers.gpus)
+    def info() -> TargetInfo:
+        return load_target(config.target, device=config.device, dtype=config.dtype).info
+
+    try:
+        return ray.get(info.remote())  # type: ignore[no-any-return]
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, SparrowError):
+            raise error.cause from error
+        raise
+
+
+class _Pending:
+    """The shards that a training under way learns from: captures go on meanwhile, and an interrupted run goes on with
+    what it began with."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def shards(self, recipe: str) -> list[str] | None:
+        """Those of an unfinished run of this recipe."""
+        if not self._file.exists():
+            return None
+        content = json.loads(self._file.read_text())
+        return list(content["shards"]) if content["recipe"] == recipe else None
+
+    def begin(self, recipe: str, shards: Sequence[str]) -> None:
+        content = json.dumps({"recipe": recipe, "shards": list(shards)}) + "\n"
+        Folder(str(self._file.parent)).write(self._file.name, content.encode())
+
+    def end(self) -> None:
+        self._file.unlink(missing_ok=True)
 
 
 def _origin(drafter: Path) -> dict[str, Any] | None:
@@ -135,12 +185,12 @@ def states_folder(config: DistillRunConfig, windows: dict[str, Any], output: Pat
 def train_drafter(
     config: DistillRunConfig,
     geometry: DrafterConfig,
-    states: Path,
+    store: StateStore,
     output: Path,
     name: str,
     validation: Sequence[Callable[[], Request]] = (),
 ) -> SparrowDrafterModel:
-    """Train on the store at `states`, or continue where a run of the same name stopped.
+    """Train on a store, or continue where a run of the same name stopped.
 
     Checkpoints live under `output`, in a folder of that name; running it again after it has finished trains nothing and
     gives the same drafter. Raises ConfigError where the cluster has no room for the workers.
@@ -156,7 +206,8 @@ def train_drafter(
         train_loop_config={
             "run": config,
             "geometry": geometry,
-            "states": str(states.absolute()),
+            "states": str(store.folder),
+            "shards": store.names,
             "folder": str(output / name),
             "validates": bool(validation),
         },
@@ -182,6 +233,10 @@ def train_drafter(
     checkpoint = result.checkpoint
     if validation:
         measured = [(metrics[TAU], kept) for kept, metrics in result.best_checkpoints or [] if TAU in metrics]
+        if not measured:
+            raise ConfigError(
+                f"no checkpoint of {name} could be validated; see Ray's logs, or set validation.windows=0"
+            )
         checkpoint = max(measured, key=itemgetter(0))[1]
     assert checkpoint is not None, "a finished run has a checkpoint of its last step"
     drafter = SparrowDrafterModel(geometry)
@@ -195,7 +250,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     torch.set_num_threads(run.workers.threads)
     context = ray.train.get_context()
     worker = Worker(context.get_world_rank(), context.get_world_size(), get_device())  # type: ignore[arg-type]
-    store = StateStore(Path(settings["states"]), settings["geometry"].target_fingerprint)
+    store = StateStore(Path(settings["states"]), settings["geometry"].target_fingerprint, names=settings["shards"])
     torch.manual_seed(run.train.seed)
     unrolled = UnrolledDrafter(SparrowDrafterModel(settings["geometry"]), store.tables(), run.train)
     model = prepare_model(unrolled, parallel_strategy_kwargs={"forward_sync_buffers": False})

@@ -59,7 +59,7 @@ class MeasureWindow:
             for shape, draft in evaluation.drafts.items()
             for temperature in evaluation.temperatures
         }
-        room = max(windows) * 2 + evaluation.max_new_tokens + 1024
+        room = max(EngineConfig().max_model_tokens, max(windows) * 2 + evaluation.max_new_tokens + 1024)
         self._engine = Engine(self._target, None, EngineConfig(max_model_tokens=room))
 
     def __call__(self, row: dict[str, Any]) -> list[dict[str, Any]]:
@@ -100,7 +100,11 @@ def evaluate_drafters(
         num_gpus=config.workers.gpus or None,
     )  # fmt: skip
     by_row: dict[tuple[str, str, float, int], list[WindowAcceptance]] = defaultdict(list)
-    for row in sorted(measured.take_all(), key=itemgetter("index")):
+    rows = measured.take_all()
+    expected = len(items) * len(names) * len(evaluation.drafts) * len(evaluation.temperatures)
+    if len(rows) < expected:
+        raise ConfigError(f"{expected - len(rows)} of {expected} measurements were lost with their workers; run again")
+    for row in sorted(rows, key=itemgetter("index")):
         by_row[row["drafter"], row["draft"], row["temperature"], row["length"]].append(_window(row))
     return [
         summarise(name, shape, str(length), by_row[name, shape, temperature, length], temperature)

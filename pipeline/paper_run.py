@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 
 from pipeline.capture_graph import RequestSource
 from pipeline.capture_run import Listener, capture_windows
+from pipeline.checkpoints import checkpoint_identity
 from pipeline.distill_config import DistillRunConfig, capture_settings
 from pipeline.distill_run import states_folder
+from pipeline.storage import Folder
 from pipeline.training_cells import Cell, CellResult, train_cells
 from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding.drafting import Drafter
@@ -143,9 +145,12 @@ def measure(
     decoded again. Raises ConfigError where it is of other drafters.
     """
     settings = {
+        "target": checkpoint_identity(config.target),
         "draft": asdict(plan.draft),
         "drafters": {name: folder.name for name, folder in {**methods, **ablations}.items()},
         "temperatures": list(plan.temperatures),
+        "ablation_lengths": list(plan.ablation_lengths),
+        "max_new_tokens": plan.max_new_tokens,
     }
     journal = _Journal(output / JOURNAL, settings)
     target = load_target(config.target, device=config.device, dtype=config.dtype)
@@ -221,10 +226,11 @@ class _Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(settings) + "\n")
             return
-        if json.loads(lines[0]) != settings:
+        if not lines[0].endswith("\n") or json.loads(lines[0]) != settings:
             raise ConfigError(f"{path} was measured with other drafters or settings; name another --output")
         whole = [line for line in lines if line.endswith("\n")]
-        path.write_text("".join(whole))
+        if len(whole) < len(lines):
+            Folder(str(path.parent)).write(path.name, "".join(whole).encode())
         for line in whole[1:]:
             runs = [MethodRun(**fields) for fields in json.loads(line)]
             self.runs[runs[0].window] = runs

@@ -65,7 +65,7 @@ class Registry:
                     f"{drafter} was trained for target {config['target_fingerprint']}, but {self._folder.url} holds "
                     f"drafters of {fingerprint}; keep a registry for each target"
                 )
-        drafter_id = hashlib.sha256(files["config.json"] + files["model.safetensors"]).hexdigest()[:12]
+        drafter_id = _id(files)
         is_known = drafter_id in self._ids()
         record = Record(
             id=drafter_id,
@@ -79,6 +79,10 @@ class Registry:
             self._folder.write(f"drafters/{record.id}/{name}", content)
         self._folder.write(f"records/{record.id}.json", (json.dumps(asdict(record), indent=1) + "\n").encode())
         return record
+
+    def holds(self, drafter: Path) -> bool:
+        """Whether the drafter of a folder is on record."""
+        return _id({name: (drafter / name).read_bytes() for name in DRAFTER_FILES}) in self._ids()
 
     def records(self) -> list[Record]:
         """All drafters, in the order in which they were added."""
@@ -134,6 +138,10 @@ class Registry:
 
     def _write(self, promotions: Sequence[str]) -> None:
         self._folder.write(PROMOTIONS, (json.dumps(promotions) + "\n").encode())
+
+
+def _id(files: Mapping[str, bytes]) -> str:
+    return hashlib.sha256(files["config.json"] + files["model.safetensors"]).hexdigest()[:12]
 
 
 def _now() -> str:

@@ -111,6 +111,7 @@ CAPTURED = pa.schema(
     [
         ("window_id", pa.string()),
         ("source_uri", pa.string()),
+        ("num_windows", pa.int32()),  # of the video
         ("status", pa.string()),
         ("reason", pa.string()),
         ("error", pa.string()),

@@ -114,13 +114,14 @@ class Folder:
         entries = self._filesystem.ls(path, detail=True)
         return sorted(Path(entry["name"]).name for entry in entries if entry["type"] == "file")
 
-    def num_bytes(self) -> int:
-        """Size of all files right under the folder; 0 where it does not exist."""
+    def num_bytes(self, prefix: str = "") -> int:
+        """Size of all files right under the folder whose names begin so; 0 where it does not exist."""
         if not self._filesystem.isdir(self._root):
             return 0
         self._filesystem.invalidate_cache()
         entries = self._filesystem.ls(self._root, detail=True)
-        return sum(int(entry["size"]) for entry in entries if entry["type"] == "file")
+        files = [entry for entry in entries if entry["type"] == "file"]
+        return sum(int(entry["size"]) for entry in files if Path(entry["name"]).name.startswith(prefix))
 
     def read(self, name: str) -> bytes | None:
         """Content of a file, or None where there is no such file."""

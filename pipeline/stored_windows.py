@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from pipeline.ledger import SETTINGS, Ledger
+from pipeline.ledger import SETTINGS, stored_rows
 from pipeline.rows import WINDOW, Row, to_table
 from pipeline.stages.decode import DecodeWindows, frames_of
 from pipeline.storage import Folder
@@ -32,7 +32,7 @@ class CaptionRunTable:
         if content is None:
             raise ConfigError(f"{output} holds no captioning run: there is no {SETTINGS} in it")
         self.settings: dict[str, Any] = json.loads(content)
-        rows = Ledger(folder, self.settings).table(_COLUMNS).to_pylist()
+        rows = stored_rows(folder, _COLUMNS).to_pylist()
         self.rows: dict[WindowKey, Row] = {
             (row["source_uri"], row["start_s"], row["end_s"]): row for row in rows if row["status"] == "success"
         }

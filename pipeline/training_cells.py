@@ -17,7 +17,7 @@ from pipeline.distill_config import DistillRunConfig, run_name
 from pipeline.storage import Folder
 from sparrow_core.config import DraftConfig, EngineConfig, Sampling
 from sparrow_core.distill.store import StateStore
-from sparrow_core.distill.trainer import Hooks, StepMetrics, Trainer
+from sparrow_core.distill.trainer import Hooks, StepMetrics, Trainer, Worker
 from sparrow_core.distill.unroll import UnrolledDrafter
 from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.ticket import Arm
@@ -103,7 +103,9 @@ def _train(cell: Cell, folder: Path, validation: Sequence[Callable[[], Request]]
         if metrics.step % STEPS_BETWEEN_POINTS == 0 or metrics.step + 1 == config.train.steps:
             points.append((metrics.step, metrics.loss, metrics.agreement))
 
-    Trainer(UnrolledDrafter(drafter, store.tables(), config.train), store, config.train, hooks=Hooks(note)).run()
+    device = target.info.device
+    unrolled = UnrolledDrafter(drafter, store.tables(), config.train).to(device)
+    Trainer(unrolled, store, config.train, Worker(device=device), Hooks(note)).run()
     save_drafter(folder, drafter, f"# {cell.name}\n")
     arm = Arm(SparrowDrafter(drafter, target), shape, Sampling())
     with Engine(target, None, EngineConfig()) as engine:

@@ -145,9 +145,11 @@ class CaptureConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("captions_per_window", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"capture.{name}={getattr(self, name)} must be at least 1")
+        for name, least in (("captions_per_window", 1), ("max_new_tokens", 1), ("max_bridge_tokens", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"capture.{name}={getattr(self, name)} must be at least {least}")
+        if self.temperature < 0:
+            raise ConfigError(f"capture.temperature={self.temperature} must be 0 (greedy) or more")
         if not 0.0 <= self.greedy_share <= 1.0:
             raise ConfigError(f"capture.greedy_share={self.greedy_share} is a share: use a value from 0 to 1")
 

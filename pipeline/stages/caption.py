@@ -20,7 +20,7 @@ from pipeline.config import CaptionConfig
 from pipeline.ids import in_audit, in_capture, prompt_hash, window_number
 from pipeline.rows import CAPTION, SCHEMA_VERSION, Row, to_table
 from pipeline.stages.boundary import row_boundary
-from pipeline.stages.capture import CaptureTarget, WindowCapture
+from pipeline.stages.capture import CaptureSink, WindowCapture
 from pipeline.stages.decode import frames_of
 from pipeline.worker_engine import completions, ending_with_engine, worker_engine
 from sparrow_core.engine.ticket import Arm
@@ -36,7 +36,7 @@ class CaptionRun:
     settings_fingerprint: str
     draft_fingerprint: str | None
     threads: int
-    capture: CaptureTarget | None = None
+    capture: CaptureSink | None = None
 
 
 class CaptionWindows:
@@ -75,8 +75,10 @@ class CaptionWindows:
             caption = self._engine.default_arm(request.sampling)
             audit = [replace(caption, drafter=None)] if self._audit_is_due(window) else []
             samples: list[Arm] = []
-            if self._capture and self._capture_is_due(window):
-                if self._run.config.capture.own_caption:
+            if self._capture and in_capture(window, self._run.config.capture.share):
+                if self._capture.is_full:
+                    row["capture"] = "over_quota"
+                elif self._run.config.capture.own_caption:
                     caption = replace(caption, recording=self._capture.recorder())
                 else:
                     samples = self._capture.arms(window_number(window))
@@ -100,10 +102,6 @@ class CaptionWindows:
             outcome["capture"], outcome["captured_bytes"] = self._capture.store(row["window_id"], arms, written)
         row.update(capture=outcome["capture"], captured_bytes=outcome.get("captured_bytes", 0))
         row["t_capture_s"] = time.perf_counter() - began
-
-    def _capture_is_due(self, window: str) -> bool:
-        assert self._capture is not None
-        return not self._capture.is_full and in_capture(window, self._run.config.capture.share)
 
     def _request(self, row: Row) -> Request:
         config = self._run.config

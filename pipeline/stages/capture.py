@@ -28,7 +28,7 @@ Stored = Literal["stored", "over_quota"]
 
 
 @dataclass(frozen=True)
-class CaptureTarget:
+class CaptureSink:
     """What is kept of windows, where (any fsspec URL), how many bytes this worker may add (None: any number), and a
     digest of the settings that decide what a window is."""
 
@@ -41,29 +41,24 @@ class CaptureTarget:
 class WindowCapture:
     """Arms for an engine, and their outcome as a shard."""
 
-    def __init__(self, engine: Engine, target: CaptureTarget) -> None:
-        self._engine, self._target = engine, target
+    def __init__(self, engine: Engine, sink: CaptureSink) -> None:
+        self._engine, self._sink = engine, sink
         info = engine.target.info
-        self._layer = bridge_layer(info, target.config)
-        self._header = StoreHeader.of(engine.target, self._layer, target.settings)
-        self._folder = Folder(target.folder)
-        self.bytes_written = 0
+        self._layer = bridge_layer(info, sink.config)
+        self._header = StoreHeader.of(engine.target, self._layer, sink.settings)
+        self._folder = Folder(sink.folder)
+        self._bytes_written = 0
+        self.is_full = False  # once a window has found no room
         if TABLES_FILE not in self._folder.names():
             self._folder.write(TABLES_FILE, tables_file(target_tables(engine.target), self._header))
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the quota is used up."""
-        most = self._target.most_bytes
-        return most is not None and self.bytes_written >= most
-
     def recorder(self) -> CaptionRecorder:
         """For one completion."""
-        return CaptionRecorder(self._layer, self._target.config)
+        return CaptionRecorder(self._layer, self._sink.config)
 
     def arms(self, number: int) -> list[Arm]:
         """Sampled captions of the window with this number, each with a recorder."""
-        arms = [self._engine.default_arm(sampling) for sampling in capture_samplings(self._target.config, number)]
+        arms = [self._engine.default_arm(sampling) for sampling in capture_samplings(self._sink.config, number)]
         return [replace(arm, recording=self.recorder()) for arm in arms]
 
     def store(self, window: str, arms: Sequence[Arm], written: Sequence[Completion]) -> tuple[Stored, int]:
@@ -71,11 +66,12 @@ class WindowCapture:
         recorders = [arm.recording for arm in arms if isinstance(arm.recording, CaptionRecorder)]
         captions = [recorder.caption(c.token_ids) for recorder, c in zip(recorders, written, strict=True)]
         content = shard_file(recorders[0].window(captions), self._header)
-        most = self._target.most_bytes
-        if most is not None and self.bytes_written + len(content) > most:
+        most = self._sink.most_bytes
+        if most is not None and self._bytes_written + len(content) > most:
+            self.is_full = True
             return "over_quota", 0
         self._folder.write(shard_name(window), content)
-        self.bytes_written += len(content)
+        self._bytes_written += len(content)
         return "stored", len(content)
 
 
@@ -96,7 +92,7 @@ class CaptureRun:
     """What a capture worker must know."""
 
     models: WorkerModels
-    target: CaptureTarget
+    sink: CaptureSink
     threads: int
 
 
@@ -107,8 +103,8 @@ class CaptureWindows:
         torch.set_num_threads(run.threads)
         self._window_of = window_of
         self._engine = worker_engine(run.models)
-        self._capture = WindowCapture(self._engine, run.target)
-        self._config = run.target.config
+        self._capture = WindowCapture(self._engine, run.sink)
+        self._config = run.sink.config
 
     async def __call__(self, windows: pa.Table) -> pa.Table:
         rows = windows.to_pylist()
@@ -124,6 +120,9 @@ class CaptureWindows:
                 await self._store(row)
 
     async def _store(self, row: Row) -> None:
+        if self._capture.is_full:
+            row.update(status="skipped", reason="over_quota")
+            return
         began = time.perf_counter()
         window = await asyncio.to_thread(self._window_of, row)
         arms = self._capture.arms(window.number)
@@ -133,7 +132,7 @@ class CaptureWindows:
         row.update(
             status="success" if status == "stored" else "skipped",
             reason=None if status == "stored" else status,
-            captions=len(arms),
+            captions=len(arms) if size else 0,
             captured_bytes=size,
             t_capture_s=time.perf_counter() - began,
         )

@@ -16,12 +16,23 @@ from sparrow_core.decoding.anchors import text_slots
 from sparrow_core.decoding.drafting import PromptContext, VisualNeeds
 from sparrow_core.decoding.target import TargetInfo
 from sparrow_core.distill.states import CapturedCaption, CapturedWindow
+from sparrow_core.errors import CheckpointError
 from sparrow_core.types import Sampling
 
 
 def bridge_layer(info: TargetInfo, config: CaptureConfig) -> int:
-    """m*, counted from 1: the configured layer, or half of the target's layers (the paper's choice)."""
-    return config.bridge_layer or info.num_layers // 2
+    """m*, counted from 1: the configured layer, or half of the target's layers (the paper's choice).
+
+    Raises CheckpointError for a layer that the target does not have.
+    """
+    if config.bridge_layer is None:
+        return info.num_layers // 2
+    if not 1 <= config.bridge_layer <= info.num_layers:
+        raise CheckpointError(
+            f"bridge_layer={config.bridge_layer}, but {info.name!r} has layers 1 to {info.num_layers}; "
+            "null takes the middle one"
+        )
+    return config.bridge_layer
 
 
 def capture_samplings(config: CaptureConfig, index: int) -> list[Sampling]:
@@ -50,9 +61,7 @@ class CaptionRecorder:
 
     def caption(self, token_ids: Sequence[int]) -> CapturedCaption:
         """What was taken down of a completion that ended up as `token_ids`."""
-        width = self._context.states_TD.shape[1]
-        states = [state_RD.cpu() for state_RD in self._states]
-        states_SD = torch.cat(states) if states else torch.empty(0, width)
+        states_SD = torch.cat([self._context.states_TD[:0], *self._states]).cpu()
         return CapturedCaption(torch.tensor(token_ids), states_SD[: len(token_ids) - 1])
 
     def window(self, captions: Sequence[CapturedCaption]) -> CapturedWindow:

@@ -13,7 +13,7 @@ Shape letters: P text tokens of a prompt, C caption tokens, M bridge tokens, V v
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from sparrow_core.errors import CheckpointError
 
 SCHEMA_VERSION = 2
 TABLES_FILE = "target_tables.safetensors"
-_PREFIX, _SUFFIX = "shard-", ".safetensors"
+SHARD_PREFIX, _SUFFIX = "shard-", ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,13 @@ def tables_file(tables: TargetTables, header: StoreHeader) -> bytes:
 
 def shard_name(window: str) -> str:
     """File name of a window's shard."""
-    return f"{_PREFIX}{window}{_SUFFIX}"
+    return f"{SHARD_PREFIX}{window}{_SUFFIX}"
 
 
 def window_of_shard(file: str) -> str | None:
     """The window whose shard has this file name; None if it is no shard's."""
-    is_shard = file.startswith(_PREFIX) and file.endswith(_SUFFIX)
-    return file[len(_PREFIX) : -len(_SUFFIX)] if is_shard else None
+    is_shard = file.startswith(SHARD_PREFIX) and file.endswith(_SUFFIX)
+    return file[len(SHARD_PREFIX) : -len(_SUFFIX)] if is_shard else None
 
 
 def shard_file(window: CapturedWindow, header: StoreHeader) -> bytes:
@@ -129,15 +129,23 @@ def read_shard(path: Path) -> tuple[CapturedWindow, StoreHeader]:
 
 
 class StateStore:
-    """All captions of a folder, in the order of the shards' names. Nothing stays in memory but where they are.
+    """All captions of a folder, or of the shards of these names in it, in the order of the names. Nothing stays in
+    memory but where they are.
 
     Every shard's header is looked at here: raises CheckpointError if there is none, if one is damaged, of another
     schema, or of another target or tokenizer than the others or than `fingerprint` and `tokenizer_hash`.
     """
 
-    def __init__(self, folder: Path, fingerprint: str | None = None, tokenizer_hash: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        fingerprint: str | None = None,
+        tokenizer_hash: str | None = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
         self.folder = folder
-        self._shards = sorted(folder.glob(shard_name("*")))
+        self.names = sorted(names if names is not None else (path.name for path in folder.glob(shard_name("*"))))
+        self._shards = [folder / name for name in self.names]
         if not self._shards:
             raise CheckpointError(f"{folder} holds no captured window ({shard_name('*')}): capture first")
         if not (folder / TABLES_FILE).exists():
@@ -151,10 +159,13 @@ class StateStore:
                 raise CheckpointError(
                     f"{folder} was captured from {what} {have}, not {want}: capture into a new folder"
                 )
+        self._settings: list[str] = []
         self._places: list[tuple[Path, int]] = []
         self._masks: list[torch.Tensor] = []
         for path in self._shards:
-            _refuse_stranger(path, _read_header(path), self._shards[0], self.header)
+            header = _read_header(path)
+            _refuse_stranger(path, header, self._shards[0], self.header)
+            self._settings.append(header.settings)
             self._add(path)
         _refuse_stranger(folder / TABLES_FILE, _read_header(folder / TABLES_FILE), self._shards[0], self.header)
 
@@ -167,8 +178,13 @@ class StateStore:
 
     @property
     def digest(self) -> str:
-        """Identifies which windows the store holds: 16 hex digits of the shards' names and sizes."""
-        listing = [(path.name, path.stat().st_size) for path in self._shards]
+        """Identifies what the store holds: 16 hex digits of the target and of the shards' names, sizes and settings."""
+        sizes = [path.stat().st_size for path in self._shards]
+        listing = [
+            self.header.fingerprint,
+            self.header.bridge_layer,
+            *zip(self.names, sizes, self._settings, strict=True),
+        ]
         return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
 
     def caption_masks(self) -> list[torch.Tensor]:
@@ -193,12 +209,12 @@ def _read_header(path: Path) -> StoreHeader:
     try:
         with safe_open(path, framework="pt") as shard:
             found: Mapping[str, Any] = json.loads(shard.metadata()["header"])
-    except (SafetensorError, OSError, KeyError, TypeError) as error:
+        version = found["schema_version"]
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): remove it and capture its window again") from error
-    if found["schema_version"] != SCHEMA_VERSION:
+    if version != SCHEMA_VERSION:
         raise CheckpointError(
-            f"{path} has schema {found['schema_version']}, this version reads {SCHEMA_VERSION}: "
-            "capture into a new folder"
+            f"{path} has schema {version}, this version reads {SCHEMA_VERSION}: capture into a new folder"
         )
     return StoreHeader(**found)
 

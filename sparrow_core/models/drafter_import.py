@@ -1,10 +1,12 @@
-"""Drafters of the EAGLE family as others publish them (Sparrow, ViSpec and MSD among them), taken over by tensor names.
+"""Drafters of the EAGLE family that read text states alone (Sparrow's among them), as others publish them, taken over
+by tensor names.
 
 The names are those of the released checkpoints (METHOD notes). What the target has itself (`embed_tokens`) is dropped;
 heads and widths are read off the shapes; biases that are not there are zero.
 """
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
@@ -48,7 +50,7 @@ def _tensors(folder: Path) -> dict[str, torch.Tensor]:
                 if name.endswith(".bin"):
                     return dict(torch.load(folder / name, map_location="cpu", weights_only=True))
                 return load_file(folder / name)
-            except (OSError, RuntimeError, SafetensorError) as error:
+            except (OSError, RuntimeError, SafetensorError, UnpicklingError) as error:
                 raise CheckpointError(f"{folder / name} cannot be read: {error}") from error
     raise CheckpointError(f"{folder} holds none of {', '.join(FILES)}")
 

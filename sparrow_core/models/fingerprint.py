@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 _SAMPLES_PER_TENSOR = 64
+_COUNTED_BY_FLOAT32 = 2**24
 
 
 def weights_fingerprint(model: torch.nn.Module) -> str:
@@ -17,7 +18,9 @@ def weights_fingerprint(model: torch.nn.Module) -> str:
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
         flat = parameter.detach().flatten()
-        index = torch.linspace(0, flat.numel() - 1, min(_SAMPLES_PER_TENSOR, flat.numel())).long().to(flat.device)
+        precise = torch.float64 if flat.numel() > _COUNTED_BY_FLOAT32 else torch.float32
+        places = torch.linspace(0, flat.numel() - 1, min(_SAMPLES_PER_TENSOR, flat.numel()), dtype=precise)
+        index = places.long().to(flat.device)
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         digest.update(flat[index].bfloat16().cpu().view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]

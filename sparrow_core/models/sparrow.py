@@ -41,8 +41,10 @@ class SparrowDrafter:
         return cls(SparrowDrafterModel(DrafterConfig.for_target(target.info)), target)
 
     def open(self, context: PromptContext, max_new_tokens: int) -> "SparrowSession":
-        visual = _Visual(self.model, context.visual) if context.visual and self.visual_needs else None
-        session = SparrowSession(self.cache_shape, context, max_new_tokens, visual)
+        visual = context.visual if self.visual_needs else None
+        is_seen = visual is not None and not visual.is_text_S.all()
+        seen = _Visual(self.model, visual) if visual and is_seen else None
+        session = SparrowSession(self.cache_shape, context, max_new_tokens, seen)
         self._read_waiting([session])
         return session
 

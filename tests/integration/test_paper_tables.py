@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from jobs.paper_tables import main
 
-METHODS = {"sparrow", "msd", "vispec", "text_only", "specvlm", "prompt_lookup"}
+METHODS = {"sparrow", "vispec", "specvlm", "prompt_lookup"}
 
 # About 60 s on two free cores.
 pytestmark = pytest.mark.timeout(900)
@@ -28,11 +28,9 @@ def settings(target: Path) -> dict:
         "learning_rates": [0.001, 0.01],
         "methods": {
             "sparrow": {},
-            "text_only": {"train": {"bridge_share": 0.0}},
-            "msd": {"sees": "embeddings", "train": {"bridge_share": 0.0, "recursions": 0}},
             "vispec": {"sees": "summary", "train": {"bridge_share": 0.0}},
         },
-        "ablations": {"without VATA": {"sees": "bridge"}, "bridge of layer 2": {"capture": {"bridge_layer": 2}}},
+        "ablations": {"without VATA": {"sees": "bridge"}},
         "validation": {"lengths": [64], "windows_per_length": 1},
         "measure": {
             "lengths": [64, 96], "windows": 1, "most_windows": 2, "ablation_lengths": [64], "max_new_tokens": 12,
@@ -55,12 +53,12 @@ def test_all_methods_are_trained_measured_and_not_done_twice(tiny_checkpoint: Pa
     assert result.exit_code == 0, result.output
     journal = (output / "runs.jsonl").read_text()
     runs = [run for line in journal.splitlines()[1:] for run in json.loads(line)]
-    assert {run["method"] for run in runs} == METHODS | {"autoregressive", "without VATA", "bridge of layer 2"}
+    assert {run["method"] for run in runs} == METHODS | {"autoregressive", "without VATA"}
     assert {run["temperature"] for run in runs} == {0.0, 1.0} and all(run["equal"] for run in runs)
     written = json.loads((output / "paper_tables.json").read_text())
     assert [row["layer"] for row in written["layers"]] == [1, 2, 3]
     trained = {(row["name"], row["learning_rate"]): row for row in written["training"]}
-    assert len(trained) == 4 * 2 + 2
+    assert len(trained) == 2 * 2 + 1
     for name in METHODS - {"specvlm", "prompt_lookup"}:
         rates = {rate: trained[name, rate] for rate in (0.001, 0.01)}
         (chosen,) = (rate for rate, row in rates.items() if row["chosen"])

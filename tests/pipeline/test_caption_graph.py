@@ -6,7 +6,7 @@ import pytest
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
-from pipeline.caption_graph import Output, caption_graph, set_up_context
+from pipeline.caption_graph import Output, caption_graph, data_context
 from pipeline.config import CaptionConfig, ResourcesConfig
 from pipeline.ids import video_id
 from pipeline.resources import plan_resources
@@ -76,6 +76,8 @@ def test_engines_get_several_windows_and_parts_their_size(stages: list[dict[str,
 def test_few_lost_windows_do_not_end_a_run(monkeypatch: pytest.MonkeyPatch, num_videos: int, most_lost: int) -> None:
     context = DataContext()
     monkeypatch.setattr(DataContext, "get_current", lambda: context)
-    set_up_context(num_videos)
-    assert context.max_errored_blocks == most_lost
-    assert context.target_max_block_size == 1  # one row per block
+    before = (context.max_errored_blocks, context.target_max_block_size)
+    with data_context(num_videos):
+        assert context.max_errored_blocks == most_lost
+        assert context.target_max_block_size == 1  # one row per block
+    assert (context.max_errored_blocks, context.target_max_block_size) == before

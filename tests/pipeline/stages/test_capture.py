@@ -16,7 +16,7 @@ from pipeline.config import AuditConfig, CaptionCaptureConfig, CaptionConfig, Se
 from pipeline.ids import video_id, window_id
 from pipeline.rows import CAPTION, CAPTURED, PROBED, VIDEO, Row, to_table
 from pipeline.stages.caption import CaptionRun, CaptionWindows
-from pipeline.stages.capture import CaptureRun, CaptureTarget, CaptureWindows
+from pipeline.stages.capture import CaptureRun, CaptureSink, CaptureWindows
 from pipeline.stages.decode import DecodeWindows
 from pipeline.stages.probe import ProbeVideos
 from pipeline.stages.segment import make_segmenter
@@ -57,7 +57,7 @@ def decoded(config: CaptionConfig, tmp_path_factory: pytest.TempPathFactory) -> 
     return DecodeWindows(config.decode, config.frames, read_frame_spec(config.target))(windows)
 
 
-def captioned(config: CaptionConfig, windows: pa.Table, target: CaptureTarget | None) -> list[Row]:
+def captioned(config: CaptionConfig, windows: pa.Table, target: CaptureSink | None) -> list[Row]:
     stage = CaptionWindows(CaptionRun(config, "s", None, threads=1, capture=target))
     table = asyncio.run(stage(windows))
     assert table.schema == CAPTION
@@ -69,7 +69,7 @@ def shard(folder: Path, row: Row) -> Path:
 
 
 def test_captions_stay_and_shards_come(config: CaptionConfig, decoded: pa.Table, tmp_path: Path) -> None:
-    rows = captioned(config, decoded, CaptureTarget(KEEP, str(tmp_path), "s"))
+    rows = captioned(config, decoded, CaptureSink(KEEP, str(tmp_path), "s"))
     without = captioned(config, decoded, None)
     assert [row["token_ids"] for row in rows] == [row["token_ids"] for row in without]
     assert [row["capture"] for row in rows] == ["stored"] * NUM_WINDOWS + ["none"]
@@ -84,7 +84,7 @@ def test_captions_stay_and_shards_come(config: CaptionConfig, decoded: pa.Table,
 
 def test_the_caption_itself_can_be_kept(config: CaptionConfig, decoded: pa.Table, tmp_path: Path) -> None:
     own = replace(config, capture=replace(config.capture, own_caption=True))
-    for row in captioned(own, decoded, CaptureTarget(KEEP, str(tmp_path), "s"))[:NUM_WINDOWS]:
+    for row in captioned(own, decoded, CaptureSink(KEEP, str(tmp_path), "s"))[:NUM_WINDOWS]:
         window, _ = read_shard(shard(tmp_path, row))
         assert [caption.token_ids_C.tolist() for caption in window.captions] == [row["token_ids"]]
 
@@ -92,16 +92,16 @@ def test_the_caption_itself_can_be_kept(config: CaptionConfig, decoded: pa.Table
 def test_a_share_of_the_windows_is_kept(config: CaptionConfig, decoded: pa.Table, tmp_path: Path) -> None:
     some = replace(config, capture=replace(config.capture, share=0.5))
     first, again = (
-        captioned(some, decoded, CaptureTarget(KEEP, str(tmp_path / name), "s")) for name in ("first", "again")
+        captioned(some, decoded, CaptureSink(KEEP, str(tmp_path / name), "s")) for name in ("first", "again")
     )
     kept = [row["capture"] for row in first]
     assert kept == [row["capture"] for row in again] and 0 < kept.count("stored") < NUM_WINDOWS
 
 
 def test_the_quota_is_kept(config: CaptionConfig, decoded: pa.Table, tmp_path: Path) -> None:
-    one = captioned(config, decoded.slice(0, 1), CaptureTarget(KEEP, str(tmp_path / "one"), "s"))[0]["captured_bytes"]
+    one = captioned(config, decoded.slice(0, 1), CaptureSink(KEEP, str(tmp_path / "one"), "s"))[0]["captured_bytes"]
     most = int(2.5 * one)
-    rows = captioned(config, decoded, CaptureTarget(KEEP, str(tmp_path / "some"), "s", most_bytes=most))
+    rows = captioned(config, decoded, CaptureSink(KEEP, str(tmp_path / "some"), "s", most_bytes=most))
     assert sorted(row["capture"] for row in rows[:NUM_WINDOWS]) == ["over_quota"] * 2 + ["stored"] * 2
     assert sum(path.stat().st_size for path in (tmp_path / "some").glob("shard-*")) <= most
 
@@ -117,7 +117,7 @@ def test_what_cannot_be_stored_costs_no_caption(
         write(folder, name, content)
 
     monkeypatch.setattr(Folder, "write", full)
-    rows = captioned(config, decoded, CaptureTarget(KEEP, str(tmp_path), "s"))
+    rows = captioned(config, decoded, CaptureSink(KEEP, str(tmp_path), "s"))
     assert [row["capture"] for row in rows[:NUM_WINDOWS]] == ["failed"] * NUM_WINDOWS
     assert all(row["status"] == "success" and row["caption"] is not None for row in rows[:NUM_WINDOWS])
 
@@ -125,7 +125,7 @@ def test_what_cannot_be_stored_costs_no_caption(
 def test_a_capture_of_its_own_accounts_for_every_window(
     config: CaptionConfig, decoded: pa.Table, tmp_path: Path
 ) -> None:
-    run = CaptureRun(WorkerModels(config.target, device="cpu"), CaptureTarget(KEEP, str(tmp_path), "s"), threads=1)
+    run = CaptureRun(WorkerModels(config.target, device="cpu"), CaptureSink(KEEP, str(tmp_path), "s"), threads=1)
     stage = CaptureWindows(run, partial(_window_of_frames, prompt=config.prompt))
     skipped = decoded.slice(0, 1).to_pylist()[0] | {"status": "skipped", "reason": "done before"}
     table = asyncio.run(stage(pa.concat_tables([to_table([skipped], decoded.schema), decoded.slice(1)])))

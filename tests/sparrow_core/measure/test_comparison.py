@@ -60,5 +60,5 @@ def test_only_like_is_compared_with_like() -> None:
         gains([one], [row("64", [(31, 10)])])
     with pytest.raises(ConfigError, match="visual lengths 64 and 512"):
         gains([one], [row("512", [(30, 10)])])
-    with pytest.raises(ConfigError, match="shapes chain and tree"):
+    with pytest.raises(ConfigError, match="shapes chain at T=0 and tree at T=0"):
         gains([one], [replace(one, draft="tree")])
