@@ -88,18 +88,18 @@ class CaptionWindows:
             if checked:
                 row["audit"] = "equal" if checked[0].token_ids == completion.token_ids else "diverged"
             if caption.recording:
-                self._store_states(row, [caption], [completion])
+                await self._store_states(row, [caption], [completion])
             elif samples:
-                self._store_states(row, samples, sampled)
+                await self._store_states(row, samples, sampled)
                 row["t_capture_s"] += sum(c.timings.decode_s for c in sampled)
 
-    def _store_states(self, row: Row, arms: Sequence[Arm], written: Sequence[Completion]) -> None:
+    async def _store_states(self, row: Row, arms: Sequence[Arm], written: Sequence[Completion]) -> None:
         """Store what was recorded; a caption that is there is not lost to what goes wrong here."""
         assert self._capture is not None
         began = time.perf_counter()
         outcome: Row = {"capture": "failed", "window_id": row["window_id"], "source_uri": row["source_uri"]}
         with row_boundary(outcome):
-            outcome["capture"], outcome["captured_bytes"] = self._capture.store(row["window_id"], arms, written)
+            outcome["capture"], outcome["captured_bytes"] = await self._capture.store(row["window_id"], arms, written)
         row.update(capture=outcome["capture"], captured_bytes=outcome.get("captured_bytes", 0))
         row["t_capture_s"] = time.perf_counter() - began
 

@@ -5,6 +5,7 @@ Owns what is asked of the engine for that and where shards go. `caption_graph` d
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -47,6 +48,7 @@ class WindowCapture:
         self._layer = bridge_layer(info, sink.config)
         self._header = StoreHeader.of(engine.target, self._layer, sink.settings)
         self._folder = Folder(sink.folder)
+        self._quota = threading.Lock()
         self._bytes_written = 0
         self.is_full = False  # once a window has found no room
         if TABLES_FILE not in self._folder.names():
@@ -61,17 +63,24 @@ class WindowCapture:
         arms = [self._engine.default_arm(sampling) for sampling in capture_samplings(self._sink.config, number)]
         return [replace(arm, recording=self.recorder()) for arm in arms]
 
-    def store(self, window: str, arms: Sequence[Arm], written: Sequence[Completion]) -> tuple[Stored, int]:
-        """Write what the recorders of these arms took down -> whether that was done, and bytes."""
+    async def store(self, window: str, arms: Sequence[Arm], written: Sequence[Completion]) -> tuple[Stored, int]:
+        """Write what the recorders of these arms took down -> whether that was done, and bytes.
+
+        On a thread of its own: a large shard, or a slow storage, keeps no other window waiting.
+        """
+        return await asyncio.to_thread(self._store, window, arms, written)
+
+    def _store(self, window: str, arms: Sequence[Arm], written: Sequence[Completion]) -> tuple[Stored, int]:
         recorders = [arm.recording for arm in arms if isinstance(arm.recording, CaptionRecorder)]
         captions = [recorder.caption(c.token_ids) for recorder, c in zip(recorders, written, strict=True)]
         content = shard_file(recorders[0].window(captions), self._header)
         most = self._sink.most_bytes
-        if most is not None and self._bytes_written + len(content) > most:
-            self.is_full = True
-            return "over_quota", 0
+        with self._quota:
+            if most is not None and self._bytes_written + len(content) > most:
+                self.is_full = True
+                return "over_quota", 0
+            self._bytes_written += len(content)
         self._folder.write(shard_name(window), content)
-        self._bytes_written += len(content)
         return "stored", len(content)
 
 
@@ -128,7 +137,7 @@ class CaptureWindows:
         arms = self._capture.arms(window.number)
         request = replace(window.request, max_new_tokens=self._config.max_new_tokens)
         written = await completions(self._engine, request, arms)
-        status, size = self._capture.store(window.name, arms, written)
+        status, size = await self._capture.store(window.name, arms, written)
         row.update(
             status="success" if status == "stored" else "skipped",
             reason=None if status == "stored" else status,
