@@ -116,3 +116,9 @@ def test_the_commands(tmp_path: Path) -> None:
     code, told = run("list", registry)
     assert code == 0 and [line for line in told.splitlines() if "in use" in line and ids[1] in line]
     assert run("rollback", registry) == (0, f"in use: {ids[0]}\n")
+
+
+def test_a_drafter_is_known_by_its_weights(url: str, tmp_path: Path) -> None:
+    registry = Registry(url)
+    registry.add(drafter(tmp_path / "one", "w"), {}, measured(100))
+    assert registry.holds(tmp_path / "one") and not registry.holds(drafter(tmp_path / "two", "other"))

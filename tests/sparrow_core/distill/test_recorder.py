@@ -8,11 +8,12 @@ from sparrow_core.decoding.anchors import text_slots
 from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.rounds import prefill, read_alone
 from sparrow_core.decoding.target import Prompt, SequenceRows, TargetModel
-from sparrow_core.distill.recorder import CaptionRecorder, capture_samplings
+from sparrow_core.distill.recorder import CaptionRecorder, bridge_layer, capture_samplings
 from sparrow_core.distill.states import CapturedWindow, window_states
 from sparrow_core.distill.store import StoreHeader, target_tables
 from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.ticket import Arm
+from sparrow_core.errors import CheckpointError
 from sparrow_core.models.sparrow import SparrowDrafter
 from sparrow_core.types import Request
 from tests.conftest import video_messages
@@ -108,3 +109,13 @@ def test_tables_reproduce_embedding_and_logits(tiny_target: TargetModel) -> None
     assert torch.equal(tables.embed_tokens_VD[ids], tiny_target.embed_tokens(ids))
     torch.testing.assert_close(states @ tables.lm_head_VD.T, tiny_target.logits(states), atol=1e-4, rtol=1e-4)
     assert StoreHeader.of(tiny_target, 1, "s").fingerprint == tiny_target.info.fingerprint
+
+
+@pytest.mark.parametrize("layer", [0, 3, 99])
+def test_a_layer_that_is_not_there_is_refused(tiny_target: TargetModel, layer: int) -> None:
+    assert (
+        bridge_layer(tiny_target.info, CaptureConfig()) == 1
+        and bridge_layer(tiny_target.info, CaptureConfig(bridge_layer=2)) == 2
+    )
+    with pytest.raises(CheckpointError, match=f"bridge_layer={layer}, but .* has layers 1 to 2"):
+        bridge_layer(tiny_target.info, CaptureConfig(bridge_layer=layer))

@@ -110,3 +110,11 @@ def test_another_schema_is_refused(folder: Path) -> None:
     write(folder, 3, WINDOWS[0], dataclasses.replace(HEADER, schema_version=1))
     with pytest.raises(CheckpointError, match="has schema 1, this version reads 2"):
         StateStore(folder)
+
+
+def test_a_store_may_be_held_to_the_shards_that_were_there(folder: Path) -> None:
+    before = StateStore(folder)
+    write(folder, 3, WINDOWS[0])
+    held = StateStore(folder, names=before.names)
+    assert len(held) == len(before) == 6 and held.digest == before.digest
+    assert StateStore(folder).digest != before.digest

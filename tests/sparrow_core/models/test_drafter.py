@@ -6,16 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparrow_core.config import DraftConfig
+from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding.anchors import shifted_pairs, text_slots
+from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.drafting import DraftJob, PromptContext, Turn
 from sparrow_core.decoding.target import TargetModel
+from sparrow_core.engine.engine import Engine
 from sparrow_core.errors import CheckpointError, ConfigError
-from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
+from sparrow_core.models.drafter import DrafterConfig, Sight, SparrowDrafterModel
 from sparrow_core.models.drafter_checkpoint import load_drafter, save_drafter
+from sparrow_core.models.fingerprint import weights_fingerprint
 from sparrow_core.models.loading import load_target
 from sparrow_core.models.sparrow import SparrowDrafter, SparrowSession
-from sparrow_core.types import Draft, Sampling
+from sparrow_core.types import Draft, Message, Request, Sampling
+from tests.conftest import video_messages
 
 
 def new_model(target: TargetModel, *, blind: bool = False) -> SparrowDrafterModel:
@@ -132,3 +136,26 @@ def test_broken_drafter_folders_are_named(tiny_target: TargetModel, tmp_path: Pa
     (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
     with pytest.raises(CheckpointError, match="'llama'"):
         load_drafter(str(tmp_path), tiny_target)
+
+
+@pytest.mark.parametrize("sees", ["bridge", "embeddings", "summary"])
+def test_a_drafter_that_sees_the_video_serves_prompts_without_one(tiny_target: TargetModel, sees: Sight) -> None:
+    torch.manual_seed(0)
+    config = DrafterConfig.for_target(tiny_target.info, sees=sees)
+    drafter = SparrowDrafter(SparrowDrafterModel(config), tiny_target)
+    text = Request((Message("user", ("What do you see?",)),), max_new_tokens=6)
+    video = Request(video_messages(seed=1), max_new_tokens=6)
+    with Engine(tiny_target, drafter, EngineConfig(draft=DraftConfig(2, 2, 5), max_model_tokens=256)) as engine:
+        found = [ticket.result() for ticket in [engine.submit(request) for request in (text, video, text)]]
+    for request, completion in zip((text, video, text), found, strict=True):
+        alone = generate_autoregressively(tiny_target, tiny_target.build_prompt(request.messages), Sampling(), 6)
+        assert completion.token_ids == alone
+
+
+def test_fingerprints_reach_the_end_of_large_weights() -> None:
+    # 3,584 x 18,944: the MLP of a 7B, more values than float32 counts one by one.
+    layer = torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(3584 * 18944, dtype=torch.bfloat16))])
+    before = weights_fingerprint(layer)
+    with torch.no_grad():
+        layer[0][-1] = 1.0
+    assert weights_fingerprint(layer) != before
