@@ -10,7 +10,7 @@ import typer
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from demo.windows import DemoWindows
+from demo.windows import DemoWindows, Split
 from jobs.errors import told_errors
 from pipeline.checkpoints import worker_draft, worker_path
 from pipeline.cluster import connected
@@ -20,7 +20,7 @@ from pipeline.distill_run import Distilled, distill
 from pipeline.evaluation_run import HeldOut, evaluate_drafters
 from pipeline.registry import NotBetterError, Registry, add_measured
 from pipeline.report.acceptance import drafter_card, show_acceptance, store_acceptance
-from pipeline.stored_windows import CaptionRunTable, stored_windows
+from pipeline.stored_windows import CaptionRunTable, StoredWindow, stored_windows
 from pipeline.triggers import TriggerConfig, least_new_captions
 from sparrow_core.errors import ConfigError
 from sparrow_core.models.loading import read_frame_spec
@@ -85,40 +85,48 @@ def main(
             console.print(f"another run holds {output / 'lease'}: nothing done", highlight=False, soft_wrap=True)
 
 
-def held_out(config: DistillJobConfig, run: str | None) -> tuple[HeldOut, Sequence[Callable[[], Request]]]:
-    """Windows to measure on, and others to choose a checkpoint by: of a captioning run, or of the demo world.
-
-    Raises ConfigError where a run has too few to do both.
-    """
-    evaluation, validation = config.evaluation, config.validation
+def held_out(config: DistillJobConfig, run: str | None) -> HeldOut:
+    """Windows to measure on: of a captioning run, or of the demo world."""
+    evaluation = config.evaluation
     if run is not None:
-        stored = stored_windows(CaptionRunTable(run), read_frame_spec(config.target), evaluation.lengths)
-        measured = {length: windows[: evaluation.windows_per_length] for length, windows in stored.items()}
-        others = [w for windows in reversed(stored.values()) for w in windows[evaluation.windows_per_length :]]
-        if len(others) < validation.windows:
-            raise ConfigError(
-                f"{run} leaves {len(others)} windows to choose a checkpoint by, but validation.windows is "
-                f"{validation.windows}; lower that or evaluation.windows_per_length, or caption more videos"
-            )
-        return measured, others[: validation.windows]
-    limit = evaluation.max_new_tokens
+        return {length: windows[: evaluation.windows_per_length] for length, windows in _stored(config, run).items()}
     return {
-        length: [
-            partial(DemoWindows("heldout", (length,), HELD_OUT_SEED).request, number, limit)
-            for number in range(evaluation.windows_per_length)
-        ]
+        length: _demo("heldout", length, HELD_OUT_SEED, evaluation.windows_per_length, evaluation)
         for length in evaluation.lengths
-    }, [
-        partial(DemoWindows("validation", (validation.length,), VALIDATION_SEED).request, number, limit)
-        for number in range(validation.windows)
-    ]
+    }
+
+
+def validation_windows(config: DistillJobConfig, run: str | None) -> Sequence[Callable[[], Request]]:
+    """Other windows of the same origin, to choose a checkpoint by. Raises ConfigError where a run has too few."""
+    validation, evaluation = config.validation, config.evaluation
+    if run is None or not validation.windows:
+        return _demo("validation", validation.length, VALIDATION_SEED, validation.windows, evaluation)
+    stored = reversed(_stored(config, run).values())
+    others = [window for windows in stored for window in windows[evaluation.windows_per_length :]]
+    if len(others) < validation.windows:
+        raise ConfigError(
+            f"{run} leaves {len(others)} windows to choose a checkpoint by, but validation.windows is "
+            f"{validation.windows}; lower that or evaluation.windows_per_length, or caption more videos"
+        )
+    return others[: validation.windows]
+
+
+def _stored(config: DistillJobConfig, run: str) -> dict[int, list[StoredWindow]]:
+    return stored_windows(CaptionRunTable(run), read_frame_spec(config.target), config.evaluation.lengths)
+
+
+def _demo(
+    split: Split, length: int, first_seed: int, count: int, evaluation: EvaluationConfig
+) -> list[Callable[[], Request]]:
+    request = DemoWindows(split, (length,), first_seed).request
+    return [partial(request, number, evaluation.max_new_tokens) for number in range(count)]
 
 
 def run(
     config: DistillJobConfig, heldout: str | None, registry: Registry | None, output: Path, console: Console
 ) -> Distilled:
     """All stages; prints what they find."""
-    measured_on, validation = held_out(config, heldout)
+    measured_on, validation = held_out(config, heldout), validation_windows(config, heldout)
     config = replace(config, target=worker_path(config.target), draft=worker_draft(config.draft))
     requests = partial(config.windows.request, max_new_tokens=config.capture.max_new_tokens)
     windows = asdict(config.windows)

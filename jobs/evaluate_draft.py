@@ -12,7 +12,6 @@ from jobs.errors import told_errors
 from pipeline.checkpoints import worker_path
 from pipeline.cluster import connected
 from pipeline.config import build_config, read_settings
-from pipeline.distill_config import ValidationConfig
 from pipeline.evaluation_run import evaluate_drafters
 from pipeline.report.acceptance import show_acceptance, store_acceptance
 
@@ -33,7 +32,7 @@ def main(
     with told_errors():
         checked = build_config(DistillJobConfig, read_settings(config, settings or []))
         checked = replace(checked, target=worker_path(checked.target))
-        windows, _ = held_out(replace(checked, validation=ValidationConfig()), heldout)
+        windows = held_out(checked, heldout)
         with connected():
             rows = evaluate_drafters(checked, checked.evaluation, [worker_path(name) for name in draft], windows)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -30,8 +30,7 @@ from pipeline.paper_run import (
     capture_all,
     measure,
     study_layers,
-    train_ablations,
-    train_methods,
+    train_variants,
 )
 from pipeline.report.machine import describe_machine
 from pipeline.report.plots import plot_methods
@@ -101,9 +100,11 @@ def run(config: PaperConfig, output: Path, threads: int, console: Console) -> No
 
     with connected():
         folders = capture_all([*methods, *ablations], output, lambda account: None)
-        trained = train_methods(methods, config.learning_rates, folders, output, validation, shape, tell)
+        trained = train_variants(methods, config.learning_rates, folders, output, validation, shape, tell)
         rates = {name: best_rate(results) for name, results in trained.items()}
-        varied = train_ablations(ablations, rates[SPARROW], folders, output, validation, shape, tell)
+        rate = rates[SPARROW]
+        at_rate = train_variants(ablations, [rate], folders, output, validation, shape, tell)
+        varied = {name: results[rate] for name, results in at_rate.items()}
     torch.set_num_threads(threads)
     head: dict[str, Any] = {
         "machine": describe_machine(resolve_device(base.device)),

@@ -31,12 +31,6 @@ _MOST_LOST_OF_A_SMALL_RUN = 8
 # One window may take long, and spot capacity may be away for hours.
 _NO_PROGRESS_TIMEOUT_S = 4 * 3600
 _MOST_INPUT_BLOCKS = 4096
-_CHANGED_SETTINGS = (
-    "target_max_block_size",
-    "max_errored_blocks",
-    "execution_no_progress_timeout_s",
-    "enable_progress_bars",
-)
 
 
 @dataclass(frozen=True)
@@ -135,24 +129,25 @@ def engine_pool(config: CaptionConfig, plan: ResourcePlan) -> dict[str, Any]:
 @contextmanager
 def data_context(num_videos: int) -> Iterator[None]:
     """Settings of Ray Data for graphs over so many videos, for as long as the context lasts."""
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")  # see finite_retries
+    settings = {
+        # One row per block, everywhere: a window is the unit of scheduling, of retry, and of what a worker holds in
+        # memory. (A repartition would do it between two stages, but it asks for a whole CPU, which a small machine has
+        # not left.)
+        "target_max_block_size": 1,
+        "max_errored_blocks": max(_MOST_LOST_OF_A_SMALL_RUN, int(num_videos * _MOST_LOST_SHARE)),
+        "execution_no_progress_timeout_s": _NO_PROGRESS_TIMEOUT_S,
+        "enable_progress_bars": False,  # the run shows windows and tokens/s instead
+    }
     context = DataContext.get_current()
-    before = {name: getattr(context, name) for name in _CHANGED_SETTINGS}
-    _set_up(context, num_videos)
+    before = {name: getattr(context, name) for name in settings}
     try:
+        for name, value in settings.items():
+            setattr(context, name, value)
         yield
     finally:
         for name, value in before.items():
             setattr(context, name, value)
-
-
-def _set_up(context: DataContext, num_videos: int) -> None:
-    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")  # see finite_retries
-    # One row per block, everywhere: a window is the unit of scheduling, of retry, and of what a worker holds in memory.
-    # (A repartition would do it between two stages, but it asks for a whole CPU, which a small machine has not left.)
-    context.target_max_block_size = 1
-    context.max_errored_blocks = max(_MOST_LOST_OF_A_SMALL_RUN, int(num_videos * _MOST_LOST_SHARE))
-    context.execution_no_progress_timeout_s = _NO_PROGRESS_TIMEOUT_S
-    context.enable_progress_bars = False  # the run shows windows and tokens/s instead
 
 
 def _part_size(num_videos: int) -> int:

@@ -118,12 +118,13 @@ def settle(config: CaptionConfig, cluster: Cluster) -> tuple[CaptionConfig, Reso
 
 
 def _run(prepared: Prepared, config: CaptionConfig, plan: ResourcePlan, listener: Listener) -> RunFigures:
+    states = config.capture.folder or f"{prepared.ledger.folder.url}/states"
     run = CaptionRun(
         config=config,
         settings_fingerprint=settings_fingerprint(prepared.settings),
         draft_fingerprint=checkpoint_identity(config.draft) if config.draft else None,
         threads=plan.threads,
-        capture=_capture_sink(prepared, config, plan),
+        capture=capture_sink(config, prepared.settings, states, plan) if config.capture.share else None,
     )
     output = Output(prepared.ledger.folder.url, prepared.ledger.next_run)
     began = time.monotonic()
@@ -141,15 +142,13 @@ def _run(prepared: Prepared, config: CaptionConfig, plan: ResourcePlan, listener
     return replace(figures, wall_s=time.monotonic() - began)
 
 
-def _capture_sink(prepared: Prepared, config: CaptionConfig, plan: ResourcePlan) -> CaptureSink | None:
-    """Where the workers put states; each may fill its share of what is left of the quota."""
+def capture_sink(config: CaptionConfig, settings: dict[str, Any], folder: str, plan: ResourcePlan) -> CaptureSink:
+    """Where caption workers put states; each may fill its share of what is left of the quota. `settings` are those that
+    shape captions."""
     capture = config.capture
-    if not capture.share:
-        return None
-    folder = capture.folder or f"{prepared.ledger.folder.url}/states"
     left = max(0, capture.max_bytes - Folder(folder).num_bytes(SHARD_PREFIX))
-    settings = settings_fingerprint({"captions": prepared.settings, "capture": asdict(capture.keep)})
-    return CaptureSink(capture.keep, absolute(folder), settings, left // plan.caption_workers)
+    digest = settings_fingerprint({"captions": settings, "capture": asdict(capture.keep)})
+    return CaptureSink(capture.keep, absolute(folder), digest, left // plan.caption_workers)
 
 
 def _device_memory_bytes(config: CaptionConfig, cluster: Cluster) -> int:

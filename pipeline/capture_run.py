@@ -3,23 +3,22 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.caption_graph import data_context
-from pipeline.caption_run import caption_settings, settle
+from pipeline.caption_run import caption_settings, capture_sink, settle
 from pipeline.capture_graph import RequestSource, capture_archive, capture_requests, numbered_window
 from pipeline.checkpoints import worker_draft, worker_path
 from pipeline.cluster import connected, errors_of_worker_start
 from pipeline.config import CaptionConfig
 from pipeline.distill_config import DistillRunConfig
-from pipeline.ids import settings_fingerprint
 from pipeline.rows import Row
 from pipeline.stages.capture import CaptureRun, CaptureSink
 from pipeline.storage import Folder, absolute
 from pipeline.worker_engine import WorkerModels
 from sparrow_core.config import EngineConfig
-from sparrow_core.distill.store import SHARD_PREFIX, window_of_shard
+from sparrow_core.distill.store import window_of_shard
 from sparrow_core.models.loading import read_frame_spec
 
 _STATUSES = {"success": "captured", "error": "errors", "skipped": "skipped"}
@@ -68,11 +67,10 @@ def capture_videos(
 ) -> CaptureAccount:
     """Capture what `folder` does not hold yet of the windows of video files; `config.capture.share` plays no part."""
     config = replace(config, target=worker_path(config.target), draft=worker_draft(config.draft))
-    keep = config.capture.keep
-    settings = settings_fingerprint({"captions": caption_settings(config), "capture": asdict(keep)})
+    settings = caption_settings(config)
     with connected() as cluster:
         config, plan = settle(config, cluster)
-        sink = CaptureSink(keep, absolute(folder), settings, _left(config, folder) // plan.caption_workers)
+        sink = capture_sink(config, settings, folder, plan)
         run = CaptureRun(_models(config, config.engine), sink, plan.threads)
         with data_context(len(sources)), errors_of_worker_start():
             graph = capture_archive(
@@ -119,10 +117,6 @@ def _account(
         account = replace(account.with_row(row), seconds=time.monotonic() - began)
         listener(account)
     return rows, account
-
-
-def _left(config: CaptionConfig, folder: str) -> int:
-    return max(0, config.capture.max_bytes - Folder(folder).num_bytes(SHARD_PREFIX))
 
 
 def _models(config: Any, engine: EngineConfig) -> WorkerModels:

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -38,23 +38,19 @@ from pipeline.capture_graph import RequestSource
 from pipeline.capture_run import Listener, capture_windows
 from pipeline.checkpoints import checkpoint_identity
 from pipeline.distill_config import DistillRunConfig, capture_settings, refuse_impossible, run_name
+from pipeline.drafter_training import drafter_geometry, greedy_tau
 from pipeline.ids import settings_fingerprint
 from pipeline.provenance import provenance as versions
 from pipeline.report.acceptance import drafter_card
 from pipeline.storage import Folder, local_folder
-from sparrow_core.config import Sampling
 from sparrow_core.decoding.target import TargetInfo
 from sparrow_core.distill.store import StateStore
 from sparrow_core.distill.trainer import Hooks, StateDict, StepMetrics, Trainer, Worker
 from sparrow_core.distill.unroll import UnrolledDrafter
-from sparrow_core.engine.engine import Engine
-from sparrow_core.engine.ticket import Arm
 from sparrow_core.errors import CheckpointError, ConfigError, SparrowError
-from sparrow_core.measure.acceptance import measure_window, summarise
 from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
 from sparrow_core.models.drafter_checkpoint import save_drafter
 from sparrow_core.models.loading import load_target
-from sparrow_core.models.sparrow import SparrowDrafter
 from sparrow_core.types import Request
 
 CHECKPOINT_FILE = "state.pt"
@@ -103,18 +99,12 @@ def distill(
         {"run": run_name(config, ""), "target": info.fingerprint, "states": str(config.states or states)}
     )
     store = StateStore(states, info.fingerprint, info.tokenizer_hash, pending.shards(recipe))
-    if config.reads_embeddings and not len(store[0].embeddings_VD):
-        raise ConfigError(f"sees={config.sees} learns from visual embeddings, and {states} was captured without them")
+    geometry = drafter_geometry(config, info, store)
     name, folder = run_name(config, store.digest), output / "drafter"
     if (earlier := _origin(folder)) and earlier["recipe"] == recipe:
         num_learnt = earlier["states"]["captions"]
         if earlier["run"] == name or len(store) - num_learnt < least_new:
             return Distilled(folder, num_learnt, is_new=False, num_waiting=max(0, len(store) - num_learnt))
-    geometry = replace(
-        DrafterConfig.for_target(info, blind=config.blind, sees=config.sees),
-        bridge_layer=store.header.bridge_layer,
-        has_bridge_norm=config.shows_bridge,
-    )
     pending.begin(recipe, store.names)
     drafter = train_drafter(config, geometry, store, output / "training", name, validation)
     new = output / ".drafter-new"
@@ -274,10 +264,7 @@ def _validate(
     target = load_target(run.target, device=run.device, dtype=run.dtype)
     drafter = SparrowDrafterModel(geometry)
     drafter.load_state_dict(_load(checkpoint)["drafter"])
-    arm = Arm(SparrowDrafter(drafter, target), run.validation.draft, Sampling())
-    with Engine(target, None) as engine:
-        measured = [measure_window(target, engine, make(), [arm])[0] for make in windows]
-    return {TAU: summarise("", "", "", measured).tau}
+    return {TAU: greedy_tau(drafter, target, windows, run.validation.draft)}
 
 
 class _Reporting:

@@ -64,7 +64,7 @@ class MeasureWindow:
 
     def __call__(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         request = replace(self._windows[row["length"]][row["index"]](), max_new_tokens=self._max_new_tokens)
-        windows = measure_window(self._target, self._engine, request, list(self._arms.values()))
+        windows = measure_window(self._engine, request, list(self._arms.values()))
         return [
             {"drafter": drafter, "draft": shape, "temperature": temperature, **row, **asdict(window)}
             for (drafter, shape, temperature), window in zip(self._arms, windows, strict=True)

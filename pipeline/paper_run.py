@@ -86,8 +86,8 @@ def capture_all(variants: Sequence[Variant], output: Path, listener: Listener) -
     return folders
 
 
-def train_methods(
-    methods: Sequence[Variant],
+def train_variants(
+    variants: Sequence[Variant],
     learning_rates: Sequence[float],
     folders: Mapping[str, Path],
     output: Path,
@@ -95,35 +95,21 @@ def train_methods(
     shape: DraftConfig,
     listener: Callable[[CellResult], None],
 ) -> dict[str, dict[float, CellResult]]:
-    """Every method with every learning rate."""
+    """Every variant with every learning rate: results by name and rate. Ray must be connected."""
     cells = [
         Cell(f"{variant.name} at {rate:g}", _at_rate(variant.config, rate), folders[variant.name])
-        for variant in methods
+        for variant in variants
         for rate in learning_rates
     ]
     results = train_cells(cells, output / "cells", validation, shape, listener)
     return {
-        variant.name: {rate: results[f"{variant.name} at {rate:g}"] for rate in learning_rates} for variant in methods
+        variant.name: {rate: results[f"{variant.name} at {rate:g}"] for rate in learning_rates} for variant in variants
     }
 
 
 def best_rate(results: Mapping[float, CellResult]) -> float:
     """The learning rate whose drafter has the highest tau on the validation windows."""
     return max(results, key=lambda rate: results[rate].tau)
-
-
-def train_ablations(
-    ablations: Sequence[Variant],
-    rate: float,
-    folders: Mapping[str, Path],
-    output: Path,
-    validation: Sequence[Callable[[], Request]],
-    shape: DraftConfig,
-    listener: Callable[[CellResult], None],
-) -> dict[str, CellResult]:
-    """Every ablation, at Sparrow's learning rate."""
-    cells = [Cell(variant.name, _at_rate(variant.config, rate), folders[variant.name]) for variant in ablations]
-    return train_cells(cells, output / "cells", validation, shape, listener)
 
 
 def _at_rate(config: DistillRunConfig, rate: float) -> DistillRunConfig:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -76,6 +76,11 @@ class StoredWindow:
         return self.source.request(self.row)
 
 
+def nearest_length(lengths: Iterable[int], visual_tokens: int) -> int:
+    """The nominal visual length that is nearest, in ratio."""
+    return min(lengths, key=lambda length: abs(math.log(length / max(1, visual_tokens))))
+
+
 def stored_windows(run: CaptionRunTable, patches: FrameSpec, lengths: tuple[int, ...]) -> dict[int, list[StoredWindow]]:
     """Windows of a run by the nearest of these visual lengths (in ratio), always in the same order.
 
@@ -84,8 +89,7 @@ def stored_windows(run: CaptionRunTable, patches: FrameSpec, lengths: tuple[int,
     source = WindowSource(run.settings, patches)
     by_length: dict[int, list[StoredWindow]] = defaultdict(list)
     for row in sorted(run.rows.values(), key=lambda row: str(row["window_id"])):
-        nearest = min(lengths, key=lambda length: abs(math.log(length / max(1, row["visual_tokens"]))))
-        by_length[nearest].append(StoredWindow(source, row))
+        by_length[nearest_length(lengths, row["visual_tokens"])].append(StoredWindow(source, row))
     if not by_length:
         raise ConfigError("the captioning run holds no caption to measure a drafter by")
     return dict(sorted(by_length.items()))

@@ -6,7 +6,7 @@ trains what is missing. Long trainings, several workers and checkpoints are `dis
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,15 @@ import ray
 import torch
 
 from pipeline.distill_config import DistillRunConfig, run_name
+from pipeline.drafter_training import drafter_geometry, greedy_tau
 from pipeline.storage import Folder
-from sparrow_core.config import DraftConfig, EngineConfig, Sampling
+from sparrow_core.config import DraftConfig
 from sparrow_core.distill.store import StateStore
 from sparrow_core.distill.trainer import Hooks, StepMetrics, Trainer, Worker
 from sparrow_core.distill.unroll import UnrolledDrafter
-from sparrow_core.engine.engine import Engine
-from sparrow_core.engine.ticket import Arm
-from sparrow_core.measure.acceptance import measure_window, summarise
-from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
+from sparrow_core.models.drafter import SparrowDrafterModel
 from sparrow_core.models.drafter_checkpoint import save_drafter
 from sparrow_core.models.loading import load_target
-from sparrow_core.models.sparrow import SparrowDrafter
 from sparrow_core.types import Request
 
 RESULT = "cell.json"
@@ -90,11 +87,7 @@ def _train(cell: Cell, folder: Path, validation: Sequence[Callable[[], Request]]
     torch.set_num_threads(config.workers.threads)
     target = load_target(config.target, device=config.device, dtype=config.dtype)
     store = StateStore(cell.states, target.info.fingerprint, target.info.tokenizer_hash)
-    geometry = replace(
-        DrafterConfig.for_target(target.info, blind=config.blind, sees=config.sees),
-        bridge_layer=store.header.bridge_layer,
-        has_bridge_norm=config.shows_bridge,
-    )
+    geometry = drafter_geometry(config, target.info, store)
     torch.manual_seed(config.train.seed)
     drafter = SparrowDrafterModel(geometry)
     points: list[tuple[int, float, Sequence[float]]] = []
@@ -107,10 +100,7 @@ def _train(cell: Cell, folder: Path, validation: Sequence[Callable[[], Request]]
     unrolled = UnrolledDrafter(drafter, store.tables(), config.train).to(device)
     Trainer(unrolled, store, config.train, Worker(device=device), Hooks(note)).run()
     save_drafter(folder, drafter, f"# {cell.name}\n")
-    arm = Arm(SparrowDrafter(drafter, target), shape, Sampling())
-    with Engine(target, None, EngineConfig()) as engine:
-        windows = [measure_window(target, engine, make(), [arm])[0] for make in validation]
-    tau = summarise(cell.name, "", "", windows).tau
+    tau = greedy_tau(drafter, target, validation, shape)
     content = {"name": cell.name, "tau": tau, "curve": points, "settings": asdict(config)}
     Folder(str(folder)).write(RESULT, (json.dumps(content, indent=1) + "\n").encode())
     return content

@@ -1,6 +1,5 @@
 """When a scheduled distillation is due: enough new to learn from, or any if the drafter in use has become worse."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from pipeline.checkpoints import checkpoint_identity
 from pipeline.ledger import SETTINGS, stored_rows
 from pipeline.registry import Record, Registry
 from pipeline.storage import Folder
+from pipeline.stored_windows import nearest_length
 from sparrow_core.errors import ConfigError
 
 _COLUMNS = ["created_at", "draft_fingerprint", "rounds", "tau", "visual_tokens"]
@@ -84,8 +84,6 @@ def acceptance_drift(trigger: TriggerConfig, registry: Registry) -> Drift | None
 
 
 def _expected(record: Record, row: dict[str, Any]) -> float:
-    def distance(bucket: str) -> float:
-        return abs(math.log(int(bucket) / max(1, row["visual_tokens"])))
-
-    nearest = min({measured.bucket for measured in record.evaluation}, key=distance)
+    lengths = {int(measured.bucket) for measured in record.evaluation}
+    nearest = str(nearest_length(lengths, row["visual_tokens"]))
     return min(measured.tau for measured in record.evaluation if measured.bucket == nearest)

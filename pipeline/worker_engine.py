@@ -3,11 +3,13 @@
 import asyncio
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import pyarrow as pa
+
+from pipeline.rows import Row, to_table
 from pipeline.storage import local_folder
 from sparrow_core.config import EngineConfig
 from sparrow_core.engine.engine import Engine
@@ -72,11 +74,15 @@ async def completions(engine: Engine, request: Request, arms: Sequence[Arm]) -> 
     return [outcome for outcome in outcomes if isinstance(outcome, Completion)]
 
 
-@contextmanager
-def ending_with_engine() -> Iterator[None]:
-    """A worker whose engine has died ends its process: only then does Ray try its windows again, in a fresh one."""
+async def fill_rows(windows: pa.Table, fill: Callable[[Row], Awaitable[None]], schema: pa.Schema) -> pa.Table:
+    """Complete all rows of a table in place, side by side -> `schema`.
+
+    A worker whose engine has died ends its process: only then does Ray try its windows again, in a fresh one.
+    """
+    rows = windows.to_pylist()
     try:
-        yield
+        await asyncio.gather(*(fill(row) for row in rows))
     except EngineClosedError:
         _log.critical("the engine of this worker died; ending the worker", exc_info=True)
         os._exit(1)
+    return to_table(rows, schema)

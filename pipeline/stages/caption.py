@@ -3,7 +3,6 @@
 Owns what is asked of the engine and which of its figures a row keeps. Knows nothing of batching or drafting methods.
 """
 
-import asyncio
 import json
 import time
 from collections.abc import Sequence
@@ -18,11 +17,11 @@ import torch
 from pipeline.checkpoints import checkpoint_name
 from pipeline.config import CaptionConfig
 from pipeline.ids import in_audit, in_capture, prompt_hash, window_number
-from pipeline.rows import CAPTION, SCHEMA_VERSION, Row, to_table
+from pipeline.rows import CAPTION, SCHEMA_VERSION, Row
 from pipeline.stages.boundary import row_boundary
 from pipeline.stages.capture import CaptureSink, WindowCapture
 from pipeline.stages.decode import frames_of
-from pipeline.worker_engine import completions, ending_with_engine, worker_engine
+from pipeline.worker_engine import completions, fill_rows, worker_engine
 from sparrow_core.engine.ticket import Arm
 from sparrow_core.types import Completion, Message, Request
 
@@ -57,10 +56,7 @@ class CaptionWindows:
         self._capture = WindowCapture(self._engine, run.capture) if run.capture else None
 
     async def __call__(self, windows: pa.Table) -> pa.Table:
-        rows = windows.to_pylist()
-        with ending_with_engine():
-            await asyncio.gather(*(self._fill(row) for row in rows))
-        return to_table(rows, CAPTION)
+        return await fill_rows(windows, self._fill, CAPTION)
 
     async def _fill(self, row: Row) -> None:
         """Complete a row in place: with its caption, or with the error that it carries or meets here."""

@@ -14,10 +14,10 @@ from typing import Literal
 import pyarrow as pa
 import torch
 
-from pipeline.rows import CAPTURED, Row, to_table
+from pipeline.rows import CAPTURED, Row
 from pipeline.stages.boundary import row_boundary
 from pipeline.storage import Folder
-from pipeline.worker_engine import WorkerModels, completions, ending_with_engine, worker_engine
+from pipeline.worker_engine import WorkerModels, completions, fill_rows, worker_engine
 from sparrow_core.config import CaptureConfig
 from sparrow_core.distill.recorder import CaptionRecorder, bridge_layer, capture_samplings
 from sparrow_core.distill.store import TABLES_FILE, StoreHeader, shard_file, shard_name, tables_file, target_tables
@@ -116,10 +116,7 @@ class CaptureWindows:
         self._config = run.sink.config
 
     async def __call__(self, windows: pa.Table) -> pa.Table:
-        rows = windows.to_pylist()
-        with ending_with_engine():
-            await asyncio.gather(*(self._capture_row(row) for row in rows))
-        return to_table(rows, CAPTURED)
+        return await fill_rows(windows, self._capture_row, CAPTURED)
 
     async def _capture_row(self, row: Row) -> None:
         """Complete a row in place: with what was stored, or with the error that it carries or meets here."""

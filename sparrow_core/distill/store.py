@@ -112,11 +112,15 @@ def shard_file(window: CapturedWindow, header: StoreHeader) -> bytes:
 def read_shard(path: Path) -> tuple[CapturedWindow, StoreHeader]:
     """What `shard_file` was given. Raises CheckpointError for a damaged file, or one of another schema."""
     header = _read_header(path)
+    return _read_window(path), header
+
+
+def _read_window(path: Path) -> CapturedWindow:
     tensors = load_file(path)
     lengths = tensors["caption_lengths"].tolist()
     ids = tensors["caption_ids"].split(lengths)
     states = tensors["caption_states"].split([length - 1 for length in lengths])
-    window = CapturedWindow(
+    return CapturedWindow(
         prompt_ids_P=tensors["prompt_ids"],
         prompt_slots_P=tensors["prompt_slots"],
         prompt_states_PD=tensors["prompt_states"],
@@ -125,7 +129,6 @@ def read_shard(path: Path) -> tuple[CapturedWindow, StoreHeader]:
         embeddings_VD=tensors["embeddings"],
         captions=tuple(CapturedCaption(*parts) for parts in zip(ids, states, strict=True)),
     )
-    return window, header
 
 
 class StateStore:
@@ -174,7 +177,7 @@ class StateStore:
 
     def __getitem__(self, index: int) -> WindowStates:
         path, number = self._places[index]
-        return window_states(read_shard(path)[0], number)
+        return window_states(_read_window(path), number)  # its header was read when the store was opened
 
     @property
     def digest(self) -> str:

@@ -5,7 +5,7 @@ whole state: a resumed run is bit-equal to one that was never interrupted.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from torch import nn
 
 from sparrow_core.config import DistillConfig
 from sparrow_core.distill.sampler import WindowSampler, noise_seeds, shows_bridge
-from sparrow_core.distill.states import WindowStates, num_learnt
+from sparrow_core.distill.states import StateBatch, WindowStates, num_learnt
 from sparrow_core.distill.unroll import UnrolledDrafter, UnrollSums
 from sparrow_core.errors import ConfigError
 
@@ -146,9 +146,16 @@ class Trainer:
         pieces = [mine[first : first + size] for first in range(0, len(mine), size)]
         loss = 0.0
         agreeing_P = learnt_P = torch.zeros(config.recursions + 1, dtype=torch.int64, device=worker.device)
+        shown = shows_bridge(config.seed, self.step, config.batch_size, config.bridge_share)
+        seeds = noise_seeds(config.seed, self.step, config.batch_size)
         for piece in pieces:
+            batch = self._unrolled.collate(
+                [self._windows[indices[place]] for place in piece],
+                [shown[place] for place in piece],
+                [seeds[place] for place in piece],
+            )
             with nullcontext() if piece is pieces[-1] else self._without_sync():
-                sums = self._sums(indices, piece)
+                sums = self._sums(batch)
                 scaled = sums.loss * (worker.world_size / num_learnt_slots)
                 scaled.backward()
             loss += scaled.item()
@@ -164,17 +171,10 @@ class Trainer:
             agreement=tuple((agreeing_P / learnt_P.clamp(min=1)).tolist()),
         )
 
-    def _sums(self, indices: Sequence[int], places: Sequence[int]) -> UnrollSums:
-        """One pass over some places of the global batch."""
-        config, device = self._config, self._worker.device
-        shown = shows_bridge(config.seed, self.step, config.batch_size, config.bridge_share)
-        seeds = noise_seeds(config.seed, self.step, config.batch_size)
-        batch = self._unrolled.collate(
-            [self._windows[indices[place]] for place in places],
-            [shown[place] for place in places],
-            [seeds[place] for place in places],
-        )
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+    def _sums(self, batch: StateBatch) -> UnrollSums:
+        """All passes over a batch, in the configured precision."""
+        device = self._worker.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._config.precision == "bfloat16"):
             sums: UnrollSums = self.model(batch.to(device))
         return sums
 

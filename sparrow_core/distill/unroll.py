@@ -27,7 +27,6 @@ from sparrow_core.config import DistillConfig
 from sparrow_core.distill.losses import combined
 from sparrow_core.distill.states import NOBODY, StateBatch, VisualSource, WindowStates, collate, learnt_slots
 from sparrow_core.distill.store import TargetTables
-from sparrow_core.errors import ConfigError
 from sparrow_core.models.drafter import DrafterAttention, DrafterLayer, SparrowDrafterModel
 
 
@@ -74,8 +73,6 @@ class UnrolledDrafter(nn.Module):
         if sees == "text":
             return collate(windows, shows_bridge, "bridge", config.bridge_place, config.row_tokens, noises)
         source: VisualSource = "bridge" if sees == "bridge" else "embeddings"
-        if source == "embeddings" and not all(len(window.embeddings_VD) for window in windows):
-            raise ConfigError("this drafter reads visual embeddings: capture with capture.keep_embeddings=true")
         shows = [True] * len(windows)
         return collate(windows, shows, source, self.drafter.config.layout, config.row_tokens, noises)
 

@@ -59,11 +59,9 @@ class AcceptanceRow:
     temperature: float = 0.0
 
 
-def measure_window(
-    target: TargetModel, engine: Engine, request: Request, arms: Sequence[Arm]
-) -> list[WindowAcceptance]:
+def measure_window(engine: Engine, request: Request, arms: Sequence[Arm]) -> list[WindowAcceptance]:
     """Decode one request under every arm, after a single prefill."""
-    recorders = [EntropyRecorder(target) for _ in arms]
+    recorders = [EntropyRecorder(engine.target) for _ in arms]
     recorded = [replace(arm, recording=recorder) for arm, recorder in zip(arms, recorders, strict=True)]
     completions = [ticket.result() for ticket in engine.submit_arms(request, recorded)]
     return [
