@@ -12,6 +12,7 @@ from rich.console import Console
 
 from demo.windows import DemoWindows, Split
 from jobs.errors import told_errors
+from pipeline.capture_graph import RequestSource
 from pipeline.checkpoints import worker_draft, worker_path
 from pipeline.cluster import connected
 from pipeline.config import build_config, read_settings
@@ -20,7 +21,8 @@ from pipeline.distill_run import Distilled, distill
 from pipeline.evaluation_run import HeldOut, evaluate_drafters
 from pipeline.registry import NotBetterError, Registry, add_measured
 from pipeline.report.acceptance import drafter_card, show_acceptance, store_acceptance
-from pipeline.stored_windows import CaptionRunTable, StoredWindow, stored_windows
+from pipeline.storage import absolute
+from pipeline.stored_windows import CaptionRunTable, StoredWindow, by_length, stored_windows
 from pipeline.triggers import TriggerConfig, least_new_captions
 from sparrow_core.errors import ConfigError
 from sparrow_core.models.loading import read_frame_spec
@@ -52,6 +54,10 @@ def main(
     states: Annotated[
         str | None, typer.Option(help="Learn from these captured states, as of jobs/capture_states.py. [demo windows]")
     ] = None,
+    online: Annotated[
+        str | None,
+        typer.Option(help="Learn from the windows of this captioning run while the target captions them; store none."),
+    ] = None,
     heldout: Annotated[
         str | None, typer.Option(help="Measure on the windows of this captioning run. [demo windows]")
     ] = None,
@@ -70,15 +76,17 @@ def main(
     """
     console = Console()
     with told_errors():
-        given = {"states": states} if states else {}
+        given = ({"states": states} if states else {}) | ({"online": True} if online else {})
         checked = build_config(DistillJobConfig, read_settings(config, settings or []) | given)
         if checked.trigger.watch and not registry:
             raise ConfigError("trigger.watch compares with the drafter in use: name a --registry")
+        if online and heldout and absolute(online) == absolute(heldout):
+            raise ConfigError(f"--online and --heldout are both {online}: measure on windows that nothing learns from")
         output.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(output / "lease", timeout=0):
                 drafters = Registry(registry) if registry else None
-                made = run(checked, heldout, drafters, output, console)
+                made = run(checked, online, heldout, drafters, output, console)
                 if drafters and (made.is_new or not drafters.holds(made.folder)):
                     put_on_record(made.folder, drafters, console)
         except Timeout:
@@ -112,7 +120,8 @@ def validation_windows(config: DistillJobConfig, run: str | None) -> Sequence[Ca
 
 
 def _stored(config: DistillJobConfig, run: str) -> dict[int, list[StoredWindow]]:
-    return stored_windows(CaptionRunTable(run), read_frame_spec(config.target), config.evaluation.lengths)
+    windows = stored_windows(CaptionRunTable(run), read_frame_spec(config.target))
+    return by_length(windows, config.evaluation.lengths)
 
 
 def _demo(
@@ -122,14 +131,33 @@ def _demo(
     return [partial(request, number, evaluation.max_new_tokens) for number in range(count)]
 
 
+@dataclass(frozen=True)
+class _RunWindows:
+    """Windows of a captioning run, by number."""
+
+    windows: Sequence[StoredWindow]
+
+    def __call__(self, number: int) -> Request:
+        return self.windows[number]()
+
+
 def run(
-    config: DistillJobConfig, heldout: str | None, registry: Registry | None, output: Path, console: Console
+    config: DistillJobConfig,
+    online: str | None,
+    heldout: str | None,
+    registry: Registry | None,
+    output: Path,
+    console: Console,
 ) -> Distilled:
     """All stages; prints what they find."""
     measured_on, validation = held_out(config, heldout), validation_windows(config, heldout)
     config = replace(config, target=worker_path(config.target), draft=worker_draft(config.draft))
-    requests = partial(config.windows.request, max_new_tokens=config.capture.max_new_tokens)
+    requests: RequestSource = partial(config.windows.request, max_new_tokens=config.capture.max_new_tokens)
     windows = asdict(config.windows)
+    if online:
+        learnt = stored_windows(CaptionRunTable(online), read_frame_spec(config.target))
+        config = replace(config, num_windows=len(learnt))
+        requests, windows = _RunWindows(learnt), {"run": absolute(online)}
     with connected():
         least_new, drift = least_new_captions(config.trigger, registry)
         if drift:

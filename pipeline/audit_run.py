@@ -12,7 +12,7 @@ import torch
 
 from pipeline.ids import in_audit
 from pipeline.rows import Row
-from pipeline.stored_windows import CaptionRunTable, WindowSource
+from pipeline.stored_windows import CaptionRunTable, RowRequests
 from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.rounds import prefill, read_alone
 from sparrow_core.decoding.target import Prompt, TargetModel
@@ -41,7 +41,7 @@ class WindowReader:
 
     def __init__(self, target: TargetModel, settings: Mapping[str, Any], patches: FrameSpec) -> None:
         self._target = target
-        self._source = WindowSource(settings, patches)
+        self._source = RowRequests(settings, patches)
 
     def prompt(self, row: Row) -> Prompt:
         """The window as it was asked about. Raises ConfigError where its frames cannot be had."""

@@ -70,6 +70,9 @@ class ValidationConfig:
 class DistillRunConfig:
     """What makes a drafter of `num_windows` windows, or of all that lie in the folder `states`.
 
+    Windows are captured before training begins, or, `online`, by every training worker as it comes to them: nothing is
+    stored then, and each worker holds the target.
+
     `draft` drafts the captures, which changes none. `sees` is what the new drafter attends to (`DrafterConfig`),
     `blind` trains the ablation whose states are zeroed, in training and decoding alike.
     """
@@ -81,6 +84,7 @@ class DistillRunConfig:
     blind: bool = False
     sees: Literal["text", "bridge", "embeddings", "summary"] = "text"
     states: str | None = None
+    online: bool = False
     num_windows: int = 384
     capture: CaptureConfig = field(default_factory=CaptureConfig)
     train: DistillConfig = field(default_factory=DistillConfig)
@@ -112,8 +116,12 @@ class DistillRunConfig:
                 )
         if self.num_windows < 1:
             raise ConfigError(f"num_windows={self.num_windows} must be at least 1")
-        if self.reads_embeddings and not self.states and not self.capture.keep_embeddings:
-            raise ConfigError(f"sees={self.sees} learns from visual embeddings: set capture.keep_embeddings=true")
+        if self.online and self.states:
+            raise ConfigError(f"online=true stores no states and reads none: leave out states={self.states}")
+        if self.reads_embeddings and not (self.states or self.online or self.capture.keep_embeddings):
+            raise ConfigError(
+                f"sees={self.sees} learns from visual embeddings: set capture.keep_embeddings=true, or online=true"
+            )
 
 
 @dataclass(frozen=True)

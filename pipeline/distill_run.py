@@ -1,4 +1,4 @@
-"""From a target to a drafter folder: states captured, then Ray Train around the plain trainer.
+"""From a target to a drafter folder: states captured (or written beside the training), Ray Train around the trainer.
 
 Owns the order of stages, workers and checkpoints. It knows nothing of losses or passes, and windows come from outside.
 
@@ -42,9 +42,9 @@ from pipeline.drafter_training import drafter_geometry, greedy_tau
 from pipeline.ids import settings_fingerprint
 from pipeline.provenance import provenance as versions
 from pipeline.report.acceptance import drafter_card
-from pipeline.storage import Folder, local_folder
+from pipeline.state_sources import StateSource, online_states, stored_states
+from pipeline.storage import Folder, absolute
 from sparrow_core.decoding.target import TargetInfo
-from sparrow_core.distill.store import StateStore
 from sparrow_core.distill.trainer import Hooks, StateDict, StepMetrics, Trainer, Worker
 from sparrow_core.distill.unroll import UnrolledDrafter
 from sparrow_core.errors import CheckpointError, ConfigError, SparrowError
@@ -85,43 +85,56 @@ def distill(
     states that do not belong to the target, before anything is trained.
     """
     output = output.absolute()
-    states = Path(local_folder(config.states)).absolute() if config.states else states_folder(config, windows, output)
-    if not config.states:
-        account = capture_windows(config, requests, str(states), capture_settings(config, windows), listener)
-        if account.lost or account.errors:
-            raise CheckpointError(
-                f"{len(account.lost) + len(account.errors)} windows were not captured ({account}): "
-                f"{'; '.join([*account.errors, *account.lost][:3])}"
-            )
+    if config.online:
+        origin = f"online-{capture_settings(config, windows)}"
+    elif config.states:
+        origin = absolute(config.states)
+    else:
+        origin = str(states_folder(config, windows, output))
+        _capture(config, requests, windows, origin, listener)
     info = _target_info(config)
     pending = _Pending(output / "training" / "pending.json")
-    recipe = settings_fingerprint(
-        {"run": run_name(config, ""), "target": info.fingerprint, "states": str(config.states or states)}
-    )
-    store = StateStore(states, info.fingerprint, info.tokenizer_hash, pending.shards(recipe))
-    geometry = drafter_geometry(config, info, store)
-    name, folder = run_name(config, store.digest), output / "drafter"
+    recipe = settings_fingerprint({"run": run_name(config, ""), "target": info.fingerprint, "states": origin})
+    source: StateSource
+    if config.online:
+        source = online_states(config, requests, origin, info)
+    else:
+        source = stored_states(config, origin, info, pending.shards(recipe))
+    geometry = drafter_geometry(config, info, source.bridge_layer)
+    name, folder = run_name(config, source.digest), output / "drafter"
     if (earlier := _origin(folder)) and earlier["recipe"] == recipe:
         num_learnt = earlier["states"]["captions"]
-        if earlier["run"] == name or len(store) - num_learnt < least_new:
-            return Distilled(folder, num_learnt, is_new=False, num_waiting=max(0, len(store) - num_learnt))
-    pending.begin(recipe, store.names)
-    drafter = train_drafter(config, geometry, store, output / "training", name, validation)
+        if earlier["run"] == name or len(source) - num_learnt < least_new:
+            return Distilled(folder, num_learnt, is_new=False, num_waiting=max(0, len(source) - num_learnt))
+    pending.begin(recipe, source.shards)
+    drafter = train_drafter(config, geometry, source, output / "training", name, validation)
     new = output / ".drafter-new"
-    save_drafter(new, drafter, drafter_card(config, len(store), ()))
-    origin = {
+    save_drafter(new, drafter, drafter_card(config, len(source), ()))
+    made_from = {
         "run": name,
         "recipe": recipe,
-        "states": {"folder": str(states), "digest": store.digest, "captions": len(store)},
+        "states": {"origin": origin, "digest": source.digest, "captions": len(source)},
     }
     (new / "provenance.json").write_text(
-        json.dumps(asdict(config) | origin | {"versions": versions()}, indent=1) + "\n"
+        json.dumps(asdict(config) | made_from | {"versions": versions()}, indent=1) + "\n"
     )
     if folder.exists():
         shutil.rmtree(folder)
     new.rename(folder)
     pending.end()
-    return Distilled(folder, len(store), is_new=True)
+    return Distilled(folder, len(source), is_new=True)
+
+
+def _capture(
+    config: DistillRunConfig, requests: RequestSource, windows: dict[str, Any], folder: str, listener: Listener
+) -> None:
+    """Capture all windows. Raises CheckpointError where some could not be."""
+    account = capture_windows(config, requests, folder, capture_settings(config, windows), listener)
+    if account.lost or account.errors:
+        raise CheckpointError(
+            f"{len(account.lost) + len(account.errors)} windows were not captured ({account}): "
+            f"{'; '.join([*account.errors, *account.lost][:3])}"
+        )
 
 
 def _target_info(config: DistillRunConfig) -> TargetInfo:
@@ -175,12 +188,12 @@ def states_folder(config: DistillRunConfig, windows: dict[str, Any], output: Pat
 def train_drafter(
     config: DistillRunConfig,
     geometry: DrafterConfig,
-    store: StateStore,
+    source: StateSource,
     output: Path,
     name: str,
     validation: Sequence[Callable[[], Request]] = (),
 ) -> SparrowDrafterModel:
-    """Train on a store, or continue where a run of the same name stopped.
+    """Train on captions, or continue where a run of the same name stopped.
 
     Checkpoints live under `output`, in a folder of that name; running it again after it has finished trains nothing and
     gives the same drafter. Raises ConfigError where the cluster has no room for the workers.
@@ -196,8 +209,7 @@ def train_drafter(
         train_loop_config={
             "run": config,
             "geometry": geometry,
-            "states": str(store.folder),
-            "shards": store.names,
+            "source": source,
             "folder": str(output / name),
             "validates": bool(validation),
         },
@@ -240,16 +252,17 @@ def train_worker(settings: dict[str, Any]) -> None:
     torch.set_num_threads(run.workers.threads)
     context = ray.train.get_context()
     worker = Worker(context.get_world_rank(), context.get_world_size(), get_device())  # type: ignore[arg-type]
-    store = StateStore(Path(settings["states"]), settings["geometry"].target_fingerprint, names=settings["shards"])
-    torch.manual_seed(run.train.seed)
-    unrolled = UnrolledDrafter(SparrowDrafterModel(settings["geometry"]), store.tables(), run.train)
-    model = prepare_model(unrolled, parallel_strategy_kwargs={"forward_sync_buffers": False})
-    hooks = _Reporting(worker, Path(settings["folder"]), settings["validates"])
-    trainer = Trainer(model, store, run.train, worker, Hooks(hooks.on_step, hooks.on_checkpoint))
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint:
-        trainer.load_state_dict(_load(checkpoint))
-    trainer.run()
+    source: StateSource = settings["source"]
+    with source.open() as (windows, tables):
+        torch.manual_seed(run.train.seed)
+        unrolled = UnrolledDrafter(SparrowDrafterModel(settings["geometry"]), tables, run.train)
+        model = prepare_model(unrolled, parallel_strategy_kwargs={"forward_sync_buffers": False})
+        hooks = _Reporting(worker, Path(settings["folder"]), settings["validates"])
+        trainer = Trainer(model, windows, run.train, worker, Hooks(hooks.on_step, hooks.on_checkpoint))
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint:
+            trainer.load_state_dict(_load(checkpoint))
+        trainer.run()
 
 
 def _validate(

@@ -6,25 +6,19 @@ from dataclasses import replace
 from pipeline.distill_config import DistillRunConfig
 from sparrow_core.config import DraftConfig, Sampling
 from sparrow_core.decoding.target import TargetInfo, TargetModel
-from sparrow_core.distill.store import StateStore
 from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.ticket import Arm
-from sparrow_core.errors import ConfigError
 from sparrow_core.measure.acceptance import measure_window, summarise
 from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
 from sparrow_core.models.sparrow import SparrowDrafter
 from sparrow_core.types import Request
 
 
-def drafter_geometry(config: DistillRunConfig, info: TargetInfo, store: StateStore) -> DrafterConfig:
-    """The drafter that a config asks for. Raises ConfigError where the store lacks what it would learn from."""
-    if config.reads_embeddings and not len(store[0].embeddings_VD):
-        raise ConfigError(
-            f"sees={config.sees} learns from visual embeddings, and {store.folder} was captured without them"
-        )
+def drafter_geometry(config: DistillRunConfig, info: TargetInfo, bridge_layer: int) -> DrafterConfig:
+    """The drafter that a config asks for, learning from states of this bridge layer."""
     return replace(
         DrafterConfig.for_target(info, blind=config.blind, sees=config.sees),
-        bridge_layer=store.header.bridge_layer,
+        bridge_layer=bridge_layer,
         has_bridge_norm=config.shows_bridge,
     )
 

@@ -38,7 +38,7 @@ class CaptionRunTable:
         }
 
 
-class WindowSource:
+class RowRequests:
     """From stored rows back to requests. Nothing is opened before the first one; a copy in another process opens its
     own."""
 
@@ -69,7 +69,7 @@ class WindowSource:
 class StoredWindow:
     """One stored row as a request, when it is called."""
 
-    source: WindowSource
+    source: RowRequests
     row: Row
 
     def __call__(self) -> Request:
@@ -81,15 +81,17 @@ def nearest_length(lengths: Iterable[int], visual_tokens: int) -> int:
     return min(lengths, key=lambda length: abs(math.log(length / max(1, visual_tokens))))
 
 
-def stored_windows(run: CaptionRunTable, patches: FrameSpec, lengths: tuple[int, ...]) -> dict[int, list[StoredWindow]]:
-    """Windows of a run by the nearest of these visual lengths (in ratio), always in the same order.
+def stored_windows(run: CaptionRunTable, patches: FrameSpec) -> list[StoredWindow]:
+    """All windows of a run, always in the same order. Raises ConfigError where it has none."""
+    if not run.rows:
+        raise ConfigError("the captioning run holds no caption: neither to learn from nor to measure a drafter by")
+    source = RowRequests(run.settings, patches)
+    return [StoredWindow(source, row) for row in sorted(run.rows.values(), key=lambda row: str(row["window_id"]))]
 
-    Raises ConfigError where the run has none.
-    """
-    source = WindowSource(run.settings, patches)
-    by_length: dict[int, list[StoredWindow]] = defaultdict(list)
-    for row in sorted(run.rows.values(), key=lambda row: str(row["window_id"])):
-        by_length[nearest_length(lengths, row["visual_tokens"])].append(StoredWindow(source, row))
-    if not by_length:
-        raise ConfigError("the captioning run holds no caption to measure a drafter by")
-    return dict(sorted(by_length.items()))
+
+def by_length(windows: Iterable[StoredWindow], lengths: tuple[int, ...]) -> dict[int, list[StoredWindow]]:
+    """Windows by the nearest of these visual lengths (in ratio)."""
+    found: dict[int, list[StoredWindow]] = defaultdict(list)
+    for window in windows:
+        found[nearest_length(lengths, window.row["visual_tokens"])].append(window)
+    return dict(sorted(found.items()))

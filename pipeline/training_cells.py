@@ -15,6 +15,7 @@ import torch
 
 from pipeline.distill_config import DistillRunConfig, run_name
 from pipeline.drafter_training import drafter_geometry, greedy_tau
+from pipeline.state_sources import learnable_store
 from pipeline.storage import Folder
 from sparrow_core.config import DraftConfig
 from sparrow_core.distill.store import StateStore
@@ -86,8 +87,8 @@ def _train(cell: Cell, folder: Path, validation: Sequence[Callable[[], Request]]
     config = cell.config
     torch.set_num_threads(config.workers.threads)
     target = load_target(config.target, device=config.device, dtype=config.dtype)
-    store = StateStore(cell.states, target.info.fingerprint, target.info.tokenizer_hash)
-    geometry = drafter_geometry(config, target.info, store)
+    store = learnable_store(config, cell.states, target.info)
+    geometry = drafter_geometry(config, target.info, store.header.bridge_layer)
     torch.manual_seed(config.train.seed)
     drafter = SparrowDrafterModel(geometry)
     points: list[tuple[int, float, Sequence[float]]] = []

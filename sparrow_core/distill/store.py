@@ -65,6 +65,9 @@ class TargetTables:
     embed_tokens_VD: torch.Tensor
     lm_head_VD: torch.Tensor
 
+    def in_float32(self) -> "TargetTables":
+        return TargetTables(self.embed_tokens_VD.float(), self.lm_head_VD.float())
+
 
 def target_tables(target: TargetModel) -> TargetTables:
     """Embedding and lm_head as plain matrices, read off through the target's own functions."""
@@ -136,7 +139,8 @@ class StateStore:
     memory but where they are.
 
     Every shard's header is looked at here: raises CheckpointError if there is none, if one is damaged, of another
-    schema, or of another target or tokenizer than the others or than `fingerprint` and `tokenizer_hash`.
+    schema, or of another target or tokenizer than the others or than `fingerprint` and `tokenizer_hash`, and if no
+    caption is long enough to learn from.
     """
 
     def __init__(
@@ -164,20 +168,28 @@ class StateStore:
                 )
         self._settings: list[str] = []
         self._places: list[tuple[Path, int]] = []
-        self._masks: list[torch.Tensor] = []
+        self._longest = 0
         for path in self._shards:
             header = _read_header(path)
             _refuse_stranger(path, header, self._shards[0], self.header)
             self._settings.append(header.settings)
             self._add(path)
+        if self._longest < 2:
+            raise CheckpointError(f"no caption in {folder} has two tokens or more: nothing can be learnt from it")
         _refuse_stranger(folder / TABLES_FILE, _read_header(folder / TABLES_FILE), self._shards[0], self.header)
 
     def __len__(self) -> int:
         return len(self._places)
 
-    def __getitem__(self, index: int) -> WindowStates:
-        path, number = self._places[index]
-        return window_states(_read_window(path), number)  # its header was read when the store was opened
+    def windows(self, indices: Sequence[int]) -> list[WindowStates]:
+        """Captions of these indices, each with its window."""
+        places = [self._places[index] for index in indices]
+        return [window_states(_read_window(path), number) for path, number in places]  # headers were read before
+
+    @property
+    def has_embeddings(self) -> bool:
+        """Whether visual embeddings were kept."""
+        return len(_read_window(self._shards[0]).embeddings_VD) > 0
 
     @property
     def digest(self) -> str:
@@ -190,22 +202,16 @@ class StateStore:
         ]
         return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
 
-    def caption_masks(self) -> list[torch.Tensor]:
-        """`is_caption_L` of every caption."""
-        return self._masks
-
     def tables(self) -> TargetTables:
-        """The target's matrices in float32."""
+        """The target's matrices, to train with."""
         tensors = load_file(self.folder / TABLES_FILE)
-        return TargetTables(tensors["embed_tokens"].float(), tensors["lm_head"].float())
+        return TargetTables(tensors["embed_tokens"], tensors["lm_head"]).in_float32()
 
     def _add(self, path: Path) -> None:
         with safe_open(path, framework="pt") as shard:
-            num_prompt = shard.get_slice("prompt_ids").get_shape()[0]
             lengths = shard.get_tensor("caption_lengths").tolist()
-        for number, length in enumerate(lengths):
-            self._places.append((path, number))
-            self._masks.append(torch.arange(num_prompt + length) >= num_prompt)
+        self._places += [(path, number) for number in range(len(lengths))]
+        self._longest = max(self._longest, *lengths)
 
 
 def _read_header(path: Path) -> StoreHeader:

@@ -5,7 +5,7 @@ whole state: a resumed run is bit-equal to one that was never interrupted.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -23,13 +23,12 @@ StateDict = dict[str, Any]
 
 
 class WindowSource(Protocol):
-    """Captured windows by index; `store.StateStore` is one."""
+    """Captions by index, each with its window: read (`store.StateStore`) or captured (`online.OnlineWindows`) when
+    they are asked for. A worker asks for its own captions of a step at once."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> WindowStates: ...
-
-    def caption_masks(self) -> list[torch.Tensor]: ...
+    def windows(self, indices: Sequence[int]) -> list[WindowStates]: ...
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        windows: WindowSource,
+        source: WindowSource,
         config: DistillConfig,
         worker: Worker | None = None,
         hooks: Hooks | None = None,
@@ -96,18 +95,15 @@ class Trainer:
                 f"train.batch_size={config.batch_size} cannot be shared evenly by {self._worker.world_size} workers "
                 f"with train.accumulate={config.accumulate}; use a multiple of {pieces}"
             )
-        self._learnt = [num_learnt(mask, config.recursions) for mask in windows.caption_masks()]
-        if not any(self._learnt):
-            raise ConfigError("no captured window has a caption of two tokens or more: nothing can be learnt")
         self.model = model
         unrolled = getattr(model, "module", model)
         assert isinstance(unrolled, UnrolledDrafter)
         self._unrolled = unrolled
         self.step = 0
-        self._windows = windows
+        self._source = source
         self._config = config
         self._hooks = hooks or Hooks()
-        self._sampler = WindowSampler(len(windows), config.batch_size, config.seed)
+        self._sampler = WindowSampler(len(source), config.batch_size, config.seed)
         self._optimizer = torch.optim.AdamW(
             [parameter for parameter in model.parameters() if parameter.requires_grad],
             lr=config.learning_rate,
@@ -136,23 +132,23 @@ class Trainer:
     def _train_step(self) -> StepMetrics:
         config, worker = self._config, self._worker
         indices = self._sampler.batch(self.step)
-        num_learnt_slots = max(1, sum(self._learnt[index] for index in indices))
         rate = learning_rate(config, self.step)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
         mine = range(worker.rank, config.batch_size, worker.world_size)
+        windows = self._source.windows([indices[place] for place in mine])
+        num_mine = sum(num_learnt(window.is_caption_L, config.recursions) for window in windows)
+        num_learnt_slots = max(1, self._over_workers(num_mine))
         size = len(mine) // config.accumulate
-        pieces = [mine[first : first + size] for first in range(0, len(mine), size)]
+        pieces = [slice(first, first + size) for first in range(0, len(mine), size)]
         loss = 0.0
         agreeing_P = learnt_P = torch.zeros(config.recursions + 1, dtype=torch.int64, device=worker.device)
         shown = shows_bridge(config.seed, self.step, config.batch_size, config.bridge_share)
         seeds = noise_seeds(config.seed, self.step, config.batch_size)
         for piece in pieces:
             batch = self._unrolled.collate(
-                [self._windows[indices[place]] for place in piece],
-                [shown[place] for place in piece],
-                [seeds[place] for place in piece],
+                windows[piece], [shown[place] for place in mine[piece]], [seeds[place] for place in mine[piece]]
             )
             with nullcontext() if piece is pieces[-1] else self._without_sync():
                 sums = self._sums(batch)
@@ -177,6 +173,14 @@ class Trainer:
         with torch.autocast(device.type, torch.bfloat16, enabled=self._config.precision == "bfloat16"):
             sums: UnrollSums = self.model(batch.to(device))
         return sums
+
+    def _over_workers(self, count: int) -> int:
+        """The sum over all workers."""
+        if self._worker.world_size == 1:
+            return count
+        total = torch.tensor(count, device=self._worker.device)
+        torch.distributed.all_reduce(total)
+        return int(total)
 
     def _without_sync(self) -> AbstractContextManager[None]:
         """In which gradients of several workers are not yet brought together."""

@@ -24,7 +24,7 @@ from jobs.audit import main as audit_main
 from jobs.caption_corpus import app
 from jobs.capture_states import main as capture_main
 from pipeline.caption_run import ExitCode
-from pipeline.stored_windows import CaptionRunTable, stored_windows
+from pipeline.stored_windows import CaptionRunTable, by_length, stored_windows
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.distill.store import StateStore
 from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
@@ -207,11 +207,11 @@ def settled_parts(folder: Path) -> set[str]:
 
 def test_drafters_can_be_measured_on_its_windows(unkilled: tuple[Path, Result], arguments: list[str]) -> None:
     target = arguments[arguments.index("--target") + 1]
-    windows = stored_windows(CaptionRunTable(str(unkilled[0])), read_frame_spec(target), (16, 4096))
-    assert {length: len(of_length) for length, of_length in windows.items()} == {16: NUM_WINDOWS - 1}
-    again = stored_windows(CaptionRunTable(str(unkilled[0])), read_frame_spec(target), (16, 4096))
-    assert [w.row["window_id"] for w in again[16]] == [w.row["window_id"] for w in windows[16]]
-    first = pickle.loads(pickle.dumps(windows[16][0]))
+    windows, again = (stored_windows(CaptionRunTable(str(unkilled[0])), read_frame_spec(target)) for _ in range(2))
+    counts = {length: len(of_length) for length, of_length in by_length(windows, (16, 4096)).items()}
+    assert counts == {16: NUM_WINDOWS - 1}
+    assert [window.row["window_id"] for window in again] == [window.row["window_id"] for window in windows]
+    first = pickle.loads(pickle.dumps(windows[0]))
     request = first()
     (frames, prompt) = request.messages[0].parts
     assert prompt == "Describe the video." and request.max_new_tokens == 24

@@ -135,7 +135,7 @@ def test_a_capture_of_its_own_accounts_for_every_window(
     assert rows[-1]["reason"] == "unreadable" and rows[0]["reason"] == "done before"
     assert [row["captions"] for row in rows] == [0, 2, 2, 2, 0]
     store = StateStore(tmp_path)
-    assert len(store) == 6 and store[0].states_TD.dtype == torch.float32
+    assert len(store) == 6 and store.windows([0])[0].states_TD.dtype == torch.float32
 
 
 def test_done_windows_are_marked_where_they_must_be_counted() -> None:

@@ -46,9 +46,10 @@ def test_round_trip(folder: Path) -> None:
     store = StateStore(folder, fingerprint="target-a")
     expected = [window_states(window, number) for window in WINDOWS for number in range(2)]
     assert len(store) == 6
-    for read, mask, written in zip(store, store.caption_masks(), expected, strict=False):
+    for read, written in zip(store.windows(range(6)), expected, strict=True):
         assert_equal(read, written)
-        assert torch.equal(mask, written.is_caption_L)
+    assert_equal(store.windows([4, 1])[0], expected[4])
+    assert store.has_embeddings
     assert torch.equal(store.tables().lm_head_VD, random_tables().lm_head_VD)
 
 
@@ -103,6 +104,13 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
         StateStore(tmp_path)
     write(tmp_path, 0, WINDOWS[0])
     with pytest.raises(CheckpointError, match=f"lacks {TABLES_FILE}"):
+        StateStore(tmp_path)
+
+
+def test_captions_too_short_to_learn_from_are_refused(tmp_path: Path) -> None:
+    (tmp_path / TABLES_FILE).write_bytes(tables_file(random_tables(), HEADER))
+    write(tmp_path, 0, captured_window(1, 5, [1]))
+    with pytest.raises(CheckpointError, match="nothing can be learnt"):
         StateStore(tmp_path)
 
 

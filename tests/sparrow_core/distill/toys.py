@@ -74,15 +74,12 @@ class ListSource:
     """Windows held in memory, behind the trainer's `WindowSource`; remembers what was read."""
 
     def __init__(self, windows: Sequence[WindowStates]) -> None:
-        self.windows = list(windows)
+        self._windows = list(windows)
         self.reads: list[int] = []
 
     def __len__(self) -> int:
-        return len(self.windows)
+        return len(self._windows)
 
-    def __getitem__(self, index: int) -> WindowStates:
-        self.reads.append(index)
-        return self.windows[index]
-
-    def caption_masks(self) -> list[torch.Tensor]:
-        return [window.is_caption_L for window in self.windows]
+    def windows(self, indices: Sequence[int]) -> list[WindowStates]:
+        self.reads += indices
+        return [self._windows[index] for index in indices]

@@ -1,0 +1,49 @@
+"""Windows that are captured while a drafter learns from them, and kept nowhere.
+
+For states that are too large to store: visual embeddings of long videos, which drafters that see the video learn from.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from sparrow_core.config import CaptureConfig
+from sparrow_core.distill.recorder import CaptionRecorder, bridge_layer, capture_samplings
+from sparrow_core.distill.states import WindowStates, window_states
+from sparrow_core.engine.engine import Engine
+from sparrow_core.types import Request
+
+
+class OnlineWindows:
+    """A `trainer.WindowSource` of `captions_per_window` captions of each window, written by an engine on demand.
+
+    What it gives is what a store of the same windows and settings gives, bit for bit where the engine's batching
+    changes no bit, and follows from the index alone, so that training resumes as it does on a store.
+    """
+
+    def __init__(
+        self, engine: Engine, requests: Callable[[int], Request], num_windows: int, config: CaptureConfig
+    ) -> None:
+        self._engine, self._requests, self._num_windows, self._config = engine, requests, num_windows, config
+        self._layer = bridge_layer(engine.target.info, config)
+
+    def __len__(self) -> int:
+        return self._num_windows * self._config.captions_per_window
+
+    def windows(self, indices: Sequence[int]) -> list[WindowStates]:
+        """Captions of these indices, written side by side. Raises what a request fails with."""
+        written = [self._begin(*divmod(index, self._config.captions_per_window)) for index in indices]
+        return [finish() for finish in written]
+
+    def _begin(self, number: int, caption: int) -> Callable[[], WindowStates]:
+        """Submit one caption of a window -> waits for it."""
+        sampling = capture_samplings(self._config, number)[caption]
+        recorder = CaptionRecorder(self._layer, self._config)
+        arm = replace(self._engine.default_arm(sampling), recording=recorder)
+        request = replace(self._requests(number), max_new_tokens=self._config.max_new_tokens)
+        (ticket,) = self._engine.submit_arms(request, [arm])
+
+        def finish() -> WindowStates:
+            captured = recorder.window([recorder.caption(ticket.result().token_ids)])
+            return window_states(captured, 0)
+
+        return finish

@@ -1,0 +1,95 @@
+"""Training on captions that the target writes beside it against training on the same captions, stored."""
+
+import asyncio
+import pickle
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+
+from demo.windows import DemoWindows
+from pipeline.capture_graph import _window_of_number, numbered_window
+from pipeline.distill_config import DistillRunConfig
+from pipeline.drafter_training import drafter_geometry
+from pipeline.stages.capture import CaptureRun, CaptureSink, CaptureWindows
+from pipeline.state_sources import StateSource, learnable_store, online_states, stored_states
+from pipeline.worker_engine import WorkerModels
+from sparrow_core.config import CaptureConfig, DistillConfig
+from sparrow_core.decoding.target import TargetInfo
+from sparrow_core.distill.trainer import Hooks, StepMetrics, Trainer
+from sparrow_core.distill.unroll import UnrolledDrafter
+from sparrow_core.errors import ConfigError
+from sparrow_core.models.drafter import SparrowDrafterModel
+from sparrow_core.models.loading import load_target
+
+DEMO = Path(__file__).parents[2] / "demo" / "weights"  # whose rows do not depend on the rows beside them
+NUM_WINDOWS = 3
+KEEP = CaptureConfig(captions_per_window=2, max_new_tokens=12, keep_embeddings=True)
+REQUESTS = partial(DemoWindows("train", (64,), 7).request, max_new_tokens=KEEP.max_new_tokens)
+
+
+@pytest.fixture(scope="module")
+def info() -> TargetInfo:
+    return load_target(str(DEMO / "target"), device="cpu").info
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of captured windows, written one after the other and without a drafter."""
+    folder = tmp_path_factory.mktemp("states")
+    run = CaptureRun(WorkerModels(str(DEMO / "target"), device="cpu"), CaptureSink(KEEP, str(folder), "s"), threads=1)
+    stage = CaptureWindows(run, partial(_window_of_number, requests=REQUESTS))
+    for number in range(NUM_WINDOWS):
+        row = {"window_id": numbered_window(number), "number": number}
+        (captured,) = asyncio.run(stage(pa.Table.from_pylist([row]))).to_pylist()
+        assert captured["status"] == "success", captured["error"]
+    return folder
+
+
+def config(**changes: object) -> DistillRunConfig:
+    settings = {"target": str(DEMO / "target"), "device": "cpu", "num_windows": NUM_WINDOWS, "capture": KEEP}
+    train = DistillConfig(steps=3, batch_size=4, recursions=1, warmup_steps=1, bridge_share=0.5)
+    return DistillRunConfig(**settings | {"train": train} | changes)  # type: ignore[arg-type]
+
+
+def trained(run: DistillRunConfig, info: TargetInfo, source: StateSource) -> list[StepMetrics]:
+    """Steps of a training on what a worker would unpickle."""
+    steps: list[StepMetrics] = []
+    copy: StateSource = pickle.loads(pickle.dumps(source))
+    with copy.open() as (windows, tables):
+        assert len(windows) == len(source) == NUM_WINDOWS * KEEP.captions_per_window
+        torch.manual_seed(0)
+        drafter = SparrowDrafterModel(drafter_geometry(run, info, copy.bridge_layer))
+        Trainer(UnrolledDrafter(drafter, tables, run.train), windows, run.train, hooks=Hooks(steps.append)).run()
+    return steps
+
+
+@pytest.mark.parametrize("sees", ["text", "embeddings"])
+def test_online_equals_stored(sees: str, info: TargetInfo, stored: Path) -> None:
+    """Bit for bit, although its captions are written side by side and in drafts."""
+    on_store = trained(config(sees=sees), info, stored_states(config(sees=sees), str(stored), info))
+    online = config(sees=sees, online=True, draft=str(DEMO / "drafter"))
+    source = online_states(online, REQUESTS, "online-demo", info)
+    assert trained(online, info, source) == on_store
+    assert len({step.loss for step in on_store}) == 3
+
+
+def test_the_number_of_windows_tells_online_sources_apart(info: TargetInfo) -> None:
+    few, more = (online_states(config(online=True, num_windows=n), REQUESTS, "origin", info) for n in (2, 3))
+    assert few.digest != more.digest and few.bridge_layer == more.bridge_layer == info.num_layers // 2
+
+
+def test_stored_states_may_lie_behind_a_url(info: TargetInfo, stored: Path) -> None:
+    source = stored_states(config(), stored.as_uri(), info)
+    with source.open() as (windows, _):
+        assert len(windows) == len(source) == 6
+
+
+def test_what_does_not_go_together_is_refused(info: TargetInfo, stored: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="online=true stores no states and reads none"):
+        config(online=True, states="out/states")
+    with pytest.raises(ConfigError, match="keep_embeddings=true, or online=true"):
+        config(sees="embeddings", capture=CaptureConfig())
+    assert learnable_store(config(sees="summary"), stored, info).has_embeddings
