@@ -162,15 +162,28 @@ def run(
         least_new, drift = least_new_captions(config.trigger, registry)
         if drift:
             console.print(str(drift), highlight=False)
-        made = distill(config, requests, windows, output, least_new=least_new, validation=validation)
+        made = distill(
+            config,
+            requests,
+            windows,
+            output,
+            least_new=least_new,
+            validation=validation,
+            refuse_target=registry.refuse_other_target if registry else lambda fingerprint: None,
+        )
         evaluation = made.folder / "evaluation.json"
         if not made.is_new and evaluation.exists():
             waiting = f"{made.num_waiting} new captions, fewer than {least_new}" if made.num_waiting else "nothing new"
             console.print(f"{waiting} to learn from: {made.folder} stays", highlight=False, soft_wrap=True)
             return made
-        rows = evaluate_drafters(config, config.evaluation, [str(made.folder)], measured_on)
-    store_acceptance(evaluation, rows)
-    (made.folder / "README.md").write_text(drafter_card(config, made.num_captions, rows))
+        in_use = registry.in_use if registry and not registry.holds(made.folder) else None
+        contenders = [str(made.folder), *([registry.files(in_use)] if registry and in_use else [])]
+        rows = evaluate_drafters(config, config.evaluation, contenders, measured_on)
+    if registry and in_use:  # on the same windows, whatever it was measured on before
+        registry.measured_again(in_use, [row for row in rows if row.drafter == in_use])
+    own = [row for row in rows if row.drafter == made.folder.name]
+    store_acceptance(evaluation, own)
+    (made.folder / "README.md").write_text(drafter_card(config, made.num_captions, own))
     show_acceptance(console, rows)
     console.print(f"drafter in {made.folder}", highlight=False, soft_wrap=True)
     return made

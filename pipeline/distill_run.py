@@ -76,13 +76,15 @@ def distill(
     listener: Listener = lambda account: None,
     least_new: int = 1,
     validation: Sequence[Callable[[], Request]] = (),
+    refuse_target: Callable[[str], None] = lambda fingerprint: None,
 ) -> Distilled:
     """All stages, each continued where an earlier run of the same config stopped.
 
     Where a drafter of the same settings is there already, nothing is trained before `least_new` captions have been
     added to what it learnt from. On the windows of `validation`, if there are any, the best checkpoint is chosen.
-    `windows` are the settings of `requests`, as plain JSON values: they tell captures apart. Raises CheckpointError for
-    states that do not belong to the target, before anything is trained.
+    `windows` are the settings of `requests`, as plain JSON values: they tell captures apart. Before anything is
+    trained, states of another target raise CheckpointError, and `refuse_target` is asked about the target's
+    fingerprint.
     """
     output = output.absolute()
     if config.online:
@@ -93,6 +95,7 @@ def distill(
         origin = str(states_folder(config, windows, output))
         _capture(config, requests, windows, origin, listener)
     info = _target_info(config)
+    refuse_target(info.fingerprint)
     pending = _Pending(output / "training" / "pending.json")
     recipe = settings_fingerprint({"run": run_name(config, ""), "target": info.fingerprint, "states": origin})
     source: StateSource

@@ -15,6 +15,7 @@ from ray.data import ActorPoolStrategy
 
 from pipeline.checkpoints import checkpoint_name
 from pipeline.distill_config import DistillRunConfig, EvaluationConfig
+from pipeline.storage import local_folder
 from sparrow_core.config import EngineConfig, Sampling
 from sparrow_core.decoding.drafting import Drafter
 from sparrow_core.decoding.target import TargetModel
@@ -32,12 +33,12 @@ HeldOut = Mapping[int, Sequence[Callable[[], Request]]]
 
 
 def open_drafter(name: str, target: TargetModel) -> Drafter:
-    """A drafter by folder or hub id, or one of the two without weights: "none" and "prompt_lookup"."""
+    """A drafter by folder, URL or hub id, or one of the two without weights: "none" and "prompt_lookup"."""
     if name == NoDrafter.name:
         return NoDrafter()
     if name == PromptLookupDrafter.name:
         return PromptLookupDrafter(target.info.vocab_size)
-    return load_drafter(name, target)
+    return load_drafter(local_folder(name), target)
 
 
 class MeasureWindow:

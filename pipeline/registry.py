@@ -10,7 +10,7 @@ A folder on any storage, written by one process at a time:
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -59,12 +59,7 @@ class Registry:
             raise ConfigError(f"{drafter} is no drafter's folder: it has no {', '.join(missing)}")
         files = {name: (drafter / name).read_bytes() for name in DRAFTER_FILES}
         config = json.loads(files["config.json"])
-        for known in self._ids()[:1]:  # all are of one target
-            if (fingerprint := self.record(known).target_fingerprint) != config["target_fingerprint"]:
-                raise ConfigError(
-                    f"{drafter} was trained for target {config['target_fingerprint']}, but {self._folder.url} holds "
-                    f"drafters of {fingerprint}; keep a registry for each target"
-                )
+        self.refuse_other_target(config["target_fingerprint"])
         drafter_id = _id(files)
         is_known = drafter_id in self._ids()
         record = Record(
@@ -77,8 +72,21 @@ class Registry:
         )
         for name, content in files.items():
             self._folder.write(f"drafters/{record.id}/{name}", content)
-        self._folder.write(f"records/{record.id}.json", (json.dumps(asdict(record), indent=1) + "\n").encode())
+        self._store(record)
         return record
+
+    def refuse_other_target(self, fingerprint: str) -> None:
+        """Raise ConfigError where the drafters on record are those of another target."""
+        for known in self._ids()[:1]:  # all are of one target
+            if (have := self.record(known).target_fingerprint) != fingerprint:
+                raise ConfigError(
+                    f"the drafter is for target {fingerprint}, but {self._folder.url} holds drafters of {have}; "
+                    "keep a registry for each target"
+                )
+
+    def measured_again(self, drafter: str, evaluation: Sequence[AcceptanceRow]) -> None:
+        """Put newer figures of a drafter on its record."""
+        self._store(replace(self.record(drafter), evaluation=evaluation))
 
     def holds(self, drafter: Path) -> bool:
         """Whether the drafter of a folder is on record."""
@@ -129,9 +137,17 @@ class Registry:
         self._write(before)
         return before[-1]
 
+    @property
+    def in_use(self) -> str | None:
+        """The id of the drafter in use, if there is one."""
+        return next(reversed(self.promotions), None)
+
     def files(self, drafter: str) -> str:
         """Where a drafter's folder is: a path, or a URL."""
         return f"{self._folder.url}/drafters/{drafter}"
+
+    def _store(self, record: Record) -> None:
+        self._folder.write(f"records/{record.id}.json", (json.dumps(asdict(record), indent=1) + "\n").encode())
 
     def _ids(self) -> list[str]:
         return [name.removesuffix(".json") for name in self._folder.names("records")]
@@ -162,5 +178,4 @@ def add_measured(registry: Registry, drafter: Path, evaluation: Path | None = No
 def drafter_in_use(source: str) -> str:
     """Where the drafter is that a registry has in use; anything that is no registry stands for itself."""
     registry = Registry(source)
-    promotions = registry.promotions
-    return registry.files(promotions[-1]) if promotions else source
+    return registry.files(drafter) if (drafter := registry.in_use) else source

@@ -64,10 +64,10 @@ def acceptance_drift(trigger: TriggerConfig, registry: Registry) -> Drift | None
     A captioning run leaves the shape of drafts to the governor, so what is expected is the least that was measured of
     any shape at the nearest visual length.
     """
-    promotions = registry.promotions
-    if not promotions:
+    in_use = registry.in_use
+    if in_use is None:
         return None
-    record = registry.record(promotions[-1])
+    record = registry.record(in_use)
     folder = Folder(trigger.watch or "")
     if folder.read(SETTINGS) is None:
         raise ConfigError(f"trigger.watch={trigger.watch} holds no captioning run: there is no {SETTINGS} in it")

@@ -59,6 +59,22 @@ def test_promotion_is_earned(url: str, tmp_path: Path) -> None:
     assert registry.promote(better) == [] and registry.promotions == [first, better]
 
 
+def test_a_drafter_is_compared_on_the_newest_windows(url: str, tmp_path: Path) -> None:
+    """Held-out windows have come since the one in use was measured: measured again, the two compare."""
+    registry = Registry(url)
+    first = registry.add(drafter(tmp_path / "a", "a"), {"steps": 3}, measured(100)).id
+    registry.promote(first)
+    more = [WindowAcceptance(64, 90, 700, (0,), 0.0, 701)] * 8
+    second = registry.add(drafter(tmp_path / "b", "b"), {}, [summarise("any", "chain", "64", more)]).id
+    with pytest.raises(ConfigError, match="different windows of 64 visual tokens"):
+        registry.promote(second)
+    worse = [WindowAcceptance(64, 100, 700, (0,), 0.0, 701)] * 8
+    registry.measured_again(first, [summarise("any", "chain", "64", worse)])
+    (gain,) = registry.promote(second)
+    assert gain.gain == pytest.approx(100 / 90 - 1) and registry.in_use == second
+    assert registry.record(first).provenance == {"steps": 3}
+
+
 def test_the_way_back(url: str, tmp_path: Path) -> None:
     registry = Registry(url)
     with pytest.raises(ConfigError, match="no drafter to go back to"):
@@ -90,7 +106,7 @@ def test_bad_input_is_named(url: str, tmp_path: Path) -> None:
     known = registry.add(drafter(tmp_path / "a", "a"), {}, measured(1)).id
     with pytest.raises(ConfigError, match=f"no drafter 'x'; there are: {known}"):
         registry.promote("x")
-    with pytest.raises(ConfigError, match="trained for target other"):
+    with pytest.raises(ConfigError, match=r"for target other, but .* holds drafters of t; keep"):
         registry.add(drafter(tmp_path / "b", "b", "other"), {}, measured(1))
 
 
