@@ -1,4 +1,9 @@
-"""The distillation job killed in the middle: it resumes, ends where an unkilled run ends, and changes no word."""
+"""The distillation job killed in the middle, three ways: it goes on, ends where an unkilled run ends, changes no word.
+
+first     two workers; the driver is killed
+resumed   two workers go on; one of them is killed; they finish
+alone     one worker goes on from a copy of what `first` left
+"""
 
 import json
 import os
@@ -8,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -36,7 +42,7 @@ from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
 from sparrow_core.models.drafter_checkpoint import load_drafter
 
 REPOSITORY = Path(__file__).parents[2]
-STEPS = 120
+STEPS, FIRST_STOP = 120, 40
 CHECKPOINT_DEADLINE_S, RUN_DEADLINE_S = 300, 400
 
 # About 60 s on two free cores; the limit allows for a machine that is busy with other things.
@@ -49,9 +55,10 @@ def job_settings(target: Path) -> dict:
         "num_windows": 2,
         "capture": {"captions_per_window": 2, "max_new_tokens": 16},
         "train": {
-            "steps": STEPS, "batch_size": 4, "recursions": 2, "bridge_share": 0.5, "checkpoint_every": 20,
+            "steps": STEPS, "batch_size": 4, "recursions": 2, "bridge_share": 0.5, "checkpoint_every": 40,
             "warmup_steps": 5,
         },
+        "validation": {"windows": 1, "length": 64, "draft": {"depth": 2, "width": 1, "total": 3}},
         "workers": {"train": 2},
         "windows": {"split": "train", "lengths": [64], "first_seed": 7, "varied_prompts": False},
         "evaluation": {
@@ -80,10 +87,10 @@ def recorded_step(output: Path) -> int:
     return max([int(step) for book in books for step in re.findall(r"step-(\d+)", book.read_text())], default=0)
 
 
-def wait_for_step(step: int, job: subprocess.Popen, output: Path, log: Path) -> None:
-    """Wait until a checkpoint of this step or a later one is on record."""
+def wait_until(condition: Callable[[], bool], job: subprocess.Popen, log: Path) -> None:
+    """Poll a condition of a job that is under way."""
     deadline = time.monotonic() + CHECKPOINT_DEADLINE_S
-    while recorded_step(output) < step:
+    while not condition():
         assert job.poll() is None and time.monotonic() < deadline, log.read_text()[-4000:]
         time.sleep(0.02)
 
@@ -101,6 +108,11 @@ def steps_of(output: Path) -> dict[str, list[dict]]:
     }
 
 
+def last_step(output: Path) -> dict:
+    """What the second of two workers has noted last."""
+    return steps_of(output)["steps-1-of-2"][-1]
+
+
 def unkilled_worker(rank: int, states: str, geometry: DrafterConfig, config: DistillJobConfig, folder: str) -> None:
     """One of two plain workers over gloo, without Ray: the uninterrupted twin."""
     torch.set_num_threads(1)
@@ -116,19 +128,39 @@ def unkilled_worker(rank: int, states: str, geometry: DrafterConfig, config: Dis
 
 
 @pytest.fixture(scope="module")
-def resumed_run(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Output folder of a job that was killed after its first recorded checkpoint and started again."""
+def first_run(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Output folder of a job that was killed after its first recorded checkpoint; its config lies beside it."""
     folder = tmp_path_factory.mktemp("distill")
-    config, output = folder / "config.yaml", folder / "out"
+    config, output = folder / "config.yaml", folder / "first"
     config.write_text(yaml.safe_dump(job_settings(tiny_checkpoint)))
-    killed = start_job(config, output, folder / "killed.log")
-    wait_for_step(20, killed, output, folder / "killed.log")
-    kill(killed)
+    job = start_job(config, output, folder / "first.log")
+    wait_until(lambda: recorded_step(output) >= FIRST_STOP, job, folder / "first.log")
+    kill(job)
     assert f"step-{STEPS:06d}" not in checkpoints(output), "the kill came too late to show anything"
-    resumed = start_job(config, output, folder / "resumed.log")
-    assert resumed.wait(RUN_DEADLINE_S) == 0, (folder / "resumed.log").read_text()[-4000:]
-    assert "step 0:" not in (folder / "resumed.log").read_text()
     return output
+
+
+@pytest.fixture(scope="module")
+def resumed_run(first_run: Path) -> Path:
+    """Output folder of a job that went on from there, and from the death of a worker."""
+    output = copy_of(first_run, "resumed")
+    config, log = first_run.parent / "config.yaml", first_run.parent / "resumed.log"
+    job = start_job(config, output, log)
+    killed_before = last_step(first_run)["pid"]
+    wait_until(lambda: last_step(output)["pid"] != killed_before, job, log)
+    victim = last_step(output)
+    os.kill(victim["pid"], signal.SIGKILL)
+    assert victim["step"] < STEPS - 1, "the kill came too late to show anything"
+    assert job.wait(RUN_DEADLINE_S) == 0, log.read_text()[-4000:]
+    assert "step 0:" not in log.read_text()
+    return output
+
+
+def copy_of(run: Path, name: str) -> Path:
+    """What a run left, under another name beside it; Ray Train's books name checkpoints relative to themselves."""
+    copy = run.with_name(name)
+    shutil.copytree(run, copy)
+    return copy
 
 
 @pytest.fixture(scope="module")
@@ -144,18 +176,17 @@ def unkilled(
     return [torch.load(folder / f"unkilled-{rank}.pt", weights_only=False) for rank in range(2)]
 
 
-def test_resumed_weights_and_losses_equal_an_unkilled_run(resumed_run: Path, unkilled: list[dict]) -> None:
-    weights = unkilled[0]["drafter"]
-    resumed = load_file(resumed_run / "drafter" / "model.safetensors")
-    assert weights.keys() == resumed.keys()
-    assert all(torch.equal(weights[name].bfloat16(), resumed[name]) for name in weights)
+def test_killed_runs_equal_an_unkilled_one(resumed_run: Path, unkilled: list[dict]) -> None:
     journals = steps_of(resumed_run)
     assert set(journals) == {"steps-0-of-2", "steps-1-of-2"}
     for rank in range(2):
         noted = journals[f"steps-{rank}-of-2"]
         assert {step["step"] for step in noted} == set(range(STEPS))
-        assert len({step["pid"] for step in noted}) == 2, "two processes, before and after the kill"
+        assert len({step["pid"] for step in noted}) == 3, "processes before, between and after the kills"
         assert all(as_noted(unkilled[rank]["steps"][step["step"]]) == as_noted(step) for step in noted)
+    weights, resumed = unkilled[0]["drafter"], checkpoint_weights(resumed_run, f"step-{STEPS:06d}")
+    assert weights.keys() == resumed.keys()
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
 
 
 def as_noted(step: StepMetrics | dict) -> tuple:
@@ -164,51 +195,31 @@ def as_noted(step: StepMetrics | dict) -> tuple:
     return fields["loss"], list(fields["windows"]), fields["learning_rate"], list(fields["agreement"])
 
 
-def test_a_killed_worker_and_another_number_of_workers(
-    resumed_run: Path, unkilled: list[dict], tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    """One of two workers dies: the run goes on by itself. Then the driver dies, and one worker alone finishes.
+def checkpoint_weights(output: Path, step: str) -> dict[str, torch.Tensor]:
+    (file,) = output.glob(f"training/*/{step}/state.pt")
+    return torch.load(file)["drafter"]
 
-    Here every checkpoint is validated, which changes no loss; the one with the best tau becomes the drafter.
-    """
-    config, output = tmp_path / "config.yaml", tmp_path / "out"
-    validation = {"windows": 1, "length": 64, "draft": {"depth": 2, "width": 1, "total": 3}}
-    config.write_text(yaml.safe_dump(job_settings(tiny_checkpoint) | {"validation": validation}))
-    (states,) = resumed_run.glob("states-*")
-    shutil.copytree(states, output / states.name)
-    job = start_job(config, output, tmp_path / "first.log")
-    wait_for_step(20, job, output, tmp_path / "first.log")
-    victim = steps_of(output)["steps-1-of-2"][-1]["pid"]
-    os.kill(victim, signal.SIGKILL)
-    wait_for_step(60, job, output, tmp_path / "first.log")
-    kill(job)
-    assert f"step-{STEPS:06d}" not in checkpoints(output), "the kill came too late to show anything"
-    pair = steps_of(output)
-    assert victim != pair["steps-1-of-2"][-1]["pid"]
-    for rank in range(2):
-        noted = pair[f"steps-{rank}-of-2"]
-        assert all(as_noted(unkilled[rank]["steps"][step["step"]]) == as_noted(step) for step in noted)
 
-    one = start_job(config, output, tmp_path / "second.log", "--set", "workers.train=1")
-    assert one.wait(RUN_DEADLINE_S) == 0, (tmp_path / "second.log").read_text()[-4000:]
+def test_the_best_checkpoint_becomes_the_drafter(resumed_run: Path) -> None:
+    (book,) = resumed_run.glob("training/*/checkpoint_manager_snapshot.json")
+    results = json.loads(book.read_text())["checkpoint_results"]
+    taus = {result["checkpoint_dir_name"]: result["metrics"]["tau"] for result in results}
+    weights = checkpoint_weights(resumed_run, max(taus, key=lambda step: taus[step]))
+    drafter = load_file(resumed_run / "drafter" / "model.safetensors")
+    assert all(torch.equal(weights[name].bfloat16(), drafter[name]) for name in drafter)
+
+
+def test_one_worker_goes_on_where_two_were(first_run: Path, unkilled: list[dict]) -> None:
+    """The same windows in the same order, and losses up to rounding."""
+    config, output, log = first_run.parent / "config.yaml", copy_of(first_run, "alone"), first_run.parent / "alone.log"
+    job = start_job(config, output, log, "--set", "workers.train=1", "--set", "evaluation.temperatures=[0.0]")
+    assert job.wait(RUN_DEADLINE_S) == 0, log.read_text()[-4000:]
     alone = steps_of(output)["steps-0-of-1"]
-    assert alone[0]["step"] >= 60 and alone[-1]["step"] == STEPS - 1
+    assert alone[0]["step"] >= FIRST_STOP and alone[-1]["step"] == STEPS - 1
     for step in alone:
         both = [unkilled[rank]["steps"][step["step"]] for rank in range(2)]
         assert step["windows"] == list(both[0].windows)
         assert step["loss"] == pytest.approx((both[0].loss + both[1].loss) / 2, rel=1e-4)
-    taus = validated(output)
-    best = max(taus, key=lambda folder: taus[folder])
-    (weights,) = (torch.load(path)["drafter"] for path in output.glob(f"training/*/{best}/state.pt"))
-    drafter = load_file(output / "drafter" / "model.safetensors")
-    assert all(torch.equal(weights[name].bfloat16(), drafter[name]) for name in drafter)
-
-
-def validated(output: Path) -> dict[str, float]:
-    """Tau of the checkpoints that are kept, by folder, as Ray Train's own book has it."""
-    (book,) = output.glob("training/*/checkpoint_manager_snapshot.json")
-    results = json.loads(book.read_text())["checkpoint_results"]
-    return {result["checkpoint_dir_name"]: result["metrics"]["tau"] for result in results}
 
 
 def test_again_there_is_nothing_new_and_a_second_copy_leaves(resumed_run: Path, tmp_path: Path) -> None:
