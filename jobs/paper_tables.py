@@ -31,10 +31,11 @@ from pipeline.paper_run import (
     measure,
     study_layers,
     train_variants,
+    tune_variants,
 )
 from pipeline.report.machine import describe_machine
 from pipeline.report.plots import plot_methods
-from pipeline.training_cells import CellResult
+from pipeline.training_cells import CellResult, train_cells
 from sparrow_core.measure.layers import LayerFinding
 from sparrow_core.measure.methods import MethodRow, MethodRun, method_rows
 from sparrow_core.models.loading import resolve_device
@@ -62,6 +63,7 @@ class PaperConfig:
     methods: dict[str, dict[str, Any]]
     ablations: dict[str, dict[str, Any]] = field(default_factory=dict)
     learning_rates: tuple[float, ...] = (0.001, 0.002, 0.004)
+    most_rates: int = 5  # of a method whose best rate is at the edge of what was tried
     validation: RateChoiceConfig = field(default_factory=RateChoiceConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
     schema_version: Literal[1] = 1
@@ -100,10 +102,11 @@ def run(config: PaperConfig, output: Path, threads: int, console: Console) -> No
 
     with connected():
         folders = capture_all([*methods, *ablations], output, lambda account: None)
-        trained = train_variants(methods, config.learning_rates, folders, output, validation, shape, tell)
+        train = partial(train_cells, output=output / "cells", validation=validation, shape=shape, listener=tell)
+        trained = tune_variants(methods, config.learning_rates, config.most_rates, folders, train)
         rates = {name: best_rate(results) for name, results in trained.items()}
         rate = rates[SPARROW]
-        at_rate = train_variants(ablations, [rate], folders, output, validation, shape, tell)
+        at_rate = train_variants(ablations, [rate], folders, train)
         varied = {name: results[rate] for name, results in at_rate.items()}
     torch.set_num_threads(threads)
     head: dict[str, Any] = {

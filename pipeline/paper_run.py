@@ -9,6 +9,7 @@ Owns the order of the work and its journal. Windows, and how a caption is scored
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -21,7 +22,7 @@ from pipeline.checkpoints import checkpoint_identity
 from pipeline.distill_config import DistillRunConfig, capture_settings
 from pipeline.distill_run import states_folder
 from pipeline.storage import Folder
-from pipeline.training_cells import Cell, CellResult, train_cells
+from pipeline.training_cells import Cell, CellResult
 from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding.drafting import Drafter
 from sparrow_core.engine.engine import Engine
@@ -86,25 +87,54 @@ def capture_all(variants: Sequence[Variant], output: Path, listener: Listener) -
     return folders
 
 
+TrainCells = Callable[[Sequence[Cell]], Mapping[str, CellResult]]
+"""Trains cells, all side by side: results by name."""
+
+
 def train_variants(
-    variants: Sequence[Variant],
-    learning_rates: Sequence[float],
-    folders: Mapping[str, Path],
-    output: Path,
-    validation: Sequence[Callable[[], Request]],
-    shape: DraftConfig,
-    listener: Callable[[CellResult], None],
+    variants: Sequence[Variant], rates: Sequence[float], folders: Mapping[str, Path], train: TrainCells
 ) -> dict[str, dict[float, CellResult]]:
-    """Every variant with every learning rate: results by name and rate. Ray must be connected."""
-    cells = [
-        Cell(f"{variant.name} at {rate:g}", _at_rate(variant.config, rate), folders[variant.name])
-        for variant in variants
-        for rate in learning_rates
-    ]
-    results = train_cells(cells, output / "cells", validation, shape, listener)
-    return {
-        variant.name: {rate: results[f"{variant.name} at {rate:g}"] for rate in learning_rates} for variant in variants
-    }
+    """Every variant with every learning rate: results by name and rate."""
+    return _train_pairs([(variant, rate) for variant in variants for rate in rates], folders, train)
+
+
+def tune_variants(
+    variants: Sequence[Variant],
+    rates: Sequence[float],
+    most_rates: int,
+    folders: Mapping[str, Path],
+    train: TrainCells,
+) -> dict[str, dict[float, CellResult]]:
+    """Every variant with these learning rates, and, while a variant's best one is its lowest or its highest, with half
+    or twice that, up to `most_rates` in all: results by name and rate."""
+    results: dict[str, dict[float, CellResult]] = {variant.name: {} for variant in variants}
+    missing = [(variant, rate) for variant in variants for rate in rates]
+    while missing:
+        for name, found in _train_pairs(missing, folders, train).items():
+            results[name] |= found
+        missing = [
+            (variant, rate)
+            for variant in variants
+            if len(results[variant.name]) < most_rates and (rate := _beyond_edge(results[variant.name]))
+        ]
+    return results
+
+
+def _train_pairs(
+    pairs: Sequence[tuple[Variant, float]], folders: Mapping[str, Path], train: TrainCells
+) -> dict[str, dict[float, CellResult]]:
+    named = {f"{variant.name} at {rate:g}": (variant, rate) for variant, rate in pairs}
+    results = train([Cell(n, _at_rate(v.config, rate), folders[v.name]) for n, (v, rate) in named.items()])
+    found: dict[str, dict[float, CellResult]] = defaultdict(dict)
+    for name, (variant, rate) in named.items():
+        found[variant.name][rate] = results[name]
+    return found
+
+
+def _beyond_edge(results: Mapping[float, CellResult]) -> float | None:
+    """The rate to try next where the best one is an outermost one."""
+    best = best_rate(results)
+    return best / 2 if best == min(results) else best * 2 if best == max(results) else None
 
 
 def best_rate(results: Mapping[float, CellResult]) -> float:

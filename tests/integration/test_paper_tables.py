@@ -26,6 +26,7 @@ def settings(target: Path) -> dict:
             "windows": {"split": "train", "lengths": [64], "first_seed": 7, "varied_prompts": False},
         },
         "learning_rates": [0.001, 0.01],
+        "most_rates": 2,
         "methods": {
             "sparrow": {},
             "vispec": {"sees": "summary", "train": {"bridge_share": 0.0}},
