@@ -8,12 +8,11 @@ import typer
 from rich.console import Console
 
 from jobs.errors import told_errors
+from jobs.submitted import refuse_relative
 from pipeline.caption_run import ExitCode, Listener, Prepared, execute, exit_code, exit_code_of_nothing_to_do, prepare
-from pipeline.cluster import is_submitted_job
 from pipeline.config import CaptionConfig, caption_config
 from pipeline.report.console import advance, progress_bar, show_captions, show_start, show_summary
-from pipeline.storage import is_url, list_videos
-from sparrow_core.errors import ConfigError
+from pipeline.storage import list_videos
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -52,9 +51,7 @@ def main(
 
 def run(source: str, output: str, config: CaptionConfig, console: Console) -> ExitCode:
     """Caption what is missing in `output` of the videos that `source` names, and show it."""
-    if is_submitted_job():
-        refuse_relative("--input", source)
-        refuse_relative("--output", output)
+    refuse_relative({"--input": source, "--output": output})
     prepared = prepare(config, list_videos(source), output)
     if not prepared.work.sources:
         console.print(f"nothing to do: {output} holds a row for every window", highlight=False)
@@ -72,15 +69,6 @@ def run_with_progress(prepared: Prepared, console: Console) -> dict[str, Any]:
     with progress_bar(console) as progress:
         progress.add_task("caption", total=total, errors=0, tokens_per_s=0.0)
         return execute(prepared, Listener(partial(show_start, console), partial(advance, progress)))
-
-
-def refuse_relative(flag: str, path: str) -> None:
-    """Under `ray job submit` the working directory is a temporary copy: a relative path would miss, or be lost."""
-    if not is_url(path) and not Path(path).is_absolute():
-        raise ConfigError(
-            f"{flag} {path} is relative, and a submitted job runs in Ray's temporary working directory; "
-            f'give the absolute path, as in {flag} "$PWD/{path}"'
-        )
 
 
 if __name__ == "__main__":

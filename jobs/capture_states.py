@@ -9,6 +9,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from jobs.caption_corpus import DEMO
 from jobs.errors import told_errors
+from jobs.submitted import refuse_relative
 from pipeline.caption_run import ExitCode
 from pipeline.capture_run import CaptureAccount, capture_videos
 from pipeline.config import caption_config
@@ -41,6 +42,7 @@ def main(
     flags = {"target": target, "draft": draft, "prompt": prompt}
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with told_errors(), Progress(*columns, console=console) as progress:
+        refuse_relative({"--input": source, "--output": output})
         task = progress.add_task("capturing")
         account = capture_videos(
             caption_config(config, settings or [], flags, DEMO),

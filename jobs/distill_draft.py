@@ -12,6 +12,7 @@ from rich.console import Console
 
 from demo.windows import DemoWindows, Split
 from jobs.errors import told_errors
+from jobs.submitted import refuse_relative
 from pipeline.capture_graph import RequestSource
 from pipeline.checkpoints import worker_draft, worker_path
 from pipeline.cluster import connected
@@ -76,6 +77,9 @@ def main(
     """
     console = Console()
     with told_errors():
+        refuse_relative(
+            {"--output": output, "--states": states, "--online": online, "--heldout": heldout, "--registry": registry}
+        )
         given = ({"states": states} if states else {}) | ({"online": True} if online else {})
         checked = build_config(DistillJobConfig, read_settings(config, settings or []) | given)
         if checked.trigger.watch and not registry:

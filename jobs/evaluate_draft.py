@@ -9,6 +9,7 @@ from rich.console import Console
 
 from jobs.distill_draft import DistillJobConfig, held_out
 from jobs.errors import told_errors
+from jobs.submitted import refuse_relative
 from pipeline.checkpoints import worker_path
 from pipeline.cluster import connected
 from pipeline.config import build_config, read_settings
@@ -30,6 +31,7 @@ def main(
     Exit codes: 0 done; 2 wrong usage or settings.
     """
     with told_errors():
+        refuse_relative({"--heldout": heldout, "--output": output})
         checked = build_config(DistillJobConfig, read_settings(config, settings or []))
         checked = replace(checked, target=worker_path(checked.target))
         windows = held_out(checked, heldout)

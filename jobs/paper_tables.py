@@ -18,6 +18,7 @@ from demo.windows import DemoWindows
 from demo.world import mean_scores, score
 from jobs.distill_draft import DistillJobConfig
 from jobs.errors import told_errors
+from jobs.submitted import refuse_relative
 from pipeline.checkpoints import worker_draft, worker_path
 from pipeline.cluster import connected
 from pipeline.config import build_config, read_settings
@@ -86,6 +87,7 @@ def main(
     """
     console = Console()
     with told_errors():
+        refuse_relative({"--output": output})
         checked = build_config(PaperConfig, read_settings(config, settings or []))
         run(checked, output.absolute(), threads, console)
 

@@ -83,7 +83,7 @@ def execute(prepared: Prepared, listener: Listener) -> dict[str, Any]:
         config, plan = settle(prepared.config, cluster)
         need = memory_need(config)
         listener.on_start(config, plan, need, prepared.work)
-        refuse_impossible(need, _device_memory_bytes(config, cluster), config)
+        refuse_impossible(need, device_memory_bytes(config, cluster), config)
         with errors_of_worker_start():
             figures = _run(prepared, config, plan, listener)
     prepared.ledger.compact()
@@ -151,7 +151,7 @@ def capture_sink(config: CaptionConfig, settings: dict[str, Any], folder: str, p
     return CaptureSink(capture.keep, absolute(folder), digest, left // plan.caption_workers)
 
 
-def _device_memory_bytes(config: CaptionConfig, cluster: Cluster) -> int:
+def device_memory_bytes(config: CaptionConfig, cluster: Cluster) -> int:
     """Memory that a caption worker can count on. A GPU that the driver cannot see is not second-guessed."""
     if not config.device.startswith("cuda"):
         return cluster.node_memory_bytes

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.caption_graph import data_context
-from pipeline.caption_run import caption_settings, capture_sink, settle
+from pipeline.caption_run import caption_settings, capture_sink, device_memory_bytes, settle
 from pipeline.capture_graph import RequestSource, capture_archive, capture_requests, numbered_window
 from pipeline.checkpoints import worker_draft, worker_path
 from pipeline.cluster import connected, errors_of_worker_start
 from pipeline.config import CaptionConfig
 from pipeline.distill_config import DistillRunConfig
+from pipeline.memory import memory_need, refuse_impossible
 from pipeline.rows import Row
 from pipeline.stages.capture import CaptureRun, CaptureSink
 from pipeline.storage import Folder, absolute
@@ -70,6 +71,7 @@ def capture_videos(
     settings = caption_settings(config)
     with connected() as cluster:
         config, plan = settle(config, cluster)
+        refuse_impossible(memory_need(config), device_memory_bytes(config, cluster), config)
         sink = capture_sink(config, settings, folder, plan)
         run = CaptureRun(_models(config, config.engine), sink, plan.threads)
         with data_context(len(sources)), errors_of_worker_start():

@@ -27,6 +27,7 @@ from sparrow_core.distill.states import CapturedCaption, CapturedWindow, WindowS
 from sparrow_core.errors import CheckpointError
 
 SCHEMA_VERSION = 2
+_ROWS_AT_ONCE = 256  # of the target's matrices, which are not copied whole on its device
 TABLES_FILE = "target_tables.safetensors"
 SHARD_PREFIX, _SUFFIX = "shard-", ".safetensors"
 
@@ -72,10 +73,12 @@ class TargetTables:
 def target_tables(target: TargetModel) -> TargetTables:
     """Embedding and lm_head as plain matrices, read off through the target's own functions."""
     info = target.info
+    ids = torch.arange(info.vocab_size, device=info.device).split(_ROWS_AT_ONCE)
+    units = torch.eye(info.hidden_size, device=info.device, dtype=info.dtype).split(_ROWS_AT_ONCE)
     with torch.no_grad():
-        embed_tokens_VD = target.embed_tokens(torch.arange(info.vocab_size, device=info.device))
-        lm_head_DV = target.logits(torch.eye(info.hidden_size, device=info.device, dtype=info.dtype))
-    return TargetTables(embed_tokens_VD.cpu(), lm_head_DV.T.to(info.dtype).cpu().contiguous())
+        embed_tokens_VD = torch.cat([target.embed_tokens(some).cpu() for some in ids])
+        lm_head_DV = torch.cat([target.logits(some).to(info.dtype).cpu() for some in units])
+    return TargetTables(embed_tokens_VD, lm_head_DV.T.contiguous())
 
 
 def tables_file(tables: TargetTables, header: StoreHeader) -> bytes:

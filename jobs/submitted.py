@@ -1,0 +1,21 @@
+"""What holds for a command that `ray job submit` runs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.cluster import is_submitted_job
+from pipeline.storage import is_url
+from sparrow_core.errors import ConfigError
+
+
+def refuse_relative(paths: Mapping[str, str | Path | None]) -> None:
+    """Raise ConfigError for a flag's relative path: the working directory is a temporary copy there, and the path would
+    miss, or be lost. Elsewhere every path will do."""
+    if not is_submitted_job():
+        return
+    for flag, path in paths.items():
+        if path is not None and not is_url(str(path)) and not Path(path).is_absolute():
+            raise ConfigError(
+                f"{flag} {path} is relative, and a submitted job runs in Ray's temporary working directory; "
+                f'give the absolute path, as in {flag} "$PWD/{path}"'
+            )
