@@ -24,6 +24,7 @@ from pipeline.cluster import connected
 from pipeline.config import build_config, read_settings
 from pipeline.paper_run import (
     SPARROW,
+    UNTRAINED,
     MeasureConfig,
     Variant,
     Windows,
@@ -44,7 +45,6 @@ from sparrow_core.types import Request
 
 VALIDATION_SEED, MEASURED_SEED = 40_000, 90_000
 RESULT = "paper_tables.json"
-UNTRAINED = ("specvlm", "prompt_lookup")
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,11 @@ class RateChoiceConfig:
 @dataclass(frozen=True)
 class PaperConfig:
     """Settings of every drafter (`base`, as for jobs/distill_draft.py), what each method and ablation changes of them,
-    and what is measured."""
+    and what is measured. Methods and `tuned` ablations find their own learning rate, other ablations have Sparrow's."""
 
     base: dict[str, Any]
     methods: dict[str, dict[str, Any]]
+    tuned: dict[str, dict[str, Any]] = field(default_factory=dict)
     ablations: dict[str, dict[str, Any]] = field(default_factory=dict)
     learning_rates: tuple[float, ...] = (0.001, 0.002, 0.004)
     most_rates: int = 5  # of a method whose best rate is at the edge of what was tried
@@ -95,6 +96,7 @@ def main(
 def run(config: PaperConfig, output: Path, threads: int, console: Console) -> None:
     """All of it; writes the results again after every window."""
     methods = [variant(config.base, name, changes) for name, changes in config.methods.items()]
+    tuned = [variant(config.base, name, changes) for name, changes in config.tuned.items()]
     ablations = [variant(config.base, name, changes) for name, changes in config.ablations.items()]
     validation = list(validation_requests(config.validation, config.measure.max_new_tokens))
     shape, base = config.measure.draft, variant(config.base, "base", {}).config
@@ -103,9 +105,9 @@ def run(config: PaperConfig, output: Path, threads: int, console: Console) -> No
         console.print(f"{result.name}: tau {result.tau:.2f} on validation windows", highlight=False)
 
     with connected():
-        folders = capture_all([*methods, *ablations], output, lambda account: None)
+        folders = capture_all([*methods, *tuned, *ablations], output, lambda account: None)
         train = partial(train_cells, output=output / "cells", validation=validation, shape=shape, listener=tell)
-        trained = tune_variants(methods, config.learning_rates, config.most_rates, folders, train)
+        trained = tune_variants([*methods, *tuned], config.learning_rates, config.most_rates, folders, train)
         rates = {name: best_rate(results) for name, results in trained.items()}
         rate = rates[SPARROW]
         at_rate = train_variants(ablations, [rate], folders, train)
@@ -117,33 +119,32 @@ def run(config: PaperConfig, output: Path, threads: int, console: Console) -> No
         "training": training_rows(trained, rates, varied),
     }
     best = {name: results[rates[name]].folder for name, results in trained.items()}
-    store = partial(store_results, output, head, {*config.methods, *UNTRAINED}, {SPARROW, *config.ablations})
+    main = {name: best[name] for name in config.methods}
+    others = {name: best[name] for name in config.tuned} | {name: result.folder for name, result in varied.items()}
+    store = partial(store_results, output, head, {*main, *UNTRAINED})
     windows = Windows(partial(measured_request, config.measure.max_new_tokens), fact_score)
-    ablation_folders = {name: result.folder for name, result in varied.items()}
     with console.status("measuring") as status:
 
         def add(runs: Sequence[MethodRun]) -> None:
             status.update(f"measuring: window {runs[-1].window} done")
-            store(method_rows(runs))
+            store(method_rows(runs, SPARROW))
 
         def add_layers(findings: Sequence[LayerFinding]) -> None:
             status.update(f"layer study: window {findings[-1].window} done")
 
         layers = layer_rows(study_layers(base, config.measure, windows, output, add_layers))
         head["layers"] = layers
-        rows = method_rows(measure(base, config.measure, best, ablation_folders, windows, output, add))
+        rows = method_rows(measure(base, config.measure, main, others, windows, output, add), SPARROW)
     store(rows)
     show(console, rows)
 
 
-def store_results(
-    output: Path, head: Mapping[str, Any], methods: set[str], ablations: set[str], rows: Sequence[MethodRow]
-) -> None:
-    """Write the tables and their plot."""
+def store_results(output: Path, head: Mapping[str, Any], methods: set[str], rows: Sequence[MethodRow]) -> None:
+    """Write the tables and their plot. What is no method is an ablation."""
     results = {
         **head,
         "rows": [asdict(row) for row in rows if row.method in methods],
-        "ablation": [asdict(row) for row in rows if row.method in ablations and not row.temperature],
+        "ablation": [asdict(row) for row in rows if row.method not in methods],
     }
     (output / RESULT).write_text(json.dumps(results, indent=1) + "\n")
     if results["rows"]:
@@ -208,13 +209,12 @@ def training_rows(
 
 def show(console: Console, rows: Sequence[MethodRow]) -> None:
     """Print the rows."""
-    headings = ("T", "visual tokens", "method", "windows", "tau", "95 %", "round cost", "decode speedup", "unequal")
-    table = Table(*headings)
+    table = Table("T", "visual tokens", "method", "windows", "tau", "95 %", "over Sparrow's", "speedup", "unequal")
     for row in sorted(rows, key=lambda row: (row.temperature, row.visual_tokens)):
         table.add_row(
             f"{row.temperature:g}", str(row.visual_tokens), row.method, str(row.windows), f"{row.tau:.2f}",
-            f"{row.tau_low:.2f} to {row.tau_high:.2f}", f"{row.round_cost:.2f}", f"{row.decode_speedup:.2f}",
-            str(row.unequal),
+            f"{row.tau_low:.2f} to {row.tau_high:.2f}", f"{row.tau_ratio:.2f}" if row.tau_ratio else "",
+            f"{row.decode_speedup:.2f}" if row.decode_speedup else "", str(row.unequal),
         )  # fmt: skip
     console.print(table)
 

@@ -28,7 +28,7 @@ from sparrow_core.decoding.drafting import Drafter
 from sparrow_core.engine.engine import Engine
 from sparrow_core.errors import ConfigError
 from sparrow_core.measure.layers import LayerFinding, study_window
-from sparrow_core.measure.methods import ALONE, MethodRun, method_runs, run_methods
+from sparrow_core.measure.methods import ALONE, MethodRun, Way, method_runs, read_run, run_methods
 from sparrow_core.models.drafter_checkpoint import load_drafter
 from sparrow_core.models.loading import load_target
 from sparrow_core.models.reference import load_reference
@@ -38,20 +38,25 @@ from sparrow_core.types import Request
 
 JOURNAL, LAYERS = "runs.jsonl", "layers.jsonl"
 SPARROW = "sparrow"
+UNTRAINED = ("specvlm", "prompt_lookup")
 
 
 @dataclass(frozen=True)
 class MeasureConfig:
     """What is measured: `windows` usable windows of every length, of which up to `most_windows` are tried.
 
-    Ablations are measured greedily, at `ablation_lengths` alone. The layer study takes `layer_windows` windows of
-    `layer_length`."""
+    Methods draft in the shape `draft` and as the governor chooses. Ablations are measured greedily in that shape, on
+    the first `ablation_windows` of `ablation_lengths` alone, among them the drafters `squeezed` once more, a longer
+    video taking `squeezed_span` places. The layer study takes `layer_windows` windows of `layer_length`."""
 
     lengths: tuple[int, ...] = (512, 1500, 6000, 17000, 25000)
     windows: int = 40
     most_windows: int = 60
     temperatures: tuple[float, ...] = (0.0, 1.0)
     ablation_lengths: tuple[int, ...] = (512, 25000)
+    ablation_windows: int = 20
+    squeezed: tuple[str, ...] = ()
+    squeezed_span: int = 512
     max_new_tokens: int = 320
     draft: DraftConfig = field(default_factory=lambda: DraftConfig.chain(7))
     layer_length: int = 512
@@ -157,47 +162,56 @@ def measure(
 ) -> list[MethodRun]:
     """Decode the windows of every length by every method, one window after the other, in this process.
 
-    `listener` is told of all that was measured so far, after every window. Windows that the journal holds are not
-    decoded again. Raises ConfigError where it is of other drafters.
+    `listener` is told of all that was measured so far, after every window. What the journal holds of these drafters is
+    not measured again. Raises ConfigError where it was written with other settings.
     """
     settings = {
         "target": checkpoint_identity(config.target),
         "draft": asdict(plan.draft),
-        "drafters": {name: folder.name for name, folder in {**methods, **ablations}.items()},
-        "temperatures": list(plan.temperatures),
-        "ablation_lengths": list(plan.ablation_lengths),
         "max_new_tokens": plan.max_new_tokens,
     }
-    journal = _Journal(output / JOURNAL, settings)
     target = load_target(config.target, device=config.device, dtype=config.dtype)
-    main: dict[str, Drafter[Any]] = {name: load_drafter(str(folder), target) for name, folder in methods.items()}
-    main |= {"specvlm": SpecVLMDrafter(target), "prompt_lookup": PromptLookupDrafter(target.info.vocab_size)}
-    varied: dict[str, Drafter[Any]] = {name: load_drafter(str(folder), target) for name, folder in ablations.items()}
+    folders = {**methods, **ablations}
+    trained = {name: load_drafter(str(folder), target) for name, folder in folders.items()}
+    squeezed = {name: f"{name}, squeezed" for name in plan.squeezed}
+    drafters: dict[str, Drafter[Any]] = {
+        **trained,
+        **{label: trained[name].squeezing(plan.squeezed_span) for name, label in squeezed.items()},
+        "specvlm": SpecVLMDrafter(target),
+        "prompt_lookup": PromptLookupDrafter(target.info.vocab_size),
+    }
+    identities = {name: folder.name for name, folder in folders.items()}
+    journal = _Journal(
+        output / JOURNAL, settings, identities | {label: identities[name] for name, label in squeezed.items()}
+    )
     engine_config = EngineConfig(max_model_tokens=max(plan.lengths) * 5 // 4 + 2048, max_sequences=1)
     with Engine(target, None, engine_config) as engine:
         for length in plan.lengths:
+            num_usable = 0
             for number in range(plan.most_windows):
-                if journal.num_usable(length, plan.temperatures) >= plan.windows:
+                if num_usable == plan.windows:
                     break
                 name = f"{length}-{number}"
-                if name in journal.runs:
-                    continue
-                request = replace(windows.request(length, number), request_id=name)
-                drafters = {
-                    t: main | (varied if t == 0 and length in plan.ablation_lengths else {}) for t in plan.temperatures
-                }
-                found = run_methods(engine, request, drafters, plan.draft, turn=number)
-                journal.add(
-                    name,
-                    [
-                        run
-                        for temperature, completions in found.items()
-                        for run in method_runs(
-                            completions, length, temperature, windows.score(length, number, completions[ALONE].text)
-                        )
-                    ],
-                )
-                listener(journal.all)
+                wanted = [
+                    Way(method, drafters[method], temperature, shape)
+                    for temperature in plan.temperatures
+                    for method in (*methods, *UNTRAINED)
+                    for shape in (plan.draft, None)
+                ]
+                if length in plan.ablation_lengths and num_usable < plan.ablation_windows:
+                    wanted += [
+                        Way(method, drafters[method], 0.0, plan.draft) for method in (*ablations, *squeezed.values())
+                    ]
+                measured = {(run.method, run.temperature, run.governed) for run in journal.runs(name)}
+                missing = [way for way in wanted if way.key not in measured]
+                if missing:
+                    alone = [Way(ALONE, None, temperature) for temperature in {way.temperature for way in missing}]
+                    request = replace(windows.request(length, number), request_id=name)
+                    found = run_methods(engine, request, [*alone, *missing], turn=number)
+                    score = partial(windows.score, length, number)
+                    journal.add(name, method_runs([*alone, *missing], found, length, score))
+                    listener(journal.all)
+                num_usable += all(run.usable for run in journal.runs(name))
     return journal.all
 
 
@@ -232,38 +246,43 @@ def study_layers(
 
 
 class _Journal:
-    """What was measured, window by window; a last line that a kill cut off is dropped."""
+    """What was measured, window by window; a last line that a kill cut off is dropped. Runs of a drafter that is not
+    the one of that name any more are left out."""
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        self._path = path
-        self.runs: dict[str, list[MethodRun]] = {}
+    def __init__(self, path: Path, settings: Mapping[str, Any], drafters: Mapping[str, str]) -> None:
+        self._path, self._drafters = path, drafters
+        self._runs: dict[str, list[MethodRun]] = defaultdict(list)
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         if not lines:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(settings) + "\n")
             return
         if not lines[0].endswith("\n") or json.loads(lines[0]) != settings:
-            raise ConfigError(f"{path} was measured with other drafters or settings; name another --output")
+            raise ConfigError(f"{path} was measured with other settings; name another --output")
         whole = [line for line in lines if line.endswith("\n")]
         if len(whole) < len(lines):
             Folder(str(path.parent)).write(path.name, "".join(whole).encode())
-        for line in whole[1:]:
-            runs = [MethodRun(**fields) for fields in json.loads(line)]
-            self.runs[runs[0].window] = runs
+        for entry in map(json.loads, whole[1:]):
+            of = entry["drafters"]
+            current = [run for run in entry["runs"] if of.get(run["method"]) == drafters.get(run["method"])]
+            self._runs[entry["window"]] += map(read_run, current)
 
     @property
     def all(self) -> list[MethodRun]:
         """Everything measured."""
-        return [run for runs in self.runs.values() for run in runs]
+        return [run for runs in self._runs.values() for run in runs]
 
-    def add(self, name: str, runs: list[MethodRun]) -> None:
-        self.runs[name] = runs
+    def runs(self, window: str) -> list[MethodRun]:
+        """What was measured of a window."""
+        return self._runs[window]
+
+    def add(self, window: str, runs: list[MethodRun]) -> None:
+        self._runs[window] += runs
+        used = {run.method for run in runs} & self._drafters.keys()
+        entry = {
+            "window": window,
+            "drafters": {name: self._drafters[name] for name in sorted(used)},
+            "runs": [asdict(run) for run in runs],
+        }
         with self._path.open("a") as stream:
-            stream.write(json.dumps([asdict(run) for run in runs]) + "\n")
-
-    def num_usable(self, length: int, temperatures: Sequence[float]) -> int:
-        """Windows of a length that count at every temperature."""
-        of_length = [runs for runs in self.runs.values() if runs[0].visual_tokens == length]
-        return min(
-            sum(any(run.usable and run.temperature == t for run in runs) for runs in of_length) for t in temperatures
-        )
+            stream.write(json.dumps(entry) + "\n")

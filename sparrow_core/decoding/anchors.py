@@ -42,6 +42,15 @@ def pair_places(text_slots_T: torch.Tensor, layout: Layout) -> torch.Tensor:
     return torch.arange(len(text_slots_T) - 1)
 
 
+def squeezed_places(is_text_S: torch.Tensor, longest_span: int) -> torch.Tensor:
+    """Where slots stand if every span of visual tokens takes at most `longest_span` places, evenly shared: float64
+    [S + 1], the last one being that of the slot behind them. Without a longer span, slots stand where they are."""
+    _, span_S, size_of_span = is_text_S.unique_consecutive(return_inverse=True, return_counts=True)
+    shrunk_S = (longest_span / size_of_span[span_S].double()).clamp(max=1.0)
+    steps_S = torch.where(is_text_S, 1.0, shrunk_S)
+    return torch.cat([steps_S.new_zeros(1), steps_S.cumsum(0)])
+
+
 def visual_places(text_slots_T: torch.Tensor, visual_slots_M: torch.Tensor, layout: Layout) -> torch.Tensor:
     """Positions of visual tokens beside the pairs of the text: float32 [M]. `visual_slots_M` must be increasing."""
     if layout == "sequence":

@@ -138,7 +138,7 @@ class UnrolledDrafter(nn.Module):
         whose_BM = batch.visual_window_BM
         seen = self.drafter.see(batch.visual_BMD, whose_BM != NOBODY)
         num_seen = seen.z_BMD.shape[1]
-        _, keys, values = attention.project(seen.z_BMD, batch.visual_places_BM[:, :num_seen])
+        keys, values = attention.keys_values(seen.z_BMD, batch.visual_places_BM[:, :num_seen])
         whose_BM = torch.where(seen.present_BM, whose_BM[:, :num_seen], NOBODY - 1)
         return _Keys(keys, values), whose_BM[:, None] == window_BT[..., None], seen.added_B1D
 

@@ -121,11 +121,12 @@ def summarise(
 
 
 def bootstrap_interval(tokens: np.ndarray, rounds: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of sum(tokens) / sum(rounds) when windows are drawn again with replacement; nan without rounds."""
+    """95 % interval of sum(tokens) / sum(rounds), or of any other two sums, when windows are drawn again with
+    replacement; nan without rounds."""
     if rounds.sum() == 0:
         return math.nan, math.nan
     draws = np.random.default_rng(seed).integers(0, len(tokens), (NUM_RESAMPLES, len(tokens)))
-    ratios = tokens[draws].sum(1) / np.maximum(1, rounds[draws].sum(1))
+    ratios = tokens[draws].sum(1) / np.maximum(np.finfo(float).tiny, rounds[draws].sum(1))
     low, high = np.quantile(ratios, [0.025, 0.975])
     return float(low), float(high)
 

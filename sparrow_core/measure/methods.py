@@ -5,9 +5,9 @@ and does not know where windows come from.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,26 +15,42 @@ from sparrow_core.config import DraftConfig, Sampling
 from sparrow_core.decoding.drafting import Drafter
 from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.ticket import Arm
-from sparrow_core.measure.acceptance import bootstrap_interval
-from sparrow_core.types import Completion, Request
+from sparrow_core.measure.acceptance import bootstrap_interval, depth_acceptance
+from sparrow_core.types import Completion, Request, SpecStats, Timings
 
 ALONE = "autoregressive"
 LONGEST_PERIOD, REPEATS = 24, 3
 
 
 @dataclass(frozen=True)
-class MethodRun:
-    """One method on one window. `decode_s` runs from the end of the target's prefill to the last token, the drafter's
-    own prefill included; `alone_s` is that of our one-row loop on the same window, in the same run. `usable` is False
-    for captions that were cut off or end in a loop, which flatter drafters."""
+class Way:
+    """A method at a temperature, and how much it drafts: in a fixed shape, or as the engine's governor chooses (None).
+    The name ALONE and no drafter stand for our one-row loop."""
 
     method: str
+    drafter: Drafter[Any] | None
+    temperature: float
+    shape: DraftConfig | None = None
+
+    @property
+    def key(self) -> tuple[str, float, bool]:
+        """Method, temperature, and whether the governor chooses."""
+        return self.method, self.temperature, self.shape is None
+
+
+@dataclass(frozen=True)
+class MethodRun:
+    """One way of decoding one window. `timings.decode_s` runs from the end of the target's prefill to the last token,
+    the drafter's own prefill included; `alone_s` is that of our one-row loop on the same window, in the same run.
+    `usable` is False for captions that were cut off or end in a loop, which flatter drafters."""
+
+    method: str
+    governed: bool
     visual_tokens: int
     temperature: float
     window: str
-    rounds: int
-    tokens_from_rounds: int
-    decode_s: float
+    stats: SpecStats
+    timings: Timings
     alone_s: float
     equal: bool
     usable: bool
@@ -43,9 +59,15 @@ class MethodRun:
 
 @dataclass(frozen=True)
 class MethodRow:
-    """A method at one visual length (nominal) and temperature, over `windows` usable windows. `tau` pools rounds; its
-    bounds are those of the bootstrap 95 % interval. `decode_speedup` is measured wall time over that of our loop, and
-    `round_cost` what a round takes in steps of the loop. `unequal` counts captions that differ from the loop's."""
+    """A method at one visual length (nominal) and temperature, over `windows` usable windows; intervals are bootstrap
+    95 % over windows.
+
+    In the fixed shape: `tau` pools rounds, `tau_ratio` is tau over the baseline's on the same windows (None without a
+    baseline), `fixed_speedup` is the loop's decoding time over that of this method, `round_cost` what a round takes in
+    steps of the loop. As the governor likes (None where that was not measured): `decode_speedup`, the same without the
+    drafter's prefill, and `end_to_end_speedup`, which counts vision and the target's prefill too.
+    `unequal` counts captions, in either way, that differ from the loop's.
+    """
 
     method: str
     visual_tokens: int
@@ -53,62 +75,65 @@ class MethodRow:
     tau: float
     tau_low: float
     tau_high: float
-    decode_speedup: float
+    tau_ratio: float | None
+    tau_ratio_low: float | None
+    tau_ratio_high: float | None
+    depth_acceptance: tuple[float, ...]
+    fixed_speedup: float
     round_cost: float
+    decode_speedup: float | None
+    decode_speedup_low: float | None
+    decode_speedup_high: float | None
+    speedup_after_drafter_prefill: float | None
+    end_to_end_speedup: float | None
+    governed_tau: float | None
     windows: int
     left_out: int
     unequal: int
     fact_score: float
 
 
-def run_methods(
-    engine: Engine,
-    request: Request,
-    drafters: Mapping[float, Mapping[str, Drafter[Any]]],
-    shape: DraftConfig,
-    turn: int,
-) -> dict[float, dict[str, Completion]]:
-    """Decode one window from one prefill: at each temperature alone and with every drafter that is given for it.
+def run_methods(engine: Engine, request: Request, ways: Sequence[Way], turn: int) -> list[Completion]:
+    """Decode one window in all ways after one prefill -> completions in the order of `ways`.
 
-    `turn` seeds the sampling, and rotates the order, so that no method always comes first.
+    `turn` seeds the sampling, and shuffles the order in which they run.
     """
-    arms = {
-        (temperature, name): Arm(drafter, shape if drafter else None, Sampling(temperature, seed=turn))
-        for temperature, named in drafters.items()
-        for name, drafter in [(ALONE, None), *named.items()]
-    }
-    first = turn % len(arms)
-    order = [*list(arms)[first:], *list(arms)[:first]]
-    tickets = engine.submit_arms(request, [arms[key] for key in order])
-    found = {key: ticket.result() for key, ticket in zip(order, tickets, strict=True)}
-    return {
-        temperature: {name: found[temperature, name] for t, name in arms if t == temperature}
-        for temperature in drafters
-    }
+    order = np.random.default_rng(turn).permutation(len(ways)).tolist()
+    arms = [Arm(ways[n].drafter, ways[n].shape, Sampling(ways[n].temperature, seed=turn)) for n in order]
+    tickets = dict(zip(order, engine.submit_arms(request, arms), strict=True))
+    return [tickets[number].result() for number in range(len(ways))]
 
 
 def method_runs(
-    completions: Mapping[str, Completion], visual_tokens: int, temperature: float, fact_score: float
+    ways: Sequence[Way], completions: Sequence[Completion], visual_tokens: int, fact_score: Callable[[str], float]
 ) -> list[MethodRun]:
-    """What `run_methods` found, by method."""
-    alone = completions[ALONE]
-    usable = alone.finish_reason == "stop" and not ends_in_a_loop(alone.token_ids)
-    return [
-        MethodRun(
-            method=name,
-            visual_tokens=visual_tokens,
-            temperature=temperature,
-            window=completion.request_id,
-            rounds=completion.stats.rounds,
-            tokens_from_rounds=completion.stats.tokens_from_rounds,
-            decode_s=completion.timings.decode_s,
-            alone_s=alone.timings.decode_s,
-            equal=completion.token_ids == alone.token_ids,
-            usable=usable,
-            fact_score=fact_score,
+    """What `run_methods` found. There is a way ALONE for every temperature."""
+    found = dict(zip([way.key for way in ways], completions, strict=True))
+    runs = []
+    for (method, temperature, governed), completion in found.items():
+        alone = found[ALONE, temperature, True]
+        runs.append(
+            MethodRun(
+                method=method,
+                governed=governed,
+                visual_tokens=visual_tokens,
+                temperature=temperature,
+                window=completion.request_id,
+                stats=completion.stats,
+                timings=completion.timings,
+                alone_s=alone.timings.decode_s,
+                equal=completion.token_ids == alone.token_ids,
+                usable=alone.finish_reason == "stop" and not ends_in_a_loop(alone.token_ids),
+                fact_score=fact_score(alone.text),
+            )
         )
-        for name, completion in completions.items()
-    ]
+    return runs
+
+
+def read_run(fields: Mapping[str, Any]) -> MethodRun:
+    """The run of which `fields` is `asdict`, also after a detour through JSON."""
+    stats = fields["stats"] | {"accepted_per_round": tuple(fields["stats"]["accepted_per_round"])}
+    return MethodRun(**{**fields, "stats": SpecStats(**stats), "timings": Timings(**fields["timings"])})
 
 
 def ends_in_a_loop(token_ids: Sequence[int]) -> bool:
@@ -120,30 +145,90 @@ def ends_in_a_loop(token_ids: Sequence[int]) -> bool:
     )
 
 
-def method_rows(runs: Sequence[MethodRun]) -> list[MethodRow]:
-    """One row for each method, length and temperature with a usable window, in the order in which they first come."""
+def method_rows(runs: Sequence[MethodRun], baseline: str) -> list[MethodRow]:
+    """One row for each method, length and temperature with a usable window, in the order in which they first come; the
+    loop has none."""
     groups: dict[tuple[str, int, float], list[MethodRun]] = defaultdict(list)
     for run in runs:
-        groups[run.method, run.visual_tokens, run.temperature].append(run)
-    return [_row(key, group) for key, group in groups.items() if any(run.usable for run in group)]
+        if run.method != ALONE:
+            groups[run.method, run.visual_tokens, run.temperature].append(run)
+    return [
+        _row(key, group, groups[baseline, *key[1:]])
+        for key, group in list(groups.items())
+        if any(run.usable and not run.governed for run in group)
+    ]
 
 
-def _row(key: tuple[str, int, float], group: Sequence[MethodRun]) -> MethodRow:
-    usable = [run for run in group if run.usable]
-    tokens = np.array([run.tokens_from_rounds for run in usable])
-    rounds = np.array([run.rounds for run in usable])
-    low, high = bootstrap_interval(tokens, rounds)
-    tau = float(tokens.sum() / rounds.sum())
-    speedup = sum(run.alone_s for run in usable) / sum(run.decode_s for run in usable)
+def _row(key: tuple[str, int, float], group: Sequence[MethodRun], baseline: Sequence[MethodRun]) -> MethodRow:
+    fixed, governed = ([run for run in group if run.usable and run.governed == choice] for choice in (False, True))
+    tau = _ratio(fixed, _tokens, _rounds)
+    assert tau is not None, "a row has a usable window"
+    of_baseline = {run.window: float(run.stats.rounds) for run in baseline if not run.governed}
+    shared = [run for run in fixed if run.window in of_baseline]
+    tau_ratio = _ratio(shared, lambda run: of_baseline[run.window], _rounds)
+    fixed_speedup = _ratio(fixed, _alone_s, _decode_s)
+    assert fixed_speedup is not None
+    speedup = _ratio(governed, _alone_s, _decode_s)
+    after_prefill = _ratio(governed, _alone_s, lambda run: _decode_s(run) - run.timings.drafter_prefill_s)
+    end_to_end = _ratio(governed, lambda run: run.alone_s + _before_s(run), lambda run: _decode_s(run) + _before_s(run))
+    governed_tau = _ratio(governed, _tokens, _rounds)
     return MethodRow(
         *key,
-        tau=tau,
-        tau_low=low,
-        tau_high=high,
-        decode_speedup=speedup,
-        round_cost=tau / speedup,
-        windows=len(usable),
-        left_out=len(group) - len(usable),
-        unequal=sum(not run.equal for run in usable),
-        fact_score=float(np.mean([run.fact_score for run in usable])),
+        tau=tau.value,
+        tau_low=tau.low,
+        tau_high=tau.high,
+        tau_ratio=tau_ratio.value if tau_ratio else None,
+        tau_ratio_low=tau_ratio.low if tau_ratio else None,
+        tau_ratio_high=tau_ratio.high if tau_ratio else None,
+        depth_acceptance=depth_acceptance(accepted for run in fixed for accepted in run.stats.accepted_per_round),
+        fixed_speedup=fixed_speedup.value,
+        round_cost=tau.value / fixed_speedup.value,
+        decode_speedup=speedup.value if speedup else None,
+        decode_speedup_low=speedup.low if speedup else None,
+        decode_speedup_high=speedup.high if speedup else None,
+        speedup_after_drafter_prefill=after_prefill.value if after_prefill else None,
+        end_to_end_speedup=end_to_end.value if end_to_end else None,
+        governed_tau=governed_tau.value if governed_tau else None,
+        windows=len(fixed),
+        left_out=sum(not run.usable and not run.governed for run in group),
+        unequal=sum(run.usable and not run.equal for run in group),
+        fact_score=float(np.mean([run.fact_score for run in fixed])),
     )
+
+
+class _Ratio(NamedTuple):
+    """A sum over a sum, and its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def _ratio(
+    runs: Sequence[MethodRun], above: Callable[[MethodRun], float], below: Callable[[MethodRun], float]
+) -> _Ratio | None:
+    """None without runs."""
+    if not runs:
+        return None
+    numerators, denominators = np.array([above(run) for run in runs]), np.array([below(run) for run in runs])
+    return _Ratio(numerators.sum() / denominators.sum(), *bootstrap_interval(numerators, denominators))
+
+
+def _tokens(run: MethodRun) -> float:
+    return run.stats.tokens_from_rounds
+
+
+def _rounds(run: MethodRun) -> float:
+    return run.stats.rounds
+
+
+def _alone_s(run: MethodRun) -> float:
+    return run.alone_s
+
+
+def _decode_s(run: MethodRun) -> float:
+    return run.timings.decode_s
+
+
+def _before_s(run: MethodRun) -> float:
+    return run.timings.vision_s + run.timings.prefill_s

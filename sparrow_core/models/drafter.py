@@ -28,8 +28,10 @@ class DrafterConfig:
         text        text alone (VATA; Sparrow, and HiViS, which is Sparrow without IVSB)
         bridge      the states of layer m* at all visual positions as well (Sparrow without VATA)
         embeddings  every visual embedding, straight into the layer (MSD, arXiv 2505.14260)
-        summary     one token that a learned query makes of all visual embeddings, which is added to all text as well
-                    (ViSpec, arXiv 2509.15235)
+        summary     one token that a learned query makes of all visual embeddings; what another query finds is added
+                    to all text (ViSpec, arXiv 2509.15235)
+    `longest_span`, of a drafter that sees every visual token: the places that a longer video is squeezed into, so that
+    none is farther away than in training (None: never squeezed).
     `blind` zeroes the target's states in training and decoding alike: the ablation that shows what they are worth.
     """
 
@@ -46,6 +48,7 @@ class DrafterConfig:
     has_bridge_norm: bool = True
     blind: bool = False
     sees: Sight = "text"
+    longest_span: int | None = None
 
     @property
     def layout(self) -> Layout:
@@ -100,12 +103,19 @@ class DrafterAttention(nn.Module):
         self, z_BTD: torch.Tensor, positions_BT: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Rotated queries [B, H, T, head_dim], rotated keys and values [B, G, T, head_dim]."""
+        return self._rotated(self.q_proj, z_BTD, positions_BT), *self.keys_values(z_BTD, positions_BT)
+
+    def keys_values(self, z_BTD: torch.Tensor, positions_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Those of `project`, for what is only attended to."""
+        return self._rotated(self.k_proj, z_BTD, positions_BT), self._split(self.v_proj(z_BTD))
+
+    def _rotated(self, projection: nn.Linear, z_BTD: torch.Tensor, positions_BT: torch.Tensor) -> torch.Tensor:
         cos, sin = rotary(positions_BT, self.config.head_dim, self.config.rope_theta)
-        split = (*z_BTD.shape[:2], -1, self.config.head_dim)
-        queries = self.q_proj(z_BTD).view(split).transpose(1, 2)
-        keys = self.k_proj(z_BTD).view(split).transpose(1, 2)
-        values = self.v_proj(z_BTD).view(split).transpose(1, 2)
-        return rotate(queries, cos[:, None], sin[:, None]), rotate(keys, cos[:, None], sin[:, None]), values
+        return rotate(self._split(projection(z_BTD)), cos[:, None], sin[:, None])
+
+    def _split(self, x_BTK: torch.Tensor) -> torch.Tensor:
+        """Heads before tokens."""
+        return x_BTK.unflatten(2, (-1, self.config.head_dim)).transpose(1, 2)
 
 
 class DrafterMLP(nn.Module):
@@ -146,27 +156,29 @@ class Seen(NamedTuple):
 
 
 class VisualSummary(nn.Module):
-    """ViSpec's adaptor: a learned query attends over all visual embeddings; what it finds becomes one token."""
+    """ViSpec's adaptor: two learned queries attend over all visual embeddings. What one finds becomes a token, what the
+    other finds is added to all text."""
 
     def __init__(self, config: DrafterConfig) -> None:
         super().__init__()
         size = config.hidden_size
         self.num_heads = config.num_heads
         self.norm = nn.RMSNorm(size, eps=config.rms_norm_eps)
-        self.query = nn.Parameter(torch.randn(1, size) * size**-0.5)
+        self.queries = nn.Parameter(torch.randn(2, size) * size**-0.5)
         self.k_proj, self.v_proj = nn.Linear(size, size), nn.Linear(size, size)
         self.o_proj = nn.Linear(size, size)
         self.to_text = nn.Linear(size, size, bias=False)
 
     def forward(self, embeddings_BMD: torch.Tensor, present_BM: torch.Tensor) -> Seen:
         x_BMD = self.norm(embeddings_BMD)
-        queries = self.query.expand(len(x_BMD), -1, -1)
-        query, keys, values = (_heads(x, self.num_heads) for x in (queries, self.k_proj(x_BMD), self.v_proj(x_BMD)))
+        queries = self.queries.expand(len(x_BMD), -1, -1)
+        queries, keys, values = (_heads(x, self.num_heads) for x in (queries, self.k_proj(x_BMD), self.v_proj(x_BMD)))
         is_there_B1 = present_BM.any(1, keepdim=True)
         visible_BM = present_BM | ~is_there_B1  # attention to nothing at all would be nan
-        found = functional.scaled_dot_product_attention(query, keys, values, visible_BM[:, None, None])
-        token_B1D = self.o_proj(found.transpose(1, 2).flatten(2)) * is_there_B1[..., None]
-        return Seen(token_B1D, is_there_B1, self.to_text(token_B1D))
+        found = functional.scaled_dot_product_attention(queries, keys, values, visible_BM[:, None, None])
+        found_B2D = self.o_proj(found.transpose(1, 2).flatten(2)) * is_there_B1[..., None]
+        token_B1D, added_B1D = found_B2D.chunk(2, 1)
+        return Seen(token_B1D, is_there_B1, self.to_text(added_B1D))
 
 
 def _heads(x_BTD: torch.Tensor, num_heads: int) -> torch.Tensor:

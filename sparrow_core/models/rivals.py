@@ -31,7 +31,8 @@ class NoDrafter:
 
 
 class PromptLookupDrafter:
-    """Copies what followed the latest earlier occurrence of the last n tokens (longest n first), as a chain.
+    """Copies what followed an earlier occurrence of the last n tokens (longest n first), as a chain: the latest one
+    that a whole draft follows, else the latest.
 
     Deterministic, so it serves greedy decoding and shared noise; the rejection rule needs a drafter's distribution,
     which for a copied token is a point mass.
@@ -71,9 +72,10 @@ class PromptLookupSession:
     def _continuation(self, text: list[int], length: int) -> list[int]:
         for size in range(min(self._drafter.max_ngram, len(text) - 1), 0, -1):
             tail = text[-size:]
-            for start in range(len(text) - size - 1, -1, -1):
-                if text[start : start + size] == tail:
-                    return text[start + size : start + size + length]
+            ends = [end for end in range(len(text) - 1, size - 1, -1) if text[end - size : end] == tail]
+            if ends:
+                end = next((end for end in ends if end + length <= len(text)), ends[0])
+                return text[end : end + length]
         return []
 
     def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:

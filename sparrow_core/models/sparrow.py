@@ -8,10 +8,12 @@ vocabulary.
 """
 
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
 
 import torch
 
-from sparrow_core.decoding.anchors import pair_places, shifted_pairs, text_slots, visual_places
+from sparrow_core.decoding.anchors import pair_places, shifted_pairs, squeezed_places, text_slots, visual_places
 from sparrow_core.decoding.cache import CacheShape
 from sparrow_core.decoding.drafting import DraftJob, PromptContext, VisualContext, VisualNeeds
 from sparrow_core.decoding.proposal import Level, grow_all
@@ -39,6 +41,12 @@ class SparrowDrafter:
     def untrained(cls, target: TargetModel) -> "SparrowDrafter":
         """Of the default geometry for `target`, with random weights: it drafts nonsense at the price of sense."""
         return cls(SparrowDrafterModel(DrafterConfig.for_target(target.info)), target)
+
+    def squeezing(self, longest_span: int) -> "SparrowDrafter":
+        """The same weights, but longer videos take so many places (`DrafterConfig.longest_span`)."""
+        model = copy(self.model)
+        model.config = replace(model.config, longest_span=longest_span)
+        return SparrowDrafter(model, self.target)
 
     def open(self, context: PromptContext, max_new_tokens: int) -> "SparrowSession":
         visual = context.visual if self.visual_needs else None
@@ -132,11 +140,15 @@ class _Visual:
         present_1M = torch.ones(1, len(slots_M), dtype=torch.bool, device=device)
         seen = model.see(source_SD[slots_M.to(device)][None], present_1M)
         slots_T = text_slots(context.is_text_S)
-        places_M = visual_places(slots_T, slots_M, config.layout)[: seen.z_BMD.shape[1]]
-        # Those of the prompt's pairs, and of the one that is next.
-        self.pair_places = pair_places(torch.cat([slots_T, slots_T[-1:] + 1]), config.layout).tolist()
+        num_slots = len(context.is_text_S)
+        text_and_next = torch.cat([slots_T, torch.tensor([num_slots])])  # pairs of the prompt, and the one that is next
+        if config.layout == "sequence" and config.longest_span:
+            places = squeezed_places(context.is_text_S, config.longest_span)
+            text_and_next, slots_M = places[text_and_next].round().long(), places[slots_M]
+        places_M = visual_places(text_and_next, slots_M, config.layout)[: seen.z_BMD.shape[1]]
+        self.pair_places = pair_places(text_and_next, config.layout).tolist()
         attention = model.layers[0].self_attn
-        _, keys, values = attention.project(seen.z_BMD, places_M[None].to(device))  # type: ignore[operator,union-attr]
+        keys, values = attention.keys_values(seen.z_BMD, places_M[None].to(device))  # type: ignore[operator,union-attr]
         self.keys_values = torch.stack([keys[0], values[0]])
         self.added_1D = None if seen.added_B1D is None else seen.added_B1D[0]
 

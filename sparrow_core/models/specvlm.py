@@ -1,8 +1,8 @@
 """SpecVLM (arXiv 2508.16201): the target drafts for itself over a tenth of the visual tokens. Nothing is trained.
 
-Which tokens stay: one half of them by the target's own attention from the text behind the video, the rest evenly spread
-over the video. They keep their positions. Shape letters: S prompt slots, K kept slots, R new rows, V vocabulary, A axes
-of a position.
+Which tokens stay: those that get most of the target's own attention from the text behind the video, until that is 40 %
+of what all get; the rest evenly spread over the video. They keep their positions.
+Shape letters: S prompt slots, K kept slots, R new rows, V vocabulary, A axes of a position.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,16 @@ from sparrow_core.decoding.target import SequenceRows, TargetModel
 from sparrow_core.models.draft_rows import DraftRows
 from sparrow_core.types import Draft
 
+ATTENDED_MASS = 0.4  # of the attention to visual tokens, as in the released code
+
 
 def kept_slots(is_text_S: torch.Tensor, attention_S: torch.Tensor, share: float) -> torch.Tensor:
     """All text slots and a share of the visual ones, in order: int64 [K]."""
     visual_M = (~is_text_S).nonzero()[:, 0]
     num_kept = round(share * len(visual_M))
-    by_attention = visual_M[attention_S[visual_M].topk(num_kept // 2).indices]
+    best = attention_S[visual_M].sort(descending=True)
+    num_attended = int((best.values.cumsum(0) < ATTENDED_MASS * best.values.sum()).sum()) + 1
+    by_attention = visual_M[best.indices[: min(num_attended, num_kept)]]
     rest = visual_M[~torch.isin(visual_M, by_attention)]
     num_even = min(num_kept - len(by_attention), len(rest))
     evenly = rest[((torch.arange(num_even) + 0.5) * len(rest) / max(1, num_even)).long()]
@@ -30,16 +34,17 @@ def kept_slots(is_text_S: torch.Tensor, attention_S: torch.Tensor, share: float)
 
 
 class SpecVLMDrafter:
-    """The target itself. `layer` is the one whose attention is asked: the first of the upper half unless told
-    otherwise."""
+    """The target itself. `layers` are those whose attention is asked, and averaged: at a quarter, at half and at three
+    quarters of its depth unless told otherwise."""
 
     name = "specvlm"
 
-    def __init__(self, target: TargetModel, share: float = 0.1, layer: int | None = None) -> None:
+    def __init__(self, target: TargetModel, share: float = 0.1, layers: Sequence[int] = ()) -> None:
         self.target = target
         self._share = share
-        self._layer = layer or target.info.num_layers // 2 + 1
-        self.visual_needs = VisualNeeds((self._layer - 1,))
+        depth = target.info.num_layers
+        self._layers = tuple(layers) or tuple(sorted({max(2, depth * quarter // 4 + 1) for quarter in (1, 2, 3)}))
+        self.visual_needs = VisualNeeds(tuple(layer - 1 for layer in self._layers))
 
     def open(self, context: PromptContext, max_new_tokens: int) -> "SpecVLMSession":
         visual, shape = context.visual, self.target.info.cache_shape
@@ -58,8 +63,9 @@ class SpecVLMDrafter:
         """Of the text behind the last visual token to every slot: float32 [S] on the CPU."""
         visual_slots = (~visual.is_text_S).nonzero()[:, 0].tolist()
         num_behind = len(visual.is_text_S) - (visual_slots[-1] if visual_slots else 0) - 1
-        states_SD = visual.taps[self._layer - 1]
-        return self.target.attention(self._layer, states_SD, visual.embedded.positions_AS, num_behind).cpu()
+        positions_AS = visual.embedded.positions_AS
+        asked = [self.target.attention(n, visual.taps[n - 1], positions_AS, num_behind) for n in self._layers]
+        return torch.stack(asked).mean(0).cpu()
 
     def propose(self, jobs: Sequence[DraftJob["SpecVLMSession"]]) -> list[Draft]:
         for job in jobs:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 from jobs.paper_tables import main
 
 METHODS = {"sparrow", "vispec", "specvlm", "prompt_lookup"}
+ABLATIONS = {"without VATA", "without VATA, squeezed", "another seed"}
 
 # About 60 s on two free cores.
 pytestmark = pytest.mark.timeout(900)
@@ -31,10 +32,12 @@ def settings(target: Path) -> dict:
             "sparrow": {},
             "vispec": {"sees": "summary", "train": {"bridge_share": 0.0}},
         },
-        "ablations": {"without VATA": {"sees": "bridge"}},
+        "tuned": {"without VATA": {"sees": "bridge"}},
+        "ablations": {"another seed": {"train": {"seed": 1}}},
         "validation": {"lengths": [64], "windows_per_length": 1},
         "measure": {
             "lengths": [64, 96], "windows": 1, "most_windows": 2, "ablation_lengths": [64], "max_new_tokens": 12,
+            "squeezed": ["without VATA"], "squeezed_span": 16,
             "layer_length": 64, "layer_windows": 1,
         },
     }  # fmt: skip
@@ -53,13 +56,13 @@ def test_all_methods_are_trained_measured_and_not_done_twice(tiny_checkpoint: Pa
     result = run(config, output)
     assert result.exit_code == 0, result.output
     journal = (output / "runs.jsonl").read_text()
-    runs = [run for line in journal.splitlines()[1:] for run in json.loads(line)]
-    assert {run["method"] for run in runs} == METHODS | {"autoregressive", "without VATA"}
+    runs = [run for line in journal.splitlines()[1:] for run in json.loads(line)["runs"]]
+    assert {run["method"] for run in runs} == METHODS | {"autoregressive", *ABLATIONS}
     assert {run["temperature"] for run in runs} == {0.0, 1.0} and all(run["equal"] for run in runs)
     written = json.loads((output / "paper_tables.json").read_text())
     assert [row["layer"] for row in written["layers"]] == [1, 2, 3]
     trained = {(row["name"], row["learning_rate"]): row for row in written["training"]}
-    assert len(trained) == 2 * 2 + 1
+    assert len(trained) == 3 * 2 + 1
     for name in METHODS - {"specvlm", "prompt_lookup"}:
         rates = {rate: trained[name, rate] for rate in (0.001, 0.01)}
         (chosen,) = (rate for rate, row in rates.items() if row["chosen"])
@@ -72,5 +75,15 @@ def test_all_methods_are_trained_measured_and_not_done_twice(tiny_checkpoint: Pa
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*.safetensors")} == before
     assert (output / "runs.jsonl").read_text().startswith(journal)
 
+    more = settings(tiny_checkpoint)
+    more["ablations"]["a third seed"] = {"train": {"seed": 2}}
+    config.write_text(yaml.safe_dump(more))
+    assert run(config, output).exit_code == 0
+    added = (output / "runs.jsonl").read_text().removeprefix(journal).splitlines()
+    assert added and {run["method"] for line in added for run in json.loads(line)["runs"]} == {
+        "autoregressive",
+        "a third seed",
+    }
+
     other = run(config, output, "--set", "measure.draft.depth=3")
-    assert other.exit_code == 2 and "measured with other drafters or settings" in other.output
+    assert other.exit_code == 2 and "measured with other settings" in other.output

@@ -1,26 +1,64 @@
 """Rows of the paper's tables against hand counts, and methods side by side against the one-row loop."""
 
+import json
+from dataclasses import asdict
+from typing import Any
+
 from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.engine.engine import Engine
-from sparrow_core.measure.methods import ALONE, MethodRun, ends_in_a_loop, method_rows, method_runs, run_methods
+from sparrow_core.measure.methods import (
+    ALONE,
+    MethodRun,
+    Way,
+    ends_in_a_loop,
+    method_rows,
+    method_runs,
+    read_run,
+    run_methods,
+)
 from sparrow_core.models.rivals import PromptLookupDrafter
 from sparrow_core.models.specvlm import SpecVLMDrafter
-from sparrow_core.types import Request, Sampling
+from sparrow_core.types import Request, Sampling, SpecStats, Timings
 from tests.conftest import video_messages
 
 
-def run(method: str, rounds: int, tokens: int, decode_s: float, usable: bool = True, equal: bool = True) -> MethodRun:
-    return MethodRun(method, 64, 0.0, "w", rounds, tokens, decode_s, 10.0, equal, usable, fact_score=0.5)
+def run(method: str, window: str, rounds: int, tokens: int, decode_s: float, **changes: Any) -> MethodRun:
+    stats = SpecStats(rounds, tokens, accepted_per_round=(2,) * rounds)
+    timings = Timings(vision_s=1.0, prefill_s=4.0, drafter_prefill_s=0.5, decode_s=decode_s)
+    usual = {"governed": False, "equal": True, "usable": True, "fact_score": 0.5}
+    return MethodRun(
+        method, visual_tokens=64, temperature=0.0, window=window, stats=stats, timings=timings, alone_s=10.0,
+        **usual | changes,
+    )  # fmt: skip
 
 
 def test_rows_pool_usable_windows() -> None:
-    runs = [run("a", 10, 40, 2.0), run("a", 10, 20, 3.0, equal=False), run("a", 1, 100, 0.1, usable=False)]
-    (row,) = method_rows([*runs, run("b", 5, 5, 1.0, usable=False)])
+    runs = [
+        run("a", "v", 10, 40, 2.0),
+        run("a", "w", 10, 20, 3.0, equal=False),
+        run("a", "x", 1, 100, 0.1, usable=False),
+        run("a", "v", 5, 20, 1.5, governed=True),
+        run("base", "v", 20, 40, 2.0),
+        run("base", "w", 10, 20, 2.0),
+        run("b", "x", 5, 5, 1.0, usable=False),
+        run(ALONE, "v", 40, 40, 10.0, governed=True),
+    ]
+    row, base = method_rows(runs, "base")
     assert (row.method, row.windows, row.left_out, row.unequal) == ("a", 2, 1, 1)
-    assert row.tau == 3.0 and row.tau_low <= 3.0 <= row.tau_high
-    assert row.decode_speedup == 20 / 5 and row.round_cost == 3.0 / 4.0 and row.fact_score == 0.5
+    assert row.tau == 3.0 and row.tau_low == 2.0 and row.tau_high == 4.0 and row.fact_score == 0.5
+    assert row.tau_ratio == 30 / 20 and (row.tau_ratio_low, row.tau_ratio_high) == (1.0, 2.0)
+    assert row.fixed_speedup == 20 / 5 and row.round_cost == 3.0 / 4.0 and row.depth_acceptance == (1.0, 1.0)
+    assert row.decode_speedup == row.decode_speedup_low == 10 / 1.5 and row.governed_tau == 4.0
+    assert row.speedup_after_drafter_prefill == 10 / 1.0 and row.end_to_end_speedup == 15 / 6.5
+    assert (base.method, base.tau, base.tau_ratio, base.decode_speedup, base.governed_tau) == ("base", 2, 1, None, None)
+    assert method_rows([runs[0]], "base")[0].tau_ratio is None
+
+
+def test_runs_survive_json() -> None:
+    before = run("a", "v", 10, 40, 2.0)
+    assert read_run(json.loads(json.dumps(asdict(before)))) == before
 
 
 def test_loops_are_told_from_text() -> None:
@@ -34,16 +72,24 @@ def test_loops_are_told_from_text() -> None:
 def test_one_prefill_serves_all_and_all_say_the_same(tiny_target: TargetModel) -> None:
     drafters = {"lookup": PromptLookupDrafter(tiny_target.info.vocab_size), "specvlm": SpecVLMDrafter(tiny_target)}
     request = Request(video_messages(seed=2), max_new_tokens=9, request_id="w")
-    plan = {0.0: drafters, 1.0: {"lookup": drafters["lookup"]}}
+    ways = [
+        Way(ALONE, None, 0.0),
+        Way(ALONE, None, 1.0),
+        *(Way(name, drafter, 0.0, DraftConfig.chain(3)) for name, drafter in drafters.items()),
+        Way("lookup", drafters["lookup"], 0.0),
+        Way("lookup", drafters["lookup"], 1.0, DraftConfig.chain(3)),
+    ]
     with Engine(tiny_target, None, EngineConfig(max_model_tokens=256)) as engine:
-        found = run_methods(engine, request, plan, DraftConfig.chain(3), turn=4)
-    assert {t: set(named) for t, named in found.items()} == {0.0: {ALONE, "lookup", "specvlm"}, 1.0: {ALONE, "lookup"}}
+        found = run_methods(engine, request, ways, turn=4)
     prompt = tiny_target.build_prompt(request.messages)
-    for temperature, completions in found.items():
+    for temperature in (0.0, 1.0):
         alone = generate_autoregressively(tiny_target, prompt, Sampling(temperature, seed=4), 9)
-        assert {completion.token_ids for completion in completions.values()} == {alone}
-        prefills = {completion.timings.vision_s for completion in completions.values()}
-        assert len(prefills) == 1, "the video was looked at once"
-        runs = method_runs(completions, 4, temperature, fact_score=1.0)
-        assert all(run.equal and run.window == "w" for run in runs)
-        assert not any(run.usable for run in runs), "cut off at nine tokens"
+        assert {c.token_ids for way, c in zip(ways, found, strict=True) if way.temperature == temperature} == {alone}
+    assert len({completion.timings.vision_s for completion in found}) == 1, "the video was looked at once"
+    assert found[0].stats.drafted == found[1].stats.drafted == 0 < found[2].stats.drafted
+    runs = method_runs(ways, found, 4, lambda caption: 1.0)
+    assert [(run.method, run.temperature, run.governed) for run in runs] == [way.key for way in ways]
+    assert all(run.equal and run.window == "w" for run in runs)
+    assert not any(run.usable for run in runs), "cut off at nine tokens"
+    assert [run.alone_s for run in runs[2:5]] == [found[0].timings.decode_s] * 3
+    assert runs[5].alone_s == found[1].timings.decode_s

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sparrow_core.config import DraftConfig, EngineConfig
-from sparrow_core.decoding.anchors import shifted_pairs, text_slots
+from sparrow_core.decoding.anchors import shifted_pairs, squeezed_places, text_slots
 from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.drafting import DraftJob, PromptContext, Turn
 from sparrow_core.decoding.target import TargetModel
@@ -159,3 +159,9 @@ def test_fingerprints_reach_the_end_of_large_weights() -> None:
     with torch.no_grad():
         layer[0][-1] = 1.0
     assert weights_fingerprint(layer) != before
+
+
+def test_a_long_video_is_squeezed_into_few_places() -> None:
+    is_text = torch.tensor([True, False, False, False, False, True, True, False, False, True])
+    assert squeezed_places(is_text, 2).tolist() == [0, 1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8]
+    assert squeezed_places(is_text, 4).tolist() == list(range(11))
