@@ -36,7 +36,7 @@ from pipeline.paper_run import (
     tune_variants,
 )
 from pipeline.report.machine import describe_machine
-from pipeline.report.plots import plot_methods
+from pipeline.report.plots import plot_layers, plot_methods, plot_training
 from pipeline.training_cells import CellResult, train_cells
 from sparrow_core.measure.layers import LayerFinding
 from sparrow_core.measure.methods import MethodRow, MethodRun, method_rows
@@ -140,13 +140,16 @@ def run(config: PaperConfig, output: Path, threads: int, console: Console) -> No
 
 
 def store_results(output: Path, head: Mapping[str, Any], methods: set[str], rows: Sequence[MethodRow]) -> None:
-    """Write the tables and their plot. What is no method is an ablation."""
+    """Write the tables and their plots. What is no method is an ablation."""
     results = {
         **head,
         "rows": [asdict(row) for row in rows if row.method in methods],
         "ablation": [asdict(row) for row in rows if row.method not in methods],
     }
     (output / RESULT).write_text(json.dumps(results, indent=1) + "\n")
+    plot_training(results, output / "paper_tables_training.svg")
+    if results["layers"]:
+        plot_layers(results, output / "paper_tables_layers.svg")
     if results["rows"]:
         plot_methods(results, output / "paper_tables.svg")
 

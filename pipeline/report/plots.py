@@ -1,4 +1,5 @@
-"""Plots of a benchmark: decode speedup, tau and round cost over visual length, one line for each method and dtype."""
+"""Plots of a benchmark: decode speedup, tau and round cost over visual length; of a comparison of methods: the same by
+temperature, training curves, the layer study."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,13 @@ PANELS = {
 METHOD_PANELS = {
     "tau": "tau (tokens per target call)",
     "decode_speedup": "decode speedup over our one-row loop",
+    "end_to_end_speedup": "end-to-end speedup",
 }
+LAYER_PANELS = {
+    "fact_score": "share of facts right",
+    "cosine": "cosine of visual states to their embeddings",
+}
+COLUMNS = 4
 
 
 def plot_methods(results: Mapping[str, Any], path: Path) -> None:
@@ -39,6 +46,42 @@ def plot_methods(results: Mapping[str, Any], path: Path) -> None:
             panel.set(title=f"{title}, T={temperature:g}")
             _over_visual_length(panel, sorted({row["visual_tokens"] for row in rows}))
     grid[0][0].legend(fontsize="x-small")
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def plot_training(results: Mapping[str, Any], path: Path) -> None:
+    """Write the loss of every training of a `paper_tables.json` as one SVG: a panel for each drafter, a line for each
+    learning rate, with tau on validation windows."""
+    names = list(dict.fromkeys(row["name"] for row in results["training"]))
+    num_rows = -(-len(names) // COLUMNS)
+    size = (3.6 * COLUMNS, 2.6 * num_rows)
+    figure, grid = pyplot.subplots(num_rows, COLUMNS, figsize=size, layout="constrained", squeeze=False)
+    for panel, name in zip(grid.flat, names, strict=False):
+        for row in sorted((r for r in results["training"] if r["name"] == name), key=lambda r: r["learning_rate"]):
+            steps, losses = [point[0] for point in row["curve"]], [point[1] for point in row["curve"]]
+            label = f"{row['learning_rate']:g}: tau {row['tau']:.2f}{', chosen' if row['chosen'] else ''}"
+            panel.plot(steps, losses, linewidth=1.6 if row["chosen"] else 0.7, label=label)
+        panel.set(title=name, yscale="log")
+        panel.legend(fontsize="xx-small")
+        panel.grid(alpha=0.3)
+    for panel in list(grid.flat)[len(names) :]:
+        panel.set_axis_off()
+    figure.supxlabel("step", fontsize="small")
+    figure.supylabel("loss (nats per learnt slot, all passes)", fontsize="small")
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def plot_layers(results: Mapping[str, Any], path: Path) -> None:
+    """Write the layer study of a `paper_tables.json` as one SVG."""
+    figure, axes = pyplot.subplots(1, len(LAYER_PANELS), figsize=(4.2 * len(LAYER_PANELS), 3.2), layout="constrained")
+    for panel, (name, title) in zip(axes, LAYER_PANELS.items(), strict=True):
+        points = [(row["layer"], row[name]) for row in results["layers"] if row[name] is not None]
+        panel.plot([x for x, _ in points], [y for _, y in points], marker="o", markersize=3)
+        panel.set(title=title, xlabel="visual tokens are removed from this layer on")
+        panel.set_ylim(bottom=0)
+        panel.grid(alpha=0.3)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
 
