@@ -14,6 +14,7 @@ from rich.table import Table
 
 from jobs.caption_corpus import DEMO
 from jobs.errors import told_errors
+from jobs.submitted import refuse_relative
 from pipeline.audit_run import Finding, WindowReader, compare_runs, compare_with_oracle
 from pipeline.rows import Row
 from pipeline.stored_windows import CaptionRunTable
@@ -41,6 +42,7 @@ def main(
     torch.set_num_threads(threads)
     console = Console()
     with told_errors():
+        refuse_relative({"run": run, "--against": against if against != "oracle" else None, "--output": output})
         findings = list(_findings(run, against, target, share, margins))
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)

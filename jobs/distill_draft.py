@@ -1,5 +1,6 @@
 """Make a drafter for a target: `python jobs/distill_draft.py --config jobs/configs/distill_demo.yaml`."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -13,23 +14,25 @@ from rich.console import Console
 from demo.windows import DemoWindows, Split
 from jobs.errors import told_errors
 from jobs.submitted import refuse_relative
-from pipeline.capture_graph import RequestSource
 from pipeline.checkpoints import worker_draft, worker_path
 from pipeline.cluster import connected
 from pipeline.config import build_config, read_settings
 from pipeline.distill_config import DistillRunConfig, EvaluationConfig
 from pipeline.distill_run import Distilled, distill
 from pipeline.evaluation_run import HeldOut, evaluate_drafters
+from pipeline.ids import window_number
 from pipeline.registry import NotBetterError, Registry, add_measured
 from pipeline.report.acceptance import drafter_card, show_acceptance, store_acceptance
-from pipeline.storage import absolute
+from pipeline.storage import Folder, absolute
 from pipeline.stored_windows import CaptionRunTable, StoredWindow, by_length, stored_windows
 from pipeline.triggers import TriggerConfig, least_new_captions
+from sparrow_core.distill.online import OnlineWindow
 from sparrow_core.errors import ConfigError
 from sparrow_core.models.loading import read_frame_spec
 from sparrow_core.types import Request
 
 HELD_OUT_SEED, VALIDATION_SEED = 50_000, 30_000
+JUDGED = "judged.json"
 
 
 @dataclass(frozen=True)
@@ -77,21 +80,20 @@ def main(
     """
     console = Console()
     with told_errors():
-        refuse_relative(
-            {"--output": output, "--states": states, "--online": online, "--heldout": heldout, "--registry": registry}
-        )
+        refuse_relative({"--output": output, "--online": online, "--heldout": heldout, "--registry": registry})
         given = ({"states": states} if states else {}) | ({"online": True} if online else {})
         checked = build_config(DistillJobConfig, read_settings(config, settings or []) | given)
+        refuse_relative({"--states": checked.states, "trigger.watch": checked.trigger.watch})
         if checked.trigger.watch and not registry:
             raise ConfigError("trigger.watch compares with the drafter in use: name a --registry")
-        if online and heldout and absolute(online) == absolute(heldout):
+        if online and heldout and Folder(online).url == Folder(heldout).url:
             raise ConfigError(f"--online and --heldout are both {online}: measure on windows that nothing learns from")
         output.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(output / "lease", timeout=0):
                 drafters = Registry(registry) if registry else None
                 made = run(checked, online, heldout, drafters, output, console)
-                if drafters and (made.is_new or not drafters.holds(made.folder)):
+                if drafters and not was_judged(made.folder, drafters):
                     put_on_record(made.folder, drafters, console)
         except Timeout:
             console.print(f"another run holds {output / 'lease'}: nothing done", highlight=False, soft_wrap=True)
@@ -135,14 +137,11 @@ def _demo(
     return [partial(request, number, evaluation.max_new_tokens) for number in range(count)]
 
 
-@dataclass(frozen=True)
-class _RunWindows:
-    """Windows of a captioning run, by number."""
-
-    windows: Sequence[StoredWindow]
-
-    def __call__(self, number: int) -> Request:
-        return self.windows[number]()
+def online_windows(config: DistillJobConfig, run: str) -> list[OnlineWindow]:
+    """All windows of a captioning run."""
+    stored = stored_windows(CaptionRunTable(run), read_frame_spec(config.target))
+    names = [window.row["window_id"] for window in stored]
+    return [OnlineWindow(name, window_number(name), window) for name, window in zip(names, stored, strict=True)]
 
 
 def run(
@@ -156,12 +155,9 @@ def run(
     """All stages; prints what they find."""
     measured_on, validation = held_out(config, heldout), validation_windows(config, heldout)
     config = replace(config, target=worker_path(config.target), draft=worker_draft(config.draft))
-    requests: RequestSource = partial(config.windows.request, max_new_tokens=config.capture.max_new_tokens)
-    windows = asdict(config.windows)
-    if online:
-        learnt = stored_windows(CaptionRunTable(online), read_frame_spec(config.target))
-        config = replace(config, num_windows=len(learnt))
-        requests, windows = _RunWindows(learnt), {"run": absolute(online)}
+    requests = partial(config.windows.request, max_new_tokens=config.capture.max_new_tokens)
+    windows = {"run": absolute(online)} if online else asdict(config.windows)
+    learnt = online_windows(config, online) if online else None
     with connected():
         least_new, drift = least_new_captions(config.trigger, registry)
         if drift:
@@ -171,6 +167,7 @@ def run(
             requests,
             windows,
             output,
+            online=learnt,
             least_new=least_new,
             validation=validation,
             refuse_target=registry.refuse_other_target if registry else lambda fingerprint: None,
@@ -180,7 +177,7 @@ def run(
             waiting = f"{made.num_waiting} new captions, fewer than {least_new}" if made.num_waiting else "nothing new"
             console.print(f"{waiting} to learn from: {made.folder} stays", highlight=False, soft_wrap=True)
             return made
-        in_use = registry.in_use if registry and not registry.holds(made.folder) else None
+        in_use = registry.in_use if registry and not registry.uses(made.folder) else None
         contenders = [str(made.folder), *([registry.files(in_use)] if registry and in_use else [])]
         rows = evaluate_drafters(config, config.evaluation, contenders, measured_on)
     if registry and in_use:  # on the same windows, whatever it was measured on before
@@ -194,14 +191,22 @@ def run(
 
 
 def put_on_record(folder: Path, drafters: Registry, console: Console) -> None:
-    """Add the drafter to a registry and promote it if it has earned that; prints which."""
+    """Add the drafter to a registry and promote it if it has earned that; prints which, and notes it in the folder."""
     added = add_measured(drafters, folder)
     try:
         drafters.promote(added.id)
         outcome = f"drafter {added.id} is in use in {drafters.url}"
     except NotBetterError as error:
         outcome = str(error)
+    (folder / JUDGED).write_text(json.dumps({"registry": drafters.url, "id": added.id, "outcome": outcome}) + "\n")
     console.print(outcome, highlight=False, markup=False, soft_wrap=True)
+
+
+def was_judged(folder: Path, drafters: Registry) -> bool:
+    """Whether `put_on_record` came to its end for this drafter and registry. What became of it there since, a rollback
+    perhaps, is not undone."""
+    note = folder / JUDGED
+    return note.exists() and json.loads(note.read_text())["registry"] == drafters.url
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The paper's comparison on the demo world: `python -m jobs.paper_tables --config jobs/configs/paper_tables.yaml`."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -38,6 +39,7 @@ from pipeline.paper_run import (
 from pipeline.report.machine import describe_machine
 from pipeline.report.plots import plot_layers, plot_methods, plot_training
 from pipeline.training_cells import CellResult, train_cells
+from sparrow_core.errors import ConfigError
 from sparrow_core.measure.layers import LayerFinding
 from sparrow_core.measure.methods import MethodRow, MethodRun, method_rows
 from sparrow_core.models.loading import resolve_device
@@ -69,6 +71,15 @@ class PaperConfig:
     validation: RateChoiceConfig = field(default_factory=RateChoiceConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
     schema_version: Literal[1] = 1
+
+    def __post_init__(self) -> None:
+        trained = [*self.methods, *self.tuned, *self.ablations]
+        if twice := sorted(name for name, count in Counter([*trained, *UNTRAINED]).items() if count > 1):
+            raise ConfigError(f"methods, tuned and ablations name {', '.join(twice)} more than once: rename one")
+        if SPARROW not in self.methods:
+            raise ConfigError(f"methods are {', '.join(self.methods)}; all are compared with {SPARROW}: add it")
+        if unknown := sorted(set(self.measure.squeezed) - set(trained)):
+            raise ConfigError(f"measure.squeezed names {', '.join(unknown)}; there are {', '.join(trained)}")
 
 
 def main(
@@ -105,7 +116,7 @@ def run(config: PaperConfig, output: Path, threads: int, console: Console) -> No
         console.print(f"{result.name}: tau {result.tau:.2f} on validation windows", highlight=False)
 
     with connected():
-        folders = capture_all([*methods, *tuned, *ablations], output, lambda account: None)
+        folders = capture_all([*methods, *tuned, *ablations], output)
         train = partial(train_cells, output=output / "cells", validation=validation, shape=shape, listener=tell)
         trained = tune_variants([*methods, *tuned], config.learning_rates, config.most_rates, folders, train)
         rates = {name: best_rate(results) for name, results in trained.items()}
@@ -132,24 +143,22 @@ def run(config: PaperConfig, output: Path, threads: int, console: Console) -> No
         def add_layers(findings: Sequence[LayerFinding]) -> None:
             status.update(f"layer study: window {findings[-1].window} done")
 
-        layers = layer_rows(study_layers(base, config.measure, windows, output, add_layers))
-        head["layers"] = layers
+        head["layers"] = layer_rows(study_layers(base, config.measure, windows, output, add_layers))
+        plot_training(head, output / "paper_tables_training.svg")
+        plot_layers(head, output / "paper_tables_layers.svg")
         rows = method_rows(measure(base, config.measure, main, others, windows, output, add), SPARROW)
     store(rows)
     show(console, rows)
 
 
 def store_results(output: Path, head: Mapping[str, Any], methods: set[str], rows: Sequence[MethodRow]) -> None:
-    """Write the tables and their plots. What is no method is an ablation."""
+    """Write the tables and the methods' plot. What is no method is an ablation."""
     results = {
         **head,
         "rows": [asdict(row) for row in rows if row.method in methods],
         "ablation": [asdict(row) for row in rows if row.method not in methods],
     }
     (output / RESULT).write_text(json.dumps(results, indent=1) + "\n")
-    plot_training(results, output / "paper_tables_training.svg")
-    if results["layers"]:
-        plot_layers(results, output / "paper_tables_layers.svg")
     if results["rows"]:
         plot_methods(results, output / "paper_tables.svg")
 

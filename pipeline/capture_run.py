@@ -20,6 +20,7 @@ from pipeline.storage import Folder, absolute
 from pipeline.worker_engine import WorkerModels
 from sparrow_core.config import EngineConfig
 from sparrow_core.distill.store import window_of_shard
+from sparrow_core.errors import CheckpointError
 from sparrow_core.models.loading import read_frame_spec
 
 _STATUSES = {"success": "captured", "error": "errors", "skipped": "skipped"}
@@ -84,9 +85,7 @@ def capture_videos(
     return replace(account, lost=tuple(source for source in sources if found[source] < expected[source]))
 
 
-def capture_windows(
-    config: DistillRunConfig, requests: RequestSource, folder: str, settings: str, listener: Listener
-) -> CaptureAccount:
+def capture_windows(config: DistillRunConfig, requests: RequestSource, folder: str, settings: str) -> CaptureAccount:
     """Capture what `folder` does not hold yet of windows 0 to `config.num_windows`. Ray must be connected."""
     done = captured_windows(folder)
     names = {number: numbered_window(number) for number in range(config.num_windows)}
@@ -97,11 +96,21 @@ def capture_windows(
     sink = CaptureSink(config.capture, absolute(folder), settings)
     run = CaptureRun(_models(config, EngineConfig()), sink, config.workers.threads)
     with data_context(len(missing)), errors_of_worker_start():
-        rows, account = _account(
-            capture_requests(requests, missing, run, config.workers).iter_rows(), listener, account
-        )
+        coming = capture_requests(requests, missing, run, config.workers).iter_rows()
+        rows, account = _account(coming, lambda account: None, account)
     found = {row["window_id"] for row in rows}
     return replace(account, lost=tuple(names[number] for number in missing if names[number] not in found))
+
+
+def capture_whole(config: DistillRunConfig, requests: RequestSource, folder: str, settings: str) -> None:
+    """`capture_windows`. Raises CheckpointError where a window is missing afterwards: what is learnt must not depend on
+    which worker died."""
+    account = capture_windows(config, requests, folder, settings)
+    if account.lost or account.errors:
+        raise CheckpointError(
+            f"{len(account.lost) + len(account.errors)} windows were not captured ({account}): "
+            f"{'; '.join([*account.errors, *account.lost][:3])}; run again"
+        )
 
 
 def captured_windows(folder: str) -> frozenset[str]:

@@ -34,8 +34,8 @@ from ray.train.torch import TorchTrainer, get_device, prepare_model
 from ray.util.metrics import Gauge
 from torch.utils.tensorboard import SummaryWriter
 
-from pipeline.capture_graph import RequestSource
-from pipeline.capture_run import Listener, capture_windows
+from pipeline.capture_graph import RequestSource, numbered_window
+from pipeline.capture_run import capture_whole
 from pipeline.checkpoints import checkpoint_identity
 from pipeline.distill_config import DistillRunConfig, capture_settings, refuse_impossible, run_name
 from pipeline.drafter_training import drafter_geometry, greedy_tau
@@ -45,9 +45,10 @@ from pipeline.report.acceptance import drafter_card
 from pipeline.state_sources import StateSource, online_states, stored_states
 from pipeline.storage import Folder, absolute
 from sparrow_core.decoding.target import TargetInfo
+from sparrow_core.distill.online import OnlineWindow
 from sparrow_core.distill.trainer import Hooks, StateDict, StepMetrics, Trainer, Worker
 from sparrow_core.distill.unroll import UnrolledDrafter
-from sparrow_core.errors import CheckpointError, ConfigError, SparrowError
+from sparrow_core.errors import ConfigError, SparrowError
 from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
 from sparrow_core.models.drafter_checkpoint import save_drafter
 from sparrow_core.models.loading import load_target
@@ -73,7 +74,7 @@ def distill(
     requests: RequestSource,
     windows: dict[str, Any],
     output: Path,
-    listener: Listener = lambda account: None,
+    online: Sequence[OnlineWindow] | None = None,
     least_new: int = 1,
     validation: Sequence[Callable[[], Request]] = (),
     refuse_target: Callable[[str], None] = lambda fingerprint: None,
@@ -82,34 +83,39 @@ def distill(
 
     Where a drafter of the same settings is there already, nothing is trained before `least_new` captions have been
     added to what it learnt from. On the windows of `validation`, if there are any, the best checkpoint is chosen.
+    `online` are the windows of a run with `config.online` (None: those of `requests`).
     `windows` are the settings of `requests`, as plain JSON values: they tell captures apart. Before anything is
     trained, states of another target raise CheckpointError, and `refuse_target` is asked about the target's
     fingerprint.
     """
     output = output.absolute()
+    info = _target_info(config)
+    refuse_target(info.fingerprint)
     if config.online:
         origin = f"online-{capture_settings(config, windows)}"
     elif config.states:
         origin = absolute(config.states)
     else:
         origin = str(states_folder(config, windows, output))
-        _capture(config, requests, windows, origin, listener)
-    info = _target_info(config)
-    refuse_target(info.fingerprint)
+        capture_whole(config, requests, origin, capture_settings(config, windows))
     pending = _Pending(output / "training" / "pending.json")
     recipe = settings_fingerprint({"run": run_name(config, ""), "target": info.fingerprint, "states": origin})
     source: StateSource
     if config.online:
-        source = online_states(config, requests, origin, info)
+        every = [
+            OnlineWindow(numbered_window(number), number, partial(requests, number))
+            for number in range(config.num_windows)
+        ]
+        source = online_states(config, online or every, origin, info, pending.names(recipe))
     else:
-        source = stored_states(config, origin, info, pending.shards(recipe))
+        source = stored_states(config, origin, info, pending.names(recipe))
     geometry = drafter_geometry(config, info, source.bridge_layer)
     name, folder = run_name(config, source.digest), output / "drafter"
     if (earlier := _origin(folder)) and earlier["recipe"] == recipe:
         num_learnt = earlier["states"]["captions"]
         if earlier["run"] == name or len(source) - num_learnt < least_new:
             return Distilled(folder, num_learnt, is_new=False, num_waiting=max(0, len(source) - num_learnt))
-    pending.begin(recipe, source.shards)
+    pending.begin(recipe, source.names)
     drafter = train_drafter(config, geometry, source, output / "training", name, validation)
     new = output / ".drafter-new"
     save_drafter(new, drafter, drafter_card(config, len(source), ()))
@@ -128,18 +134,6 @@ def distill(
     return Distilled(folder, len(source), is_new=True)
 
 
-def _capture(
-    config: DistillRunConfig, requests: RequestSource, windows: dict[str, Any], folder: str, listener: Listener
-) -> None:
-    """Capture all windows. Raises CheckpointError where some could not be."""
-    account = capture_windows(config, requests, folder, capture_settings(config, windows), listener)
-    if account.lost or account.errors:
-        raise CheckpointError(
-            f"{len(account.lost) + len(account.errors)} windows were not captured ({account}): "
-            f"{'; '.join([*account.errors, *account.lost][:3])}"
-        )
-
-
 def _target_info(config: DistillRunConfig) -> TargetInfo:
     """Facts about the target, from a worker that has room for it; the driver may have none."""
 
@@ -156,21 +150,21 @@ def _target_info(config: DistillRunConfig) -> TargetInfo:
 
 
 class _Pending:
-    """The shards that a training under way learns from: captures go on meanwhile, and an interrupted run goes on with
+    """The windows that a training under way learns from: others come meanwhile, and an interrupted run goes on with
     what it began with."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
-    def shards(self, recipe: str) -> list[str] | None:
+    def names(self, recipe: str) -> list[str] | None:
         """Those of an unfinished run of this recipe."""
         if not self._file.exists():
             return None
         content = json.loads(self._file.read_text())
-        return list(content["shards"]) if content["recipe"] == recipe else None
+        return list(content["names"]) if content["recipe"] == recipe else None
 
-    def begin(self, recipe: str, shards: Sequence[str]) -> None:
-        content = json.dumps({"recipe": recipe, "shards": list(shards)}) + "\n"
+    def begin(self, recipe: str, names: Sequence[str]) -> None:
+        content = json.dumps({"recipe": recipe, "names": list(names)}) + "\n"
         Folder(str(self._file.parent)).write(self._file.name, content.encode())
 
     def end(self) -> None:
@@ -256,7 +250,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     context = ray.train.get_context()
     worker = Worker(context.get_world_rank(), context.get_world_size(), get_device())  # type: ignore[arg-type]
     source: StateSource = settings["source"]
-    with source.open() as (windows, tables):
+    with source.open(worker.device) as (windows, tables):
         torch.manual_seed(run.train.seed)
         unrolled = UnrolledDrafter(SparrowDrafterModel(settings["geometry"]), tables, run.train)
         model = prepare_model(unrolled, parallel_strategy_kwargs={"forward_sync_buffers": False})

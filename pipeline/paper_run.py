@@ -8,7 +8,6 @@ Owns the order of the work and its journal. Windows, and how a caption is scored
     OUTPUT/layers.jsonl                  one line for each window of the layer study
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,16 +16,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.capture_graph import RequestSource
-from pipeline.capture_run import Listener, capture_windows
+from pipeline.capture_run import capture_whole
 from pipeline.checkpoints import checkpoint_identity
 from pipeline.distill_config import DistillRunConfig, capture_settings
 from pipeline.distill_run import states_folder
-from pipeline.storage import Folder
+from pipeline.journal import Journal
 from pipeline.training_cells import Cell, CellResult
 from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding.drafting import Drafter
 from sparrow_core.engine.engine import Engine
-from sparrow_core.errors import ConfigError
 from sparrow_core.measure.layers import LayerFinding, study_window
 from sparrow_core.measure.methods import ALONE, MethodRun, Way, method_runs, read_run, run_methods
 from sparrow_core.models.drafter_checkpoint import load_drafter
@@ -45,9 +43,9 @@ UNTRAINED = ("specvlm", "prompt_lookup")
 class MeasureConfig:
     """What is measured: `windows` usable windows of every length, of which up to `most_windows` are tried.
 
-    Methods draft in the shape `draft` and as the governor chooses. Ablations are measured greedily in that shape, on
-    the first `ablation_windows` of `ablation_lengths` alone, among them the drafters `squeezed` once more, a longer
-    video taking `squeezed_span` places. The layer study takes `layer_windows` windows of `layer_length`."""
+    Methods draft in the shape `draft` and as the governor chooses. Greedily and in that shape, the drafters `squeezed`
+    are measured once more, a longer video taking `squeezed_span` places; and ablations, on the first `ablation_windows`
+    of `ablation_lengths` alone. The layer study takes `layer_windows` windows of `layer_length`."""
 
     lengths: tuple[int, ...] = (512, 1500, 6000, 17000, 25000)
     windows: int = 40
@@ -80,14 +78,15 @@ class Windows(NamedTuple):
     score: Callable[[int, int, str], float]
 
 
-def capture_all(variants: Sequence[Variant], output: Path, listener: Listener) -> dict[str, Path]:
-    """Where each variant's windows are; captures what is missing. Ray must be connected."""
+def capture_all(variants: Sequence[Variant], output: Path) -> dict[str, Path]:
+    """Where each variant's windows are; captures what is missing. Ray must be connected. Raises CheckpointError where
+    some could not be captured."""
     folders: dict[str, Path] = {}
     for variant in variants:
         folder = states_folder(variant.config, variant.windows, output)
         if folder not in folders.values():
             settings = capture_settings(variant.config, variant.windows)
-            capture_windows(variant.config, variant.requests, str(folder), settings, listener)
+            capture_whole(variant.config, variant.requests, str(folder), settings)
         folders[variant.name] = folder
     return folders
 
@@ -181,9 +180,8 @@ def measure(
         "prompt_lookup": PromptLookupDrafter(target.info.vocab_size),
     }
     identities = {name: folder.name for name, folder in folders.items()}
-    journal = _Journal(
-        output / JOURNAL, settings, identities | {label: identities[name] for name, label in squeezed.items()}
-    )
+    identities |= {label: f"{identities[name]}-{plan.squeezed_span}" for name, label in squeezed.items()}
+    measured = _Runs(Journal(output / JOURNAL, settings), identities)
     engine_config = EngineConfig(max_model_tokens=max(plan.lengths) * 5 // 4 + 2048, max_sequences=1)
     with Engine(target, None, engine_config) as engine:
         for length in plan.lengths:
@@ -198,21 +196,21 @@ def measure(
                     for method in (*methods, *UNTRAINED)
                     for shape in (plan.draft, None)
                 ]
+                others = list(squeezed.values())
                 if length in plan.ablation_lengths and num_usable < plan.ablation_windows:
-                    wanted += [
-                        Way(method, drafters[method], 0.0, plan.draft) for method in (*ablations, *squeezed.values())
-                    ]
-                measured = {(run.method, run.temperature, run.governed) for run in journal.runs(name)}
-                missing = [way for way in wanted if way.key not in measured]
+                    others += ablations
+                wanted += [Way(method, drafters[method], 0.0, plan.draft) for method in others]
+                done = {(run.method, run.temperature, run.governed) for run in measured.of(name)}
+                missing = [way for way in wanted if way.key not in done]
                 if missing:
                     alone = [Way(ALONE, None, temperature) for temperature in {way.temperature for way in missing}]
                     request = replace(windows.request(length, number), request_id=name)
                     found = run_methods(engine, request, [*alone, *missing], turn=number)
                     score = partial(windows.score, length, number)
-                    journal.add(name, method_runs([*alone, *missing], found, length, score))
-                    listener(journal.all)
-                num_usable += all(run.usable for run in journal.runs(name))
-    return journal.all
+                    measured.add(name, method_runs([*alone, *missing], found, length, score))
+                    listener(measured.all)
+                num_usable += all(run.usable for run in measured.of(name))
+    return measured.all
 
 
 def study_layers(
@@ -222,67 +220,50 @@ def study_layers(
     output: Path,
     listener: Callable[[list[LayerFinding]], None],
 ) -> list[LayerFinding]:
-    """The layer study on the first windows of its length; those that its journal holds are not done again."""
-    journal = output / LAYERS
-    lines = journal.read_text().splitlines(keepends=True) if journal.exists() else []
-    whole = [json.loads(line) for line in lines if line.endswith("\n")]
-    found = [LayerFinding(**fields) for line in whole for fields in line]
-    missing = [n for n in range(plan.layer_windows) if n not in {finding.window for finding in found}]
-    if not missing:
-        return found
-    journal.write_text("".join(json.dumps(line) + "\n" for line in whole))
-    target = load_target(config.target, device=config.device, dtype=config.dtype)
-    info = target.info
-    reference = load_reference(config.target, device=info.device, dtype=info.dtype, attention="eager")
-    for number in missing:
-        prompt = target.build_prompt(windows.request(plan.layer_length, number).messages)
-        score = partial(windows.score, plan.layer_length, number)
-        fresh = list(study_window(reference, target, prompt, number, plan.max_new_tokens, score))
-        with journal.open("a") as stream:
-            stream.write(json.dumps([asdict(finding) for finding in fresh]) + "\n")
-        found += fresh
-        listener(found)
-    return found
+    """The layer study on the first windows of its length; those that its journal holds are not done again. Raises
+    ConfigError where that was written with other settings."""
+    settings = {
+        "target": checkpoint_identity(config.target),
+        "length": plan.layer_length,
+        "max_new_tokens": plan.max_new_tokens,
+    }
+    journal = Journal(output / LAYERS, settings)
+    done = {entry["window"]: [LayerFinding(**fields) for fields in entry["findings"]] for entry in journal.entries}
+    if missing := [number for number in range(plan.layer_windows) if number not in done]:
+        target = load_target(config.target, device=config.device, dtype=config.dtype)
+        info = target.info
+        reference = load_reference(config.target, device=info.device, dtype=info.dtype, attention="eager")
+        for number in missing:
+            prompt = target.build_prompt(windows.request(plan.layer_length, number).messages)
+            score = partial(windows.score, plan.layer_length, number)
+            done[number] = list(study_window(reference, target, prompt, number, plan.max_new_tokens, score))
+            journal.add({"window": number, "findings": [asdict(finding) for finding in done[number]]})
+            listener(done[number])
+    return [finding for number in range(plan.layer_windows) for finding in done[number]]
 
 
-class _Journal:
-    """What was measured, window by window; a last line that a kill cut off is dropped. Runs of a drafter that is not
-    the one of that name any more are left out."""
+class _Runs:
+    """What was measured, window by window. Runs of a drafter that is not the one of that name any more are left out."""
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], drafters: Mapping[str, str]) -> None:
-        self._path, self._drafters = path, drafters
-        self._runs: dict[str, list[MethodRun]] = defaultdict(list)
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        if not lines:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(settings) + "\n")
-            return
-        if not lines[0].endswith("\n") or json.loads(lines[0]) != settings:
-            raise ConfigError(f"{path} was measured with other settings; name another --output")
-        whole = [line for line in lines if line.endswith("\n")]
-        if len(whole) < len(lines):
-            Folder(str(path.parent)).write(path.name, "".join(whole).encode())
-        for entry in map(json.loads, whole[1:]):
+    def __init__(self, journal: Journal, drafters: Mapping[str, str]) -> None:
+        self._journal, self._drafters = journal, drafters
+        self._of_window: dict[str, list[MethodRun]] = defaultdict(list)
+        for entry in journal.entries:
             of = entry["drafters"]
             current = [run for run in entry["runs"] if of.get(run["method"]) == drafters.get(run["method"])]
-            self._runs[entry["window"]] += map(read_run, current)
+            self._of_window[entry["window"]] += map(read_run, current)
 
     @property
     def all(self) -> list[MethodRun]:
         """Everything measured."""
-        return [run for runs in self._runs.values() for run in runs]
+        return [run for runs in self._of_window.values() for run in runs]
 
-    def runs(self, window: str) -> list[MethodRun]:
+    def of(self, window: str) -> list[MethodRun]:
         """What was measured of a window."""
-        return self._runs[window]
+        return self._of_window[window]
 
     def add(self, window: str, runs: list[MethodRun]) -> None:
-        self._runs[window] += runs
+        self._of_window[window] += runs
         used = {run.method for run in runs} & self._drafters.keys()
-        entry = {
-            "window": window,
-            "drafters": {name: self._drafters[name] for name in sorted(used)},
-            "runs": [asdict(run) for run in runs],
-        }
-        with self._path.open("a") as stream:
-            stream.write(json.dumps(entry) + "\n")
+        of = {name: self._drafters[name] for name in sorted(used)}
+        self._journal.add({"window": window, "drafters": of, "runs": [asdict(run) for run in runs]})

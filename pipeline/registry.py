@@ -88,9 +88,9 @@ class Registry:
         """Put newer figures of a drafter on its record."""
         self._store(replace(self.record(drafter), evaluation=evaluation))
 
-    def holds(self, drafter: Path) -> bool:
-        """Whether the drafter of a folder is on record."""
-        return _id({name: (drafter / name).read_bytes() for name in DRAFTER_FILES}) in self._ids()
+    def uses(self, drafter: Path) -> bool:
+        """Whether the drafter of a folder is the one in use."""
+        return self.in_use == _id({name: (drafter / name).read_bytes() for name in DRAFTER_FILES})
 
     def records(self) -> list[Record]:
         """All drafters, in the order in which they were added."""

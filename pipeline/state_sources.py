@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from pipeline.capture_graph import RequestSource
+import torch
+
 from pipeline.distill_config import DistillRunConfig
+from pipeline.ids import settings_fingerprint
 from pipeline.storage import local_folder
 from pipeline.worker_engine import WorkerModels, worker_engine
 from sparrow_core.decoding.target import TargetInfo
-from sparrow_core.distill.online import OnlineWindows
+from sparrow_core.distill.online import OnlineWindow, OnlineWindows
 from sparrow_core.distill.recorder import bridge_layer
 from sparrow_core.distill.store import StateStore, TargetTables, target_tables
 from sparrow_core.distill.trainer import WindowSource
@@ -27,16 +29,17 @@ class OpenStates(NamedTuple):
 
 
 class StateSource(Protocol):
-    """`digest` identifies all that is learnt from, `len` counts captions."""
+    """`digest` identifies all that is learnt from, `names` the windows, `len` counts captions. A worker opens it on the
+    device that it trains on."""
 
     @property
     def digest(self) -> str: ...
     @property
     def bridge_layer(self) -> int: ...
     @property
-    def shards(self) -> Sequence[str]: ...
+    def names(self) -> Sequence[str]: ...
     def __len__(self) -> int: ...
-    def open(self) -> AbstractContextManager[OpenStates]: ...
+    def open(self, device: torch.device) -> AbstractContextManager[OpenStates]: ...
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class StoredStates:
 
     folder: str
     target_fingerprint: str
-    shards: Sequence[str]
+    names: Sequence[str]
     digest: str
     bridge_layer: int
     num_captions: int
@@ -54,30 +57,33 @@ class StoredStates:
         return self.num_captions
 
     @contextmanager
-    def open(self) -> Iterator[OpenStates]:
-        store = StateStore(Path(local_folder(self.folder)), self.target_fingerprint, names=self.shards)
+    def open(self, device: torch.device) -> Iterator[OpenStates]:
+        store = StateStore(Path(local_folder(self.folder)), self.target_fingerprint, names=self.names)
         yield OpenStates(store, store.tables())
 
 
 @dataclass(frozen=True)
 class OnlineStates:
-    """Captions that each worker's own copy of the target writes. `digest` tells windows and ways of capturing apart."""
+    """Captions that each worker's own copy of the target writes."""
 
     config: DistillRunConfig
-    requests: RequestSource
+    windows: Sequence[OnlineWindow]
     digest: str
     bridge_layer: int
-    shards: Sequence[str] = ()
+
+    @property
+    def names(self) -> Sequence[str]:
+        return [window.name for window in self.windows]
 
     def __len__(self) -> int:
-        return self.config.num_windows * self.config.capture.captions_per_window
+        return len(self.windows) * self.config.capture.captions_per_window
 
     @contextmanager
-    def open(self) -> Iterator[OpenStates]:
+    def open(self, device: torch.device) -> Iterator[OpenStates]:
         config = self.config
         capture = replace(config.capture, keep_embeddings=config.reads_embeddings)
-        with worker_engine(WorkerModels(config.target, config.draft, config.device, config.dtype)) as engine:
-            windows = OnlineWindows(engine, self.requests, config.num_windows, capture)
+        with worker_engine(WorkerModels(config.target, config.draft, str(device), config.dtype)) as engine:
+            windows = OnlineWindows(engine, self.windows, capture)
             yield OpenStates(windows, target_tables(engine.target).in_float32())
 
 
@@ -100,6 +106,15 @@ def learnable_store(
     return store
 
 
-def online_states(config: DistillRunConfig, requests: RequestSource, origin: str, info: TargetInfo) -> OnlineStates:
-    """Windows 0 to `config.num_windows` of `requests`; `origin` tells them, and how they are captioned, apart."""
-    return OnlineStates(config, requests, f"{origin}-{config.num_windows}", bridge_layer(info, config.capture))
+def online_states(
+    config: DistillRunConfig,
+    windows: Sequence[OnlineWindow],
+    origin: str,
+    info: TargetInfo,
+    names: Sequence[str] | None = None,
+) -> OnlineStates:
+    """All of these windows, or those of these names. `origin` tells apart where they are from and how they are
+    captioned."""
+    chosen = [window for window in windows if names is None or window.name in names]
+    learnt = {"origin": origin, "target": info.fingerprint, "windows": [window.name for window in chosen]}
+    return OnlineStates(config, chosen, settings_fingerprint(learnt), bridge_layer(info, config.capture))

@@ -5,6 +5,7 @@ trains what is missing. Long trainings, several workers and checkpoints are `dis
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -57,28 +58,29 @@ def train_cells(
     shape: DraftConfig,
     listener: Callable[[CellResult], None],
 ) -> dict[str, CellResult]:
-    """Train those that `output` does not hold yet; results by name. Ray must be connected."""
+    """Train those that `output` does not hold yet, cells of equal settings once; results by name. Ray must be
+    connected."""
     results: dict[str, CellResult] = {}
-    waiting = {}
+    of_folder: dict[Path, list[Cell]] = defaultdict(list)
     for cell in cells:
-        run = run_name(cell.config, StateStore(cell.states).digest)
-        folder = output / run
-        if content := Folder(str(folder)).read(RESULT):
-            results[cell.name] = _read(cell.name, folder, json.loads(content))
+        of_folder[output / run_name(cell.config, StateStore(cell.states).digest)].append(cell)
+
+    def found(folder: Path, content: Mapping[str, Any]) -> None:
+        for cell in of_folder[folder]:
+            results[cell.name] = CellResult(cell.name, folder, content["tau"], content["curve"], content["settings"])
             listener(results[cell.name])
+
+    waiting = {}
+    for folder, (cell, *_) in of_folder.items():
+        if content := Folder(str(folder)).read(RESULT):
+            found(folder, json.loads(content))
         else:
             options = {"num_cpus": 1, "num_gpus": cell.config.workers.gpus, "max_retries": 1}
-            waiting[_train.options(**options).remote(cell, folder, validation, shape)] = (cell.name, folder)
+            waiting[_train.options(**options).remote(cell, folder, validation, shape)] = folder
     while waiting:
         (done,), _ = ray.wait(list(waiting))
-        name, folder = waiting.pop(done)
-        results[name] = _read(name, folder, ray.get(done))
-        listener(results[name])
+        found(waiting.pop(done), ray.get(done))
     return results
-
-
-def _read(name: str, folder: Path, content: Mapping[str, Any]) -> CellResult:
-    return CellResult(name, folder, content["tau"], content["curve"], content["settings"])
 
 
 @ray.remote

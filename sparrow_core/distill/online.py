@@ -4,13 +4,22 @@ For states that are too large to store: visual embeddings of long videos, which 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from sparrow_core.config import CaptureConfig
 from sparrow_core.distill.recorder import CaptionRecorder, bridge_layer, capture_samplings
 from sparrow_core.distill.states import WindowStates, window_states
 from sparrow_core.engine.engine import Engine
 from sparrow_core.types import Request
+
+
+@dataclass(frozen=True)
+class OnlineWindow:
+    """A window to learn from: its name, its number (which its captions are sampled by), and how to read it."""
+
+    name: str
+    number: int
+    request: Callable[[], Request]
 
 
 class OnlineWindows:
@@ -20,26 +29,25 @@ class OnlineWindows:
     changes no bit, and follows from the index alone, so that training resumes as it does on a store.
     """
 
-    def __init__(
-        self, engine: Engine, requests: Callable[[int], Request], num_windows: int, config: CaptureConfig
-    ) -> None:
-        self._engine, self._requests, self._num_windows, self._config = engine, requests, num_windows, config
+    def __init__(self, engine: Engine, windows: Sequence[OnlineWindow], config: CaptureConfig) -> None:
+        self._engine, self._windows, self._config = engine, windows, config
         self._layer = bridge_layer(engine.target.info, config)
 
     def __len__(self) -> int:
-        return self._num_windows * self._config.captions_per_window
+        return len(self._windows) * self._config.captions_per_window
 
     def windows(self, indices: Sequence[int]) -> list[WindowStates]:
         """Captions of these indices, written side by side. Raises what a request fails with."""
-        written = [self._begin(*divmod(index, self._config.captions_per_window)) for index in indices]
+        places = [divmod(index, self._config.captions_per_window) for index in indices]
+        written = [self._begin(self._windows[place], caption) for place, caption in places]
         return [finish() for finish in written]
 
-    def _begin(self, number: int, caption: int) -> Callable[[], WindowStates]:
+    def _begin(self, window: OnlineWindow, caption: int) -> Callable[[], WindowStates]:
         """Submit one caption of a window -> waits for it."""
-        sampling = capture_samplings(self._config, number)[caption]
+        sampling = capture_samplings(self._config, window.number)[caption]
         recorder = CaptionRecorder(self._layer, self._config)
         arm = replace(self._engine.default_arm(sampling), recording=recorder)
-        request = replace(self._requests(number), max_new_tokens=self._config.max_new_tokens)
+        request = replace(window.request(), max_new_tokens=self._config.max_new_tokens)
         (ticket,) = self._engine.submit_arms(request, [arm])
 
         def finish() -> WindowStates:

@@ -182,9 +182,16 @@ class Engine:
             while not active.generation.has_read and time.perf_counter() < deadline:
                 active.generation.read()
             if active.generation.has_read:
-                self._publish(active, active.generation.begin(active.tickets[0].arm))
+                self._begin(active)
             if time.perf_counter() >= deadline:
                 return
+
+    def _begin(self, active: _Active) -> None:
+        """Start its next arm. The costs of a drafter that is new here are measured before, on nobody's time."""
+        arm = active.tickets[0].arm
+        if arm.drafter and not arm.shape and id(arm.drafter) not in self._governors:
+            self._governors[id(arm.drafter)] = Governor(measure_costs(self.target, arm.drafter))
+        self._publish(active, active.generation.begin(arm))
 
     def _decode(self) -> None:
         """One round of everything that decodes."""
@@ -212,13 +219,11 @@ class Engine:
             self._publish(active, active.generation.take(result))
 
     def _governed(self, decoding: Sequence[_Active]) -> list[tuple[Governor, list[int]]]:
-        """Each drafter's governor, and the numbers of those that it chooses for. Costs are measured when needed."""
+        """Each drafter's governor, and the numbers of those that it chooses for."""
         by_drafter: dict[int, list[int]] = defaultdict(list)
         for number, arm in enumerate(active.tickets[0].arm for active in decoding):
             if arm.drafter and not arm.shape:
                 by_drafter[id(arm.drafter)].append(number)
-                if id(arm.drafter) not in self._governors:
-                    self._governors[id(arm.drafter)] = Governor(measure_costs(self.target, arm.drafter))
         return [(self._governors[key], numbers) for key, numbers in by_drafter.items()]
 
     def _publish(self, active: _Active, token_ids: list[int]) -> None:
@@ -230,7 +235,7 @@ class Engine:
         """Hand the finished completion over; the next arm starts, or the room is given back."""
         active.tickets.pop(0).future.set_result(active.generation.completion())
         if active.tickets and active.generation.has_read:
-            self._publish(active, active.generation.begin(active.tickets[0].arm))
+            self._begin(active)
         elif not active.tickets:
             self._active.remove(active)
             active.generation.cache.release()

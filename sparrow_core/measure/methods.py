@@ -62,10 +62,11 @@ class MethodRow:
     """A method at one visual length (nominal) and temperature, over `windows` usable windows; intervals are bootstrap
     95 % over windows.
 
-    In the fixed shape: `tau` pools rounds, `tau_ratio` is tau over the baseline's on the same windows (None without a
-    baseline), `fixed_speedup` is the loop's decoding time over that of this method, `round_cost` what a round takes in
-    steps of the loop. As the governor likes (None where that was not measured): `decode_speedup`, the same without the
-    drafter's prefill, and `end_to_end_speedup`, which counts vision and the target's prefill too.
+    In the fixed shape: `tau` pools rounds; `tau_ratio` is the baseline's rounds over those of this method on the same
+    windows (None without a baseline), which is the ratio of their taus, since they bring the same tokens;
+    `fixed_speedup` is the loop's decoding time over that of this method, `round_cost` what a round takes in steps of
+    the loop. As the governor likes (None where that was not measured): `decode_speedup`, the same without the drafter's
+    prefill, and `end_to_end_speedup`, which counts vision and the target's prefill too.
     `unequal` counts captions, in either way, that differ from the loop's.
     """
 

@@ -30,8 +30,8 @@ class DrafterConfig:
         embeddings  every visual embedding, straight into the layer (MSD, arXiv 2505.14260)
         summary     one token that a learned query makes of all visual embeddings; what another query finds is added
                     to all text (ViSpec, arXiv 2509.15235)
-    `longest_span`, of a drafter that sees every visual token: the places that a longer video is squeezed into, so that
-    none is farther away than in training (None: never squeezed).
+    `longest_span`, of a drafter that sees every visual token: the places that each longer video is squeezed into, so
+    that it reaches no farther than in training (None: never squeezed).
     `blind` zeroes the target's states in training and decoding alike: the ablation that shows what they are worth.
     """
 

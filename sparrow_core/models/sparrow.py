@@ -139,14 +139,13 @@ class _Visual:
         source_SD = context.taps[config.bridge_layer] if config.sees == "bridge" else embeddings_SD
         present_1M = torch.ones(1, len(slots_M), dtype=torch.bool, device=device)
         seen = model.see(source_SD[slots_M.to(device)][None], present_1M)
-        slots_T = text_slots(context.is_text_S)
-        num_slots = len(context.is_text_S)
-        text_and_next = torch.cat([slots_T, torch.tensor([num_slots])])  # pairs of the prompt, and the one that is next
+        # Where the text and the next token stand, and the visual tokens.
+        text_T, visual_M = torch.cat([text_slots(context.is_text_S), torch.tensor([len(context.is_text_S)])]), slots_M
         if config.layout == "sequence" and config.longest_span:
-            places = squeezed_places(context.is_text_S, config.longest_span)
-            text_and_next, slots_M = places[text_and_next].round().long(), places[slots_M]
-        places_M = visual_places(text_and_next, slots_M, config.layout)[: seen.z_BMD.shape[1]]
-        self.pair_places = pair_places(text_and_next, config.layout).tolist()
+            squeezed_S = squeezed_places(context.is_text_S, config.longest_span)
+            text_T, visual_M = squeezed_S[text_T].round().long(), squeezed_S[slots_M]
+        places_M = visual_places(text_T, visual_M, config.layout)[: seen.z_BMD.shape[1]]
+        self.pair_places = pair_places(text_T, config.layout).tolist()
         attention = model.layers[0].self_attn
         keys, values = attention.keys_values(seen.z_BMD, places_M[None].to(device))  # type: ignore[operator,union-attr]
         self.keys_values = torch.stack([keys[0], values[0]])

@@ -136,6 +136,11 @@ def first_run(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
     job = start_job(config, output, folder / "first.log")
     wait_until(lambda: recorded_step(output) >= FIRST_STOP, job, folder / "first.log")
     kill(job)
+    pids = {step["pid"] for steps in steps_of(output).values() for step in steps}
+    deadline = time.monotonic() + CHECKPOINT_DEADLINE_S
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):  # its workers outlive it by a moment
+        assert time.monotonic() < deadline, f"workers {pids} go on without their driver"
+        time.sleep(0.1)
     assert f"step-{STEPS:06d}" not in checkpoints(output), "the kill came too late to show anything"
     return output
 

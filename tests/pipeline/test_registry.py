@@ -136,5 +136,6 @@ def test_the_commands(tmp_path: Path) -> None:
 
 def test_a_drafter_is_known_by_its_weights(url: str, tmp_path: Path) -> None:
     registry = Registry(url)
-    registry.add(drafter(tmp_path / "one", "w"), {}, measured(100))
-    assert registry.holds(tmp_path / "one") and not registry.holds(drafter(tmp_path / "two", "other"))
+    registry.promote(registry.add(drafter(tmp_path / "one", "w"), {}, measured(100)).id)
+    assert registry.uses(tmp_path / "one") and registry.uses(drafter(tmp_path / "same", "w"))
+    assert not registry.uses(drafter(tmp_path / "two", "other"))

@@ -2,6 +2,9 @@
 
 import asyncio
 import pickle
+import shutil
+import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +21,8 @@ from pipeline.state_sources import StateSource, learnable_store, online_states, 
 from pipeline.worker_engine import WorkerModels
 from sparrow_core.config import CaptureConfig, DistillConfig
 from sparrow_core.decoding.target import TargetInfo
+from sparrow_core.distill.online import OnlineWindow
+from sparrow_core.distill.store import TABLES_FILE, read_shard, shard_file, shard_name
 from sparrow_core.distill.trainer import Hooks, StepMetrics, Trainer
 from sparrow_core.distill.unroll import UnrolledDrafter
 from sparrow_core.errors import ConfigError
@@ -28,6 +33,7 @@ DEMO = Path(__file__).parents[2] / "demo" / "weights"  # whose rows do not depen
 NUM_WINDOWS = 3
 KEEP = CaptureConfig(captions_per_window=2, max_new_tokens=12, keep_embeddings=True)
 REQUESTS = partial(DemoWindows("train", (64,), 7).request, max_new_tokens=KEEP.max_new_tokens)
+WINDOWS = [OnlineWindow(numbered_window(n), n, partial(REQUESTS, n)) for n in range(NUM_WINDOWS)]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +64,7 @@ def trained(run: DistillRunConfig, info: TargetInfo, source: StateSource) -> lis
     """Steps of a training on what a worker would unpickle."""
     steps: list[StepMetrics] = []
     copy: StateSource = pickle.loads(pickle.dumps(source))
-    with copy.open() as (windows, tables):
+    with copy.open(torch.device("cpu")) as (windows, tables):
         assert len(windows) == len(source) == NUM_WINDOWS * KEEP.captions_per_window
         torch.manual_seed(0)
         drafter = SparrowDrafterModel(drafter_geometry(run, info, copy.bridge_layer))
@@ -71,25 +77,39 @@ def test_online_equals_stored(sees: str, info: TargetInfo, stored: Path) -> None
     """Bit for bit, although its captions are written side by side and in drafts."""
     on_store = trained(config(sees=sees), info, stored_states(config(sees=sees), str(stored), info))
     online = config(sees=sees, online=True, draft=str(DEMO / "drafter"))
-    source = online_states(online, REQUESTS, "online-demo", info)
+    source = online_states(online, WINDOWS, "online-demo", info)
     assert trained(online, info, source) == on_store
     assert len({step.loss for step in on_store}) == 3
 
 
-def test_the_number_of_windows_tells_online_sources_apart(info: TargetInfo) -> None:
-    few, more = (online_states(config(online=True, num_windows=n), REQUESTS, "origin", info) for n in (2, 3))
-    assert few.digest != more.digest and few.bridge_layer == more.bridge_layer == info.num_layers // 2
+def test_online_sources_are_told_apart_by_windows_and_target(info: TargetInfo) -> None:
+    """What an interrupted run began with is found again among more windows; another target's run is another one."""
+    run = config(online=True)
+    few, all_of_them = (online_states(run, WINDOWS[:count], "origin", info) for count in (2, 3))
+    assert few.digest != all_of_them.digest and few.bridge_layer == info.num_layers // 2
+    assert online_states(run, WINDOWS, "origin", info, few.names).digest == few.digest
+    assert online_states(run, WINDOWS, "origin", replace(info, fingerprint="other")).digest != all_of_them.digest
 
 
-def test_stored_states_may_lie_behind_a_url(info: TargetInfo, stored: Path) -> None:
+def test_stored_states_may_lie_behind_a_url(
+    info: TargetInfo, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where copies are kept
     source = stored_states(config(), stored.as_uri(), info)
-    with source.open() as (windows, _):
+    with source.open(torch.device("cpu")) as (windows, _):
         assert len(windows) == len(source) == 6
 
 
 def test_what_does_not_go_together_is_refused(info: TargetInfo, stored: Path, tmp_path: Path) -> None:
+    """Before anything is trained."""
     with pytest.raises(ConfigError, match="online=true stores no states and reads none"):
         config(online=True, states="out/states")
     with pytest.raises(ConfigError, match="keep_embeddings=true, or online=true"):
         config(sees="embeddings", capture=CaptureConfig())
     assert learnable_store(config(sees="summary"), stored, info).has_embeddings
+    shutil.copy(stored / TABLES_FILE, tmp_path)
+    window, header = read_shard(stored / shard_name(numbered_window(0)))
+    without = replace(window, embeddings_VD=window.embeddings_VD[:0])
+    (tmp_path / shard_name("0")).write_bytes(shard_file(without, header))
+    with pytest.raises(ConfigError, match=r"sees=summary learns from visual embeddings, and .* without them"):
+        learnable_store(config(sees="summary"), tmp_path, info)

@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,10 @@ from sparrow_core.config import DraftConfig, EngineConfig, PrefillConfig
 from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.drafting import Drafter, DraftJob, PromptContext
 from sparrow_core.decoding.target import TargetModel
+from sparrow_core.engine import engine as engine_module
+from sparrow_core.engine.costs import measure_costs
 from sparrow_core.engine.engine import Engine
+from sparrow_core.engine.governor import Costs
 from sparrow_core.engine.ticket import Arm, Ticket
 from sparrow_core.errors import ConfigError, EngineClosedError
 from sparrow_core.models import reference
@@ -398,3 +402,22 @@ def test_broken_machine_ends_the_engine_loudly(tiny_target: TargetModel, monkeyp
         tickets[1].result(60)
     assert not engine.alive
     engine.close()
+
+
+def test_measuring_a_drafters_costs_is_on_nobodys_time(
+    tiny_target: TargetModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def slowly(target: TargetModel, drafter: Drafter[Any]) -> Costs:
+        asked.append(drafter.name)
+        time.sleep(2.0)
+        return measure_costs(target, drafter)
+
+    monkeypatch.setattr(engine_module, "measure_costs", slowly)
+    request = Request(video_messages(seed=1), max_new_tokens=4)
+    with Engine(tiny_target, None, EngineConfig(max_model_tokens=256)) as engine:
+        arms = [Arm(SparrowDrafter.untrained(tiny_target), None, Sampling()), Arm(None, None, Sampling())]
+        governed, alone = (ticket.result() for ticket in engine.submit_arms(request, arms))
+    assert asked == ["sparrow"] and governed.token_ids == alone.token_ids
+    assert governed.timings.decode_s < 2.0
