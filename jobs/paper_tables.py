@@ -92,8 +92,9 @@ def main(
 ) -> None:
     """Train Sparrow, its rivals and its ablations on the same windows, then measure all on the same held-out ones.
 
-    The same command again goes on where it stopped. On two cores: capture 20 minutes for each way of capturing, 8
-    minutes for each drafter, and for each window of 25,000 visual tokens 2 minutes.
+    The same command again goes on where it stopped. On two cores, as configured for the demo world: 20 minutes for each
+    of six ways of capturing, 5 to 20 for each of some forty drafters (two at a time), and 2 for each window of 25,000
+    visual tokens.
 
     Exit codes: 0 done; 2 wrong usage or settings.
     """
