@@ -33,6 +33,7 @@ from sparrow_core.types import Request
 
 HELD_OUT_SEED, VALIDATION_SEED = 50_000, 30_000
 JUDGED = "judged.json"
+WindowsByLength = dict[int, list[StoredWindow]]
 
 
 @dataclass(frozen=True)
@@ -99,35 +100,39 @@ def main(
             console.print(f"another run holds {output / 'lease'}: nothing done", highlight=False, soft_wrap=True)
 
 
-def held_out(config: DistillJobConfig, run: str | None) -> HeldOut:
+def read_heldout(config: DistillJobConfig, run: str | None) -> WindowsByLength | None:
+    """All windows of a captioning run by their nearest length of the evaluation; None without a run."""
+    if run is None:
+        return None
+    windows = stored_windows(CaptionRunTable(run), read_frame_spec(config.target))
+    return by_length(windows, config.evaluation.lengths)
+
+
+def held_out(config: DistillJobConfig, heldout: WindowsByLength | None) -> HeldOut:
     """Windows to measure on: of a captioning run, or of the demo world."""
     evaluation = config.evaluation
-    if run is not None:
-        return {length: windows[: evaluation.windows_per_length] for length, windows in _stored(config, run).items()}
+    if heldout is not None:
+        return {length: windows[: evaluation.windows_per_length] for length, windows in heldout.items()}
     return {
         length: _demo("heldout", length, HELD_OUT_SEED, evaluation.windows_per_length, evaluation)
         for length in evaluation.lengths
     }
 
 
-def validation_windows(config: DistillJobConfig, run: str | None) -> Sequence[Callable[[], Request]]:
-    """Other windows of the same origin, to choose a checkpoint by. Raises ConfigError where a run has too few."""
+def validation_windows(config: DistillJobConfig, heldout: WindowsByLength | None) -> Sequence[Callable[[], Request]]:
+    """Other windows of the same origin, the longest first, to choose a checkpoint by. Raises ConfigError where a run
+    has too few."""
     validation, evaluation = config.validation, config.evaluation
-    if run is None or not validation.windows:
+    if heldout is None or not validation.windows:
         return _demo("validation", validation.length, VALIDATION_SEED, validation.windows, evaluation)
-    stored = reversed(_stored(config, run).values())
-    others = [window for windows in stored for window in windows[evaluation.windows_per_length :]]
+    longest_first = reversed(heldout.values())
+    others = [window for windows in longest_first for window in windows[evaluation.windows_per_length :]]
     if len(others) < validation.windows:
         raise ConfigError(
-            f"{run} leaves {len(others)} windows to choose a checkpoint by, but validation.windows is "
+            f"the held-out run leaves {len(others)} windows to choose a checkpoint by, but validation.windows is "
             f"{validation.windows}; lower that or evaluation.windows_per_length, or caption more videos"
         )
     return others[: validation.windows]
-
-
-def _stored(config: DistillJobConfig, run: str) -> dict[int, list[StoredWindow]]:
-    windows = stored_windows(CaptionRunTable(run), read_frame_spec(config.target))
-    return by_length(windows, config.evaluation.lengths)
 
 
 def _demo(
@@ -153,7 +158,8 @@ def run(
     console: Console,
 ) -> Distilled:
     """All stages; prints what they find."""
-    measured_on, validation = held_out(config, heldout), validation_windows(config, heldout)
+    stored = read_heldout(config, heldout)
+    measured_on, validation = held_out(config, stored), validation_windows(config, stored)
     config = replace(config, target=worker_path(config.target), draft=worker_draft(config.draft))
     requests = partial(config.windows.request, max_new_tokens=config.capture.max_new_tokens)
     windows = {"run": absolute(online)} if online else asdict(config.windows)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from jobs.distill_draft import DistillJobConfig, held_out
+from jobs.distill_draft import DistillJobConfig, held_out, read_heldout
 from jobs.errors import told_errors
 from jobs.submitted import refuse_relative
 from pipeline.checkpoints import worker_path
@@ -34,7 +34,7 @@ def main(
         refuse_relative({"--heldout": heldout, "--output": output})
         checked = build_config(DistillJobConfig, read_settings(config, settings or []))
         checked = replace(checked, target=worker_path(checked.target))
-        windows = held_out(checked, heldout)
+        windows = held_out(checked, read_heldout(checked, heldout))
         with connected():
             rows = evaluate_drafters(checked, checked.evaluation, [worker_path(name) for name in draft], windows)
     output.parent.mkdir(parents=True, exist_ok=True)

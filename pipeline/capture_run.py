@@ -85,31 +85,26 @@ def capture_videos(
     return replace(account, lost=tuple(source for source in sources if found[source] < expected[source]))
 
 
-def capture_windows(config: DistillRunConfig, requests: RequestSource, folder: str, settings: str) -> CaptureAccount:
-    """Capture what `folder` does not hold yet of windows 0 to `config.num_windows`. Ray must be connected."""
+def capture_numbered(config: DistillRunConfig, requests: RequestSource, folder: str, settings: str) -> None:
+    """Capture what `folder` does not hold yet of windows 0 to `config.num_windows`. Ray must be connected.
+
+    Raises CheckpointError where one is missing afterwards: what is learnt must not depend on which worker died.
+    """
     done = captured_windows(folder)
     names = {number: numbered_window(number) for number in range(config.num_windows)}
     missing = [number for number, name in names.items() if name not in done]
-    account = CaptureAccount(Counter(skipped=config.num_windows - len(missing)))
     if not missing:
-        return account
+        return
     sink = CaptureSink(config.capture, absolute(folder), settings)
     run = CaptureRun(_models(config, EngineConfig()), sink, config.workers.threads)
     with data_context(len(missing)), errors_of_worker_start():
-        coming = capture_requests(requests, missing, run, config.workers).iter_rows()
-        rows, account = _account(coming, lambda account: None, account)
+        rows, account = _account(capture_requests(requests, missing, run, config.workers).iter_rows())
     found = {row["window_id"] for row in rows}
-    return replace(account, lost=tuple(names[number] for number in missing if names[number] not in found))
-
-
-def capture_whole(config: DistillRunConfig, requests: RequestSource, folder: str, settings: str) -> None:
-    """`capture_windows`. Raises CheckpointError where a window is missing afterwards: what is learnt must not depend on
-    which worker died."""
-    account = capture_windows(config, requests, folder, settings)
-    if account.lost or account.errors:
+    lost = [names[number] for number in missing if names[number] not in found]
+    if lost or account.errors:
         raise CheckpointError(
-            f"{len(account.lost) + len(account.errors)} windows were not captured ({account}): "
-            f"{'; '.join([*account.errors, *account.lost][:3])}; run again"
+            f"{len(lost) + len(account.errors)} windows were not captured ({account}): "
+            f"{'; '.join([*account.errors, *lost][:3])}; run again"
         )
 
 
@@ -118,11 +113,9 @@ def captured_windows(folder: str) -> frozenset[str]:
     return frozenset(name for file in Folder(folder).names() if (name := window_of_shard(file)))
 
 
-def _account(
-    coming: Iterable[Row], listener: Listener, account: CaptureAccount | None = None
-) -> tuple[list[Row], CaptureAccount]:
+def _account(coming: Iterable[Row], listener: Listener = lambda account: None) -> tuple[list[Row], CaptureAccount]:
     """All rows, and the account of them."""
-    account, rows, began = account or CaptureAccount(), [], time.monotonic()
+    account, rows, began = CaptureAccount(), [], time.monotonic()
     for row in coming:
         rows.append(row)
         account = replace(account.with_row(row), seconds=time.monotonic() - began)

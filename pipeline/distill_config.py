@@ -109,11 +109,7 @@ class DistillRunConfig:
             )
         least = self.workers.train_at_least or self.workers.train
         for workers in range(least, self.workers.train + 1):
-            if self.train.batch_size % (workers * self.train.accumulate):
-                raise ConfigError(
-                    f"train.batch_size={self.train.batch_size} cannot be shared evenly by {workers} workers with "
-                    f"train.accumulate={self.train.accumulate}; use a multiple of {workers * self.train.accumulate}"
-                )
+            self.train.refuse_uneven(workers)
         if self.num_windows < 1:
             raise ConfigError(f"num_windows={self.num_windows} must be at least 1")
         if self.online and self.states:

@@ -35,7 +35,7 @@ from ray.util.metrics import Gauge
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.capture_graph import RequestSource, numbered_window
-from pipeline.capture_run import capture_whole
+from pipeline.capture_run import capture_numbered
 from pipeline.checkpoints import checkpoint_identity
 from pipeline.distill_config import DistillRunConfig, capture_settings, refuse_impossible, run_name
 from pipeline.drafter_training import drafter_geometry, greedy_tau
@@ -97,16 +97,17 @@ def distill(
         origin = absolute(config.states)
     else:
         origin = str(states_folder(config, windows, output))
-        capture_whole(config, requests, origin, capture_settings(config, windows))
+        capture_numbered(config, requests, origin, capture_settings(config, windows))
     pending = _Pending(output / "training" / "pending.json")
     recipe = settings_fingerprint({"run": run_name(config, ""), "target": info.fingerprint, "states": origin})
     source: StateSource
     if config.online:
-        every = [
-            OnlineWindow(numbered_window(number), number, partial(requests, number))
-            for number in range(config.num_windows)
-        ]
-        source = online_states(config, online or every, origin, info, pending.names(recipe))
+        if online is None:
+            online = [
+                OnlineWindow(numbered_window(number), number, partial(requests, number))
+                for number in range(config.num_windows)
+            ]
+        source = online_states(config, online, origin, info, pending.names(recipe))
     else:
         source = stored_states(config, origin, info, pending.names(recipe))
     geometry = drafter_geometry(config, info, source.bridge_layer)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.capture_graph import RequestSource
-from pipeline.capture_run import capture_whole
+from pipeline.capture_run import capture_numbered
 from pipeline.checkpoints import checkpoint_identity
 from pipeline.distill_config import DistillRunConfig, capture_settings
 from pipeline.distill_run import states_folder
@@ -86,7 +86,7 @@ def capture_all(variants: Sequence[Variant], output: Path) -> dict[str, Path]:
         folder = states_folder(variant.config, variant.windows, output)
         if folder not in folders.values():
             settings = capture_settings(variant.config, variant.windows)
-            capture_whole(variant.config, variant.requests, str(folder), settings)
+            capture_numbered(variant.config, variant.requests, str(folder), settings)
         folders[variant.name] = folder
     return folders
 
@@ -182,6 +182,13 @@ def measure(
     identities = {name: folder.name for name, folder in folders.items()}
     identities |= {label: f"{identities[name]}-{plan.squeezed_span}" for name, label in squeezed.items()}
     measured = _Runs(Journal(output / JOURNAL, settings), identities)
+    in_full = [
+        Way(method, drafters[method], temperature, shape)
+        for temperature in plan.temperatures
+        for method in (*methods, *UNTRAINED)
+        for shape in (plan.draft, None)
+    ]
+    greedily = [Way(method, drafters[method], 0.0, plan.draft) for method in (*squeezed.values(), *ablations)]
     engine_config = EngineConfig(max_model_tokens=max(plan.lengths) * 5 // 4 + 2048, max_sequences=1)
     with Engine(target, None, engine_config) as engine:
         for length in plan.lengths:
@@ -190,24 +197,15 @@ def measure(
                 if num_usable == plan.windows:
                     break
                 name = f"{length}-{number}"
-                wanted = [
-                    Way(method, drafters[method], temperature, shape)
-                    for temperature in plan.temperatures
-                    for method in (*methods, *UNTRAINED)
-                    for shape in (plan.draft, None)
-                ]
-                others = list(squeezed.values())
-                if length in plan.ablation_lengths and num_usable < plan.ablation_windows:
-                    others += ablations
-                wanted += [Way(method, drafters[method], 0.0, plan.draft) for method in others]
+                with_ablations = length in plan.ablation_lengths and num_usable < plan.ablation_windows
+                wanted = in_full + [way for way in greedily if with_ablations or way.method not in ablations]
                 done = {(run.method, run.temperature, run.governed) for run in measured.of(name)}
-                missing = [way for way in wanted if way.key not in done]
-                if missing:
-                    alone = [Way(ALONE, None, temperature) for temperature in {way.temperature for way in missing}]
+                if missing := [way for way in wanted if way.key not in done]:
+                    loops = [Way(ALONE, None, temperature) for temperature in {way.temperature for way in missing}]
+                    ways = [*loops, *missing]
                     request = replace(windows.request(length, number), request_id=name)
-                    found = run_methods(engine, request, [*alone, *missing], turn=number)
-                    score = partial(windows.score, length, number)
-                    measured.add(name, method_runs([*alone, *missing], found, length, score))
+                    found = run_methods(engine, request, ways, turn=number)
+                    measured.add(name, method_runs(ways, found, length, partial(windows.score, length, number)))
                     listener(measured.all)
                 num_usable += all(run.usable for run in measured.of(name))
     return measured.all

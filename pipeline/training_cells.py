@@ -62,8 +62,9 @@ def train_cells(
     connected."""
     results: dict[str, CellResult] = {}
     of_folder: dict[Path, list[Cell]] = defaultdict(list)
+    digests = {states: StateStore(states).digest for states in {cell.states for cell in cells}}
     for cell in cells:
-        of_folder[output / run_name(cell.config, StateStore(cell.states).digest)].append(cell)
+        of_folder[output / run_name(cell.config, digests[cell.states])].append(cell)
 
     def found(folder: Path, content: Mapping[str, Any]) -> None:
         for cell in of_folder[folder]:

@@ -210,3 +210,11 @@ class DistillConfig:
             raise ConfigError(f"train.recursions={self.recursions} must be 0 (first pass only) or more")
         if not 0.0 <= self.bridge_share <= 1.0:
             raise ConfigError(f"train.bridge_share={self.bridge_share} is a probability: use a value from 0 to 1")
+
+    def refuse_uneven(self, workers: int) -> None:
+        """Raises ConfigError unless so many workers share a batch evenly, in `accumulate` pieces each."""
+        if self.batch_size % (workers * self.accumulate):
+            raise ConfigError(
+                f"train.batch_size={self.batch_size} cannot be shared evenly by {workers} workers with "
+                f"train.accumulate={self.accumulate}; use a multiple of {workers * self.accumulate}"
+            )

@@ -9,14 +9,13 @@ import matplotlib
 
 matplotlib.use("svg")
 from matplotlib import pyplot
+from matplotlib.figure import Figure
 
 PANELS = {
     "decode_speedup": "decode speedup over our one-row loop",
     "tau": "tau (tokens per target call)",
     "round_cost": "round cost (in steps of our loop)",
 }
-
-
 METHOD_PANELS = {
     "tau": "tau (tokens per target call)",
     "decode_speedup": "decode speedup over our one-row loop",
@@ -26,7 +25,7 @@ LAYER_PANELS = {
     "fact_score": "share of facts right",
     "cosine": "cosine of visual states to their embeddings",
 }
-COLUMNS = 4
+TRAINING_COLUMNS = 4
 
 
 def plot_methods(results: Mapping[str, Any], path: Path) -> None:
@@ -46,17 +45,16 @@ def plot_methods(results: Mapping[str, Any], path: Path) -> None:
             panel.set(title=f"{title}, T={temperature:g}")
             _over_visual_length(panel, sorted({row["visual_tokens"] for row in rows}))
     grid[0][0].legend(fontsize="x-small")
-    figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
+    _save(figure, path)
 
 
 def plot_training(results: Mapping[str, Any], path: Path) -> None:
     """Write the loss of every training of a `paper_tables.json` as one SVG: a panel for each drafter, a line for each
     learning rate, with tau on validation windows."""
     names = list(dict.fromkeys(row["name"] for row in results["training"]))
-    num_rows = -(-len(names) // COLUMNS)
-    size = (3.6 * COLUMNS, 2.6 * num_rows)
-    figure, grid = pyplot.subplots(num_rows, COLUMNS, figsize=size, layout="constrained", squeeze=False)
+    num_rows = -(-len(names) // TRAINING_COLUMNS)
+    size = (3.6 * TRAINING_COLUMNS, 2.6 * num_rows)
+    figure, grid = pyplot.subplots(num_rows, TRAINING_COLUMNS, figsize=size, layout="constrained", squeeze=False)
     for panel, name in zip(grid.flat, names, strict=False):
         for row in sorted((r for r in results["training"] if r["name"] == name), key=lambda r: r["learning_rate"]):
             steps, losses = [point[0] for point in row["curve"]], [point[1] for point in row["curve"]]
@@ -69,8 +67,7 @@ def plot_training(results: Mapping[str, Any], path: Path) -> None:
         panel.set_axis_off()
     figure.supxlabel("step", fontsize="small")
     figure.supylabel("loss (nats per learnt slot, all passes)", fontsize="small")
-    figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
+    _save(figure, path)
 
 
 def plot_layers(results: Mapping[str, Any], path: Path) -> None:
@@ -82,8 +79,7 @@ def plot_layers(results: Mapping[str, Any], path: Path) -> None:
         panel.set(title=title, xlabel="visual tokens are removed from this layer on")
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.3)
-    figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
+    _save(figure, path)
 
 
 def plot_speed(results: Mapping[str, Any], path: Path) -> None:
@@ -101,6 +97,10 @@ def plot_speed(results: Mapping[str, Any], path: Path) -> None:
     axes[0].legend(fontsize="x-small")
     machine = results["machine"]
     figure.suptitle(f"{machine['processor']}, {machine['device']}", fontsize="small")
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
 

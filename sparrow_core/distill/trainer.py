@@ -17,7 +17,6 @@ from sparrow_core.config import DistillConfig
 from sparrow_core.distill.sampler import WindowSampler, noise_seeds, shows_bridge
 from sparrow_core.distill.states import StateBatch, WindowStates, num_learnt
 from sparrow_core.distill.unroll import UnrolledDrafter, UnrollSums
-from sparrow_core.errors import ConfigError
 
 StateDict = dict[str, Any]
 
@@ -89,12 +88,7 @@ class Trainer:
         hooks: Hooks | None = None,
     ) -> None:
         self._worker = worker or Worker()
-        pieces = self._worker.world_size * config.accumulate
-        if config.batch_size % pieces:
-            raise ConfigError(
-                f"train.batch_size={config.batch_size} cannot be shared evenly by {self._worker.world_size} workers "
-                f"with train.accumulate={config.accumulate}; use a multiple of {pieces}"
-            )
+        config.refuse_uneven(self._worker.world_size)
         self.model = model
         unrolled = getattr(model, "module", model)
         assert isinstance(unrolled, UnrolledDrafter)

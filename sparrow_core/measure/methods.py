@@ -7,6 +7,7 @@ and does not know where windows come from.
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,26 +110,25 @@ def method_runs(
     ways: Sequence[Way], completions: Sequence[Completion], visual_tokens: int, fact_score: Callable[[str], float]
 ) -> list[MethodRun]:
     """What `run_methods` found. There is a way ALONE for every temperature."""
-    found = dict(zip([way.key for way in ways], completions, strict=True))
-    runs = []
-    for (method, temperature, governed), completion in found.items():
-        alone = found[ALONE, temperature, True]
-        runs.append(
-            MethodRun(
-                method=method,
-                governed=governed,
-                visual_tokens=visual_tokens,
-                temperature=temperature,
-                window=completion.request_id,
-                stats=completion.stats,
-                timings=completion.timings,
-                alone_s=alone.timings.decode_s,
-                equal=completion.token_ids == alone.token_ids,
-                usable=alone.finish_reason == "stop" and not ends_in_a_loop(alone.token_ids),
-                fact_score=fact_score(alone.text),
-            )
+    alone = {way.temperature: found for way, found in zip(ways, completions, strict=True) if way.method == ALONE}
+    usable = {t: one.finish_reason == "stop" and not ends_in_a_loop(one.token_ids) for t, one in alone.items()}
+    facts = {t: fact_score(one.text) for t, one in alone.items()}
+    return [
+        MethodRun(
+            method=way.method,
+            governed=way.shape is None,
+            visual_tokens=visual_tokens,
+            temperature=way.temperature,
+            window=found.request_id,
+            stats=found.stats,
+            timings=found.timings,
+            alone_s=alone[way.temperature].timings.decode_s,
+            equal=found.token_ids == alone[way.temperature].token_ids,
+            usable=usable[way.temperature],
+            fact_score=facts[way.temperature],
         )
-    return runs
+        for way, found in zip(ways, completions, strict=True)
+    ]
 
 
 def read_run(fields: Mapping[str, Any]) -> MethodRun:
@@ -162,34 +162,32 @@ def method_rows(runs: Sequence[MethodRun], baseline: str) -> list[MethodRow]:
 
 def _row(key: tuple[str, int, float], group: Sequence[MethodRun], baseline: Sequence[MethodRun]) -> MethodRow:
     fixed, governed = ([run for run in group if run.usable and run.governed == choice] for choice in (False, True))
-    tau = _ratio(fixed, _tokens, _rounds)
-    assert tau is not None, "a row has a usable window"
     of_baseline = {run.window: float(run.stats.rounds) for run in baseline if not run.governed}
     shared = [run for run in fixed if run.window in of_baseline]
+    tau = _ratio(fixed, _tokens, _rounds)
     tau_ratio = _ratio(shared, lambda run: of_baseline[run.window], _rounds)
     fixed_speedup = _ratio(fixed, _alone_s, _decode_s)
-    assert fixed_speedup is not None
     speedup = _ratio(governed, _alone_s, _decode_s)
     after_prefill = _ratio(governed, _alone_s, lambda run: _decode_s(run) - run.timings.drafter_prefill_s)
     end_to_end = _ratio(governed, lambda run: run.alone_s + _before_s(run), lambda run: _decode_s(run) + _before_s(run))
-    governed_tau = _ratio(governed, _tokens, _rounds)
+    assert tau.value and tau.low and tau.high and fixed_speedup.value, "a row has a usable window"
     return MethodRow(
         *key,
         tau=tau.value,
         tau_low=tau.low,
         tau_high=tau.high,
-        tau_ratio=tau_ratio.value if tau_ratio else None,
-        tau_ratio_low=tau_ratio.low if tau_ratio else None,
-        tau_ratio_high=tau_ratio.high if tau_ratio else None,
+        tau_ratio=tau_ratio.value,
+        tau_ratio_low=tau_ratio.low,
+        tau_ratio_high=tau_ratio.high,
         depth_acceptance=depth_acceptance(accepted for run in fixed for accepted in run.stats.accepted_per_round),
         fixed_speedup=fixed_speedup.value,
         round_cost=tau.value / fixed_speedup.value,
-        decode_speedup=speedup.value if speedup else None,
-        decode_speedup_low=speedup.low if speedup else None,
-        decode_speedup_high=speedup.high if speedup else None,
-        speedup_after_drafter_prefill=after_prefill.value if after_prefill else None,
-        end_to_end_speedup=end_to_end.value if end_to_end else None,
-        governed_tau=governed_tau.value if governed_tau else None,
+        decode_speedup=speedup.value,
+        decode_speedup_low=speedup.low,
+        decode_speedup_high=speedup.high,
+        speedup_after_drafter_prefill=after_prefill.value,
+        end_to_end_speedup=end_to_end.value,
+        governed_tau=_ratio(governed, _tokens, _rounds).value,
         windows=len(fixed),
         left_out=sum(not run.usable and not run.governed for run in group),
         unequal=sum(run.usable and not run.equal for run in group),
@@ -198,37 +196,26 @@ def _row(key: tuple[str, int, float], group: Sequence[MethodRun], baseline: Sequ
 
 
 class _Ratio(NamedTuple):
-    """A sum over a sum, and its interval."""
+    """A sum over a sum, and its interval; None where nothing was measured."""
 
-    value: float
-    low: float
-    high: float
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 def _ratio(
     runs: Sequence[MethodRun], above: Callable[[MethodRun], float], below: Callable[[MethodRun], float]
-) -> _Ratio | None:
-    """None without runs."""
+) -> _Ratio:
     if not runs:
-        return None
+        return _Ratio()
     numerators, denominators = np.array([above(run) for run in runs]), np.array([below(run) for run in runs])
     return _Ratio(numerators.sum() / denominators.sum(), *bootstrap_interval(numerators, denominators))
 
 
-def _tokens(run: MethodRun) -> float:
-    return run.stats.tokens_from_rounds
-
-
-def _rounds(run: MethodRun) -> float:
-    return run.stats.rounds
-
-
-def _alone_s(run: MethodRun) -> float:
-    return run.alone_s
-
-
-def _decode_s(run: MethodRun) -> float:
-    return run.timings.decode_s
+_tokens = attrgetter("stats.tokens_from_rounds")
+_rounds = attrgetter("stats.rounds")
+_alone_s = attrgetter("alone_s")
+_decode_s = attrgetter("timings.decode_s")
 
 
 def _before_s(run: MethodRun) -> float:
