@@ -1,0 +1,143 @@
+"""The README's tables from committed result files: all that lies between `<!-- table: NAME -->` and `<!-- end -->`."""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sparrow_core.errors import ConfigError
+
+Row = Mapping[str, Any]
+Table = list[list[str]]  # cells, the headings first
+_BLOCK = re.compile(r"(?<=<!-- table: )([\w-]+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
+
+DRAFTERS = {
+    "sparrow": "Sparrow",
+    "no_ivsb": "without IVSB",
+    "no_mtp": "without MTP",
+    "blind": "blind: the target's states zeroed",
+    "prompt_lookup": "prompt lookup",
+    "none": "no drafter",
+}
+WAYS = {
+    "transformers generate": "transformers `generate`",
+    "transformers prompt lookup": "its prompt lookup",
+    "autoregressive": "our one-row loop",
+}
+
+
+def with_tables(text: str, results: Path) -> str:
+    """The text with every table made anew from the files under `results`. Raises ConfigError for an unknown table."""
+
+    def block(match: re.Match[str]) -> str:
+        name, rest = match.groups()
+        if name not in TABLES:
+            raise ConfigError(f"there is no table {name}; there are {', '.join(TABLES)}")
+        return f"{name}{rest}{_markdown(TABLES[name](results))}"
+
+    return _BLOCK.sub(block, text)
+
+
+def acceptance(results: Path, draft: str) -> Table:
+    """Greedy tau of drafters in one shape, by visual tokens."""
+    rows = [row for row in _read(results / "acceptance.json") if row["draft"] == draft]
+    cells = {(DRAFTERS[row["drafter"]], int(row["bucket"])): _tau(row) for row in rows}
+    return _crossed(draft, [name for name in DRAFTERS.values() if any(name in key for key in cells)], cells)
+
+
+def speed(results: Path) -> Table:
+    """Greedy decoding in float32, by visual tokens and way."""
+    head = [
+        "visual tokens", "method", "tau", "round cost", "tokens/s", "decode speedup", "over `generate`", "end to end",
+        "its bound",
+    ]  # fmt: skip
+    return [head] + [
+        [
+            f"{row['visual_tokens']:,}",
+            WAYS.get(row["method"], row["method"]),
+            _number(row["tau"]),
+            _number(row["round_cost"]),
+            f"{row['tokens_per_s']:.0f}",
+            _number(row["decode_speedup"]),
+            _number(row["speedup_over_generate"]),
+            _number(row["end_to_end_speedup"]),
+            f"{row['end_to_end_bound']:.1f}",
+        ]
+        for row in _read(results / "speed/results.json")["rows"]
+        if row["temperature"] == 0 and row["batch"] == 1
+    ]
+
+
+def passes(results: Path) -> Table:
+    """Time of a pass by its rows and context, and how many one-row steps that is."""
+    found = _read(results / "speed/results.json")["passes"]
+    contexts = sorted({row["context"] for row in found})
+    cells = {(str(row["rows"]), row["context"]): _pass(row) for row in found}
+    counts = dict.fromkeys(str(row["rows"]) for row in found)
+    head = ["rows of a pass", *(f"{context:,} slots" for context in contexts)]
+    return [head, *([count, *(cells[count, context] for context in contexts)] for count in counts)]
+
+
+def bfloat16(results: Path) -> Table:
+    """Greedy decoding in bfloat16: the loop and the governor."""
+    folders = ("speed_bfloat16", "speed_bfloat16_25k")
+    rows = [row for name in folders for row in _read(results / name / "results.json")["rows"]]
+    of = {(row["method"], row["visual_tokens"]): row for row in rows}
+    head = [
+        "visual tokens", "one-row loop", "over `generate`", "governor", "decode speedup", "over `generate`",
+        "end to end",
+    ]  # fmt: skip
+    return [head] + [
+        [
+            f"{length:,}",
+            f"{loop['tokens_per_s']:.0f} tokens/s",
+            _number(loop["speedup_over_generate"]),
+            f"{governor['tokens_per_s']:.0f} tokens/s",
+            _number(governor["decode_speedup"]),
+            _number(governor["speedup_over_generate"]),
+            _number(governor["end_to_end_speedup"]),
+        ]
+        for length in sorted({length for _, length in of})
+        for loop, governor in [(of["autoregressive", length], of["governor", length])]
+    ]
+
+
+TABLES: Mapping[str, Callable[[Path], Table]] = {
+    "acceptance-tree": lambda results: acceptance(results, "tree of 25"),
+    "acceptance-chain": lambda results: acceptance(results, "chain of 4"),
+    "speed": speed,
+    "passes": passes,
+    "bfloat16": bfloat16,
+}
+
+
+def _crossed(corner: str, names: Iterable[str], cells: Mapping[tuple[str, int], str]) -> Table:
+    """Names by visual tokens."""
+    lengths = sorted({length for _, length in cells})
+    head = [corner, *(f"{length:,}" for length in lengths)]
+    return [head, *([name, *(cells.get((name, length), "-") for length in lengths)] for name in names)]
+
+
+def _tau(row: Row) -> str:
+    if row["tau_low"] == row["tau_high"]:
+        return _number(row["tau"])
+    return f"{row['tau']:.2f} [{row['tau_low']:.2f}, {row['tau_high']:.2f}]"
+
+
+def _pass(row: Row) -> str:
+    steps = "" if row["rows"] == 1 else f", {row['ar_steps']:.2f} steps"
+    return f"{row['ms']:.1f} ms{steps}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _markdown(table: Table) -> str:
+    head, *body = ["| " + " | ".join(cells) + " |\n" for cells in table]
+    return "".join([head, "|" + "---|" * len(table[0]) + "\n", *body])
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text())
