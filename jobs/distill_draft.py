@@ -119,7 +119,9 @@ def held_out(config: DistillJobConfig, heldout: WindowsByLength | None) -> HeldO
     }
 
 
-def validation_windows(config: DistillJobConfig, heldout: WindowsByLength | None) -> Sequence[Callable[[], Request]]:
+def validation_windows(
+    config: DistillJobConfig, run: str | None, heldout: WindowsByLength | None
+) -> Sequence[Callable[[], Request]]:
     """Other windows of the same origin, the longest first, to choose a checkpoint by. Raises ConfigError where a run
     has too few."""
     validation, evaluation = config.validation, config.evaluation
@@ -129,7 +131,7 @@ def validation_windows(config: DistillJobConfig, heldout: WindowsByLength | None
     others = [window for windows in longest_first for window in windows[evaluation.windows_per_length :]]
     if len(others) < validation.windows:
         raise ConfigError(
-            f"the held-out run leaves {len(others)} windows to choose a checkpoint by, but validation.windows is "
+            f"{run} leaves {len(others)} windows to choose a checkpoint by, but validation.windows is "
             f"{validation.windows}; lower that or evaluation.windows_per_length, or caption more videos"
         )
     return others[: validation.windows]
@@ -159,7 +161,7 @@ def run(
 ) -> Distilled:
     """All stages; prints what they find."""
     stored = read_heldout(config, heldout)
-    measured_on, validation = held_out(config, stored), validation_windows(config, stored)
+    measured_on, validation = held_out(config, stored), validation_windows(config, heldout, stored)
     config = replace(config, target=worker_path(config.target), draft=worker_draft(config.draft))
     requests = partial(config.windows.request, max_new_tokens=config.capture.max_new_tokens)
     windows = {"run": absolute(online)} if online else asdict(config.windows)

@@ -102,6 +102,8 @@ def capture_numbered(config: DistillRunConfig, requests: RequestSource, folder: 
     found = {row["window_id"] for row in rows}
     lost = [names[number] for number in missing if names[number] not in found]
     if lost or account.errors:
+        skipped = Counter(skipped=config.num_windows - len(missing))
+        account = replace(account, windows=account.windows + skipped)
         raise CheckpointError(
             f"{len(lost) + len(account.errors)} windows were not captured ({account}): "
             f"{'; '.join([*account.errors, *lost][:3])}; run again"

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.distill_config import DistillRunConfig
+from pipeline.report.markdown import markdown_table
 from sparrow_core.errors import ConfigError
 from sparrow_core.measure.acceptance import AcceptanceRow
 
@@ -67,9 +68,8 @@ def drafter_card(config: DistillRunConfig, num_captions: int, rows: Sequence[Acc
 def _markdown(rows: Sequence[AcceptanceRow]) -> list[str]:
     if not rows:
         return ["Not measured yet."]
-    body = ["| " + " | ".join(_cells(row)) + " |" for row in rows]
     title = "Acceptance on held-out windows; tau is tokens per target call, bonus token counted."
-    return [title, "", "| " + " | ".join(_HEADINGS) + " |", "|" + "---|" * len(_HEADINGS), *body]
+    return [title, "", markdown_table(_HEADINGS, map(_cells, rows))]
 
 
 def _cells(row: AcceptanceRow) -> list[str]:

@@ -2,10 +2,11 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.report.markdown import markdown_table
 from sparrow_core.errors import ConfigError
 
 Row = Mapping[str, Any]
@@ -34,7 +35,8 @@ def with_tables(text: str, results: Path) -> str:
         name, rest = match.groups()
         if name not in TABLES:
             raise ConfigError(f"there is no table {name}; there are {', '.join(TABLES)}")
-        return f"{name}{rest}{_markdown(TABLES[name](results))}"
+        head, *body = TABLES[name](results)
+        return f"{name}{rest}{markdown_table(head, body)}\n"
 
     return _BLOCK.sub(block, text)
 
@@ -42,8 +44,8 @@ def with_tables(text: str, results: Path) -> str:
 def acceptance(results: Path, draft: str) -> Table:
     """Greedy tau of drafters in one shape, by visual tokens."""
     rows = [row for row in _read(results / "acceptance.json") if row["draft"] == draft]
-    cells = {(DRAFTERS[row["drafter"]], int(row["bucket"])): _tau(row) for row in rows}
-    return _crossed(draft, [name for name in DRAFTERS.values() if any(name in key for key in cells)], cells)
+    rows.sort(key=lambda row: list(DRAFTERS).index(row["drafter"]))
+    return _crossed(draft, {(DRAFTERS[row["drafter"]], int(row["bucket"])): _tau(row) for row in rows})
 
 
 def speed(results: Path) -> Table:
@@ -72,11 +74,7 @@ def speed(results: Path) -> Table:
 def passes(results: Path) -> Table:
     """Time of a pass by its rows and context, and how many one-row steps that is."""
     found = _read(results / "speed/results.json")["passes"]
-    contexts = sorted({row["context"] for row in found})
-    cells = {(str(row["rows"]), row["context"]): _pass(row) for row in found}
-    counts = dict.fromkeys(str(row["rows"]) for row in found)
-    head = ["rows of a pass", *(f"{context:,} slots" for context in contexts)]
-    return [head, *([count, *(cells[count, context] for context in contexts)] for count in counts)]
+    return _crossed("rows of a pass", {(str(row["rows"]), row["context"]): _pass(row) for row in found}, " slots")
 
 
 def bfloat16(results: Path) -> Table:
@@ -112,10 +110,10 @@ TABLES: Mapping[str, Callable[[Path], Table]] = {
 }
 
 
-def _crossed(corner: str, names: Iterable[str], cells: Mapping[tuple[str, int], str]) -> Table:
-    """Names by visual tokens."""
-    lengths = sorted({length for _, length in cells})
-    head = [corner, *(f"{length:,}" for length in lengths)]
+def _crossed(corner: str, cells: Mapping[tuple[str, int], str], unit: str = "") -> Table:
+    """Names, as they first come, by lengths."""
+    names, lengths = dict.fromkeys(name for name, _ in cells), sorted({length for _, length in cells})
+    head = [corner, *(f"{length:,}{unit}" for length in lengths)]
     return [head, *([name, *(cells.get((name, length), "-") for length in lengths)] for name in names)]
 
 
@@ -132,11 +130,6 @@ def _pass(row: Row) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
-
-
-def _markdown(table: Table) -> str:
-    head, *body = ["| " + " | ".join(cells) + " |\n" for cells in table]
-    return "".join([head, "|" + "---|" * len(table[0]) + "\n", *body])
 
 
 def _read(path: Path) -> Any:
