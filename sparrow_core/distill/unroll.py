@@ -18,6 +18,7 @@ states that IVSB shows in training alone.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -40,12 +41,21 @@ class UnrollSums:
     num_learnt_P: torch.Tensor
 
 
-@dataclass(frozen=True)
-class _Keys:
+class _Keys(NamedTuple):
     """Rotated keys and values of one run of slots, [B, G, K, d]."""
 
     keys: torch.Tensor
     values: torch.Tensor
+
+
+class _Visual(NamedTuple):
+    """What one row shows of its videos: keys and values [1, G, M, d], whose they are [M], and what is added to all of
+    the row's inputs [1, 1, D] (None: nothing)."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    window_M: torch.Tensor
+    added_11D: torch.Tensor | None
 
 
 class UnrolledDrafter(nn.Module):
@@ -105,48 +115,42 @@ class UnrolledDrafter(nn.Module):
         positions_BT = batch.places_BL[:, :-1]
         embeddings_BTD = functional.embedding(batch.token_ids_BL[:, 1:], self.embed_tokens_VD)
         true_BTD = batch.fed_BLD[:, :-1]
-        visual, visual_visible_BTM, added_BTD = self._visual(layer.self_attn, batch, window_BT)
+        visual_B = self._visual(layer.self_attn, batch) if self.reads_visual else []
+        added = [visual.added_11D for visual in visual_B if visual.added_11D is not None]
         fed_BTD = true_BTD
         passes: list[_Keys] = []
         outputs: list[torch.Tensor] = []
         for recursion in range(self.config.recursions + 1):
             z_BTD = self.drafter.fuse(embeddings_BTD, fed_BTD)
-            if added_BTD is not None:
-                z_BTD = z_BTD + added_BTD
+            if added:
+                z_BTD = z_BTD + torch.cat(added)
             queries, keys, values = layer.self_attn.project(z_BTD, positions_BT)
             passes.append(_Keys(keys, values))
             seen = passes if self.config.recursion_keys == "decoding" else passes[-1:]
-            runs = [*([visual] if visual else []), *seen]
-            attended_BHTd = functional.scaled_dot_product_attention(
-                queries,
-                torch.cat([run.keys for run in runs], 2),
-                torch.cat([run.values for run in runs], 2),
-                attn_mask=self._visible(recursion, window_BT, visual_visible_BTM)[:, None],
-                enable_gqa=True,
-            )
+            text = _Keys(*(torch.cat(runs, 2) for runs in zip(*seen, strict=True)))
+            visible_BTK = self._visible(recursion, window_BT)
+            attended_BHTd = _attended(queries, text, visible_BTK, visual_B, window_BT)
             outputs.append(layer.finish(z_BTD, attended_BHTd.transpose(1, 2).flatten(2)))
             estimated_BTD = torch.cat([true_BTD[:, :1], outputs[-1][:, :-1]], 1)
             fed_BTD = torch.where(is_first_BT1, true_BTD, estimated_BTD)
         return outputs
 
-    def _visual(
-        self, attention: DrafterAttention, batch: StateBatch, window_BT: torch.Tensor
-    ) -> tuple[_Keys | None, torch.Tensor | None, torch.Tensor | None]:
-        """Keys of what is shown of the videos, who may see them [B, T, M], and what is added to all inputs."""
-        if not self.reads_visual:
-            return None, None, None
-        whose_BM = batch.visual_window_BM
-        seen = self.drafter.see(batch.visual_BMD, whose_BM != NOBODY)
-        num_seen = seen.z_BMD.shape[1]
-        keys, values = attention.keys_values(seen.z_BMD, batch.visual_places_BM[:, :num_seen])
-        whose_BM = torch.where(seen.present_BM, whose_BM[:, :num_seen], NOBODY - 1)
-        return _Keys(keys, values), whose_BM[:, None] == window_BT[..., None], seen.added_B1D
+    def _visual(self, attention: DrafterAttention, batch: StateBatch) -> list[_Visual]:
+        """Row by row, since videos differ in length by far more than captions do."""
+        rows = []
+        for row, num_shown in enumerate((batch.visual_window_BM != NOBODY).sum(1).clamp(min=1).tolist()):
+            own = slice(row, row + 1), slice(num_shown)
+            window_1M = batch.visual_window_BM[own]
+            seen = self.drafter.see(batch.visual_BMD[own], window_1M != NOBODY)
+            num_seen = seen.z_BMD.shape[1]
+            keys, values = attention.keys_values(seen.z_BMD, batch.visual_places_BM[own][:, :num_seen])
+            window_1M = torch.where(seen.present_BM, window_1M[:, :num_seen], NOBODY - 1)
+            rows.append(_Visual(keys, values, window_1M[0], seen.added_B1D))
+        return rows
 
-    def _visible(
-        self, recursion: int, window_BT: torch.Tensor, visual_visible_BTM: torch.Tensor | None
-    ) -> torch.Tensor:
-        """The rule of the module docstring for one pass: bool [B, T, K]. Padding sees padding, since a row that sees
-        nothing would be nan."""
+    def _visible(self, recursion: int, window_BT: torch.Tensor) -> torch.Tensor:
+        """The rule of the module docstring for the text of one pass: bool [B, T, K]. Padding sees padding, since a row
+        that sees nothing would be nan."""
         is_own_BTT = window_BT[:, :, None] == window_BT[:, None]
         row_T1 = torch.arange(window_BT.shape[1], device=window_BT.device)[:, None]
         column_1T = row_T1.T
@@ -155,8 +159,29 @@ class UnrolledDrafter(nn.Module):
         else:
             root_T1 = row_T1 - recursion
             runs = [column_1T <= root_T1, *(column_1T == root_T1 + depth for depth in range(1, recursion + 1))]
-        visible = [run & is_own_BTT for run in runs]
-        return torch.cat([*([] if visual_visible_BTM is None else [visual_visible_BTM]), *visible], 2)
+        return torch.cat([run & is_own_BTT for run in runs], 2)
+
+
+def _attended(
+    queries_BHTd: torch.Tensor,
+    text: _Keys,
+    visible_BTK: torch.Tensor,
+    visual_B: Sequence[_Visual],
+    window_BT: torch.Tensor,
+) -> torch.Tensor:
+    """Attention of all slots to the text that they see, and to what is shown of their own videos: [B, H, T, d]."""
+    if not visual_B:
+        mask_B1TK = visible_BTK[:, None]
+        return functional.scaled_dot_product_attention(queries_BHTd, *text, mask_B1TK, enable_gqa=True)
+    rows = []
+    for row, visual in enumerate(visual_B):
+        own = slice(row, row + 1)
+        keys = torch.cat([visual.keys, text.keys[own]], 2)
+        values = torch.cat([visual.values, text.values[own]], 2)
+        is_own_TM = visual.window_M == window_BT[row, :, None]
+        mask_TK = torch.cat([is_own_TM, visible_BTK[row]], 1)
+        rows.append(functional.scaled_dot_product_attention(queries_BHTd[own], keys, values, mask_TK, enable_gqa=True))
+    return torch.cat(rows)
 
 
 def _noise(states_TD: torch.Tensor, largest: float, seed: int) -> torch.Tensor:
