@@ -29,7 +29,6 @@ from pipeline.paper_run import (
     MeasureConfig,
     Variant,
     Windows,
-    best_rate,
     capture_all,
     measure,
     study_layers,
@@ -38,6 +37,7 @@ from pipeline.paper_run import (
 )
 from pipeline.report.machine import describe_machine
 from pipeline.report.plots import plot_layers, plot_methods, plot_training
+from pipeline.trained_drafters import TrainedDrafter, keep_drafter, kept_drafters
 from pipeline.training_cells import CellResult, train_cells
 from sparrow_core.errors import ConfigError
 from sparrow_core.measure.layers import LayerFinding
@@ -87,6 +87,9 @@ def main(
     output: Annotated[Path, typer.Option(help="Folder for states, drafters, the journal and the results.")] = Path(
         "out/paper_tables"
     ),
+    drafters: Annotated[
+        Path | None, typer.Option(help="Trained drafters to take as they are: OUTPUT/drafters of an earlier run.")
+    ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="One setting, as measure.windows=10.")] = None,
     threads: Annotated[int, typer.Option(help="Threads of torch while measuring.")] = 2,
 ) -> None:
@@ -102,37 +105,22 @@ def main(
     with told_errors():
         refuse_relative({"--output": output})
         checked = build_config(PaperConfig, read_settings(config, settings or []))
-        run(checked, output.absolute(), threads, console)
+        run(checked, output.absolute(), drafters, threads, console)
 
 
-def run(config: PaperConfig, output: Path, threads: int, console: Console) -> None:
+def run(config: PaperConfig, output: Path, drafters: Path | None, threads: int, console: Console) -> None:
     """All of it; writes the results again after every window."""
-    methods = [variant(config.base, name, changes) for name, changes in config.methods.items()]
-    tuned = [variant(config.base, name, changes) for name, changes in config.tuned.items()]
-    ablations = [variant(config.base, name, changes) for name, changes in config.ablations.items()]
-    validation = list(validation_requests(config.validation, config.measure.max_new_tokens))
-    shape, base = config.measure.draft, variant(config.base, "base", {}).config
-
-    def tell(result: CellResult) -> None:
-        console.print(f"{result.name}: tau {result.tau:.2f} on validation windows", highlight=False)
-
-    with connected():
-        folders = capture_all([*methods, *tuned, *ablations], output)
-        train = partial(train_cells, output=output / "cells", validation=validation, shape=shape, listener=tell)
-        trained = tune_variants([*methods, *tuned], config.learning_rates, config.most_rates, folders, train)
-        rates = {name: best_rate(results) for name, results in trained.items()}
-        rate = rates[SPARROW]
-        at_rate = train_variants(ablations, [rate], folders, train)
-        varied = {name: results[rate] for name, results in at_rate.items()}
+    base = variant(config.base, "base", {}).config
+    trained = kept_drafters(drafters) if drafters else {}
+    trained |= train(config, output, trained, console)
     torch.set_num_threads(threads)
+    main = {name: trained[name] for name in config.methods}
+    others = {name: trained[name] for name in (*config.tuned, *config.ablations)}
     head: dict[str, Any] = {
         "machine": describe_machine(resolve_device(base.device)),
-        "draft": asdict(shape),
-        "training": training_rows(trained, rates, varied),
+        "draft": asdict(config.measure.draft),
+        "training": [row for drafter in (main | others).values() for row in drafter.trainings],
     }
-    best = {name: results[rates[name]].folder for name, results in trained.items()}
-    main = {name: best[name] for name in config.methods}
-    others = {name: best[name] for name in config.tuned} | {name: result.folder for name, result in varied.items()}
     store = partial(store_results, output, head, {*main, *UNTRAINED})
     windows = Windows(partial(measured_request, config.measure.max_new_tokens), fact_score)
     with console.status("measuring") as status:
@@ -150,6 +138,34 @@ def run(config: PaperConfig, output: Path, threads: int, console: Console) -> No
         rows = method_rows(measure(base, config.measure, main, others, windows, output, add), SPARROW)
     store(rows)
     show(console, rows)
+
+
+def train(
+    config: PaperConfig, output: Path, trained: Mapping[str, TrainedDrafter], console: Console
+) -> dict[str, TrainedDrafter]:
+    """Train the drafters that are not among the `trained`, and keep the best of each name."""
+
+    def missing(changes_by_name: Mapping[str, Mapping[str, Any]]) -> list[Variant]:
+        return [variant(config.base, name, changes) for name, changes in changes_by_name.items() if name not in trained]
+
+    def tell(result: CellResult) -> None:
+        console.print(f"{result.name}: tau {result.tau:.2f} on validation windows", highlight=False)
+
+    tuned, ablations = missing({**config.methods, **config.tuned}), missing(config.ablations)
+    if not tuned and not ablations:
+        return {}
+    validation = list(validation_requests(config.validation, config.measure.max_new_tokens))
+    cells = partial(
+        train_cells, output=output / "cells", validation=validation, shape=config.measure.draft, listener=tell
+    )
+    keep = partial(keep_drafter, output / "drafters")
+    with connected():
+        folders = capture_all([*tuned, *ablations], output)
+        results = tune_variants(tuned, config.learning_rates, config.most_rates, folders, cells)
+        found = {name: keep(name, of_rate) for name, of_rate in results.items()}
+        rate = {**trained, **found}[SPARROW].learning_rate
+        of_ablation = train_variants(ablations, [rate], folders, cells)
+    return found | {name: keep(name, of_rate) for name, of_rate in of_ablation.items()}
 
 
 def store_results(output: Path, head: Mapping[str, Any], methods: set[str], rows: Sequence[MethodRow]) -> None:
@@ -202,22 +218,6 @@ def measured_request(max_new_tokens: int, length: int, number: int) -> Request:
 def fact_score(length: int, number: int, caption: str) -> float:
     """The share of the main facts that a caption of that window has right."""
     return mean_scores([score(caption, DemoWindows("heldout", (length,), MEASURED_SEED).scene(number))])["mean"]
-
-
-def training_rows(
-    trained: Mapping[str, Mapping[float, CellResult]], rates: Mapping[str, float], varied: Mapping[str, CellResult]
-) -> list[dict[str, Any]]:
-    """Each trained drafter with its curve and its tau on the validation windows."""
-    methods = [
-        {"name": name, "learning_rate": rate, "chosen": rate == rates[name], "tau": cell.tau, "curve": cell.curve}
-        for name, results in trained.items()
-        for rate, cell in results.items()
-    ]
-    ablations = [
-        {"name": name, "learning_rate": rates[SPARROW], "chosen": True, "tau": cell.tau, "curve": cell.curve}
-        for name, cell in varied.items()
-    ]
-    return [*methods, *ablations]
 
 
 def show(console: Console, rows: Sequence[MethodRow]) -> None:

@@ -4,6 +4,7 @@ Owns the order of the work and its journal. Windows, and how a caption is scored
 
     OUTPUT/states-<target>-<settings>/   captured windows, shared by all cells that learn from them
     OUTPUT/cells/<run>/                  a trained drafter each, with its loss curve and tau on validation windows
+    OUTPUT/drafters/<name>/              the best one of every name
     OUTPUT/runs.jsonl                    one line for each measured window
     OUTPUT/layers.jsonl                  one line for each window of the layer study
 """
@@ -21,6 +22,7 @@ from pipeline.checkpoints import checkpoint_identity
 from pipeline.distill_config import DistillRunConfig, capture_settings
 from pipeline.distill_run import states_folder
 from pipeline.journal import Journal
+from pipeline.trained_drafters import TrainedDrafter, best_rate
 from pipeline.training_cells import Cell, CellResult
 from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding.drafting import Drafter
@@ -141,11 +143,6 @@ def _beyond_edge(results: Mapping[float, CellResult]) -> float | None:
     return best / 2 if best == min(results) else best * 2 if best == max(results) else None
 
 
-def best_rate(results: Mapping[float, CellResult]) -> float:
-    """The learning rate whose drafter has the highest tau on the validation windows."""
-    return max(results, key=lambda rate: results[rate].tau)
-
-
 def _at_rate(config: DistillRunConfig, rate: float) -> DistillRunConfig:
     return replace(config, train=replace(config.train, learning_rate=rate))
 
@@ -153,8 +150,8 @@ def _at_rate(config: DistillRunConfig, rate: float) -> DistillRunConfig:
 def measure(
     config: DistillRunConfig,
     plan: MeasureConfig,
-    methods: Mapping[str, Path],
-    ablations: Mapping[str, Path],
+    methods: Mapping[str, TrainedDrafter],
+    ablations: Mapping[str, TrainedDrafter],
     windows: Windows,
     output: Path,
     listener: Callable[[list[MethodRun]], None],
@@ -170,8 +167,8 @@ def measure(
         "max_new_tokens": plan.max_new_tokens,
     }
     target = load_target(config.target, device=config.device, dtype=config.dtype)
-    folders = {**methods, **ablations}
-    trained = {name: load_drafter(str(folder), target) for name, folder in folders.items()}
+    folders = {name: str(drafter.folder) for name, drafter in {**methods, **ablations}.items()}
+    trained = {name: load_drafter(folder, target) for name, folder in folders.items()}
     squeezed = {name: f"{name}, squeezed" for name in plan.squeezed}
     drafters: dict[str, Drafter[Any]] = {
         **trained,
@@ -179,7 +176,7 @@ def measure(
         "specvlm": SpecVLMDrafter(target),
         "prompt_lookup": PromptLookupDrafter(target.info.vocab_size),
     }
-    identities = {name: folder.name for name, folder in folders.items()}
+    identities = {name: checkpoint_identity(folder) for name, folder in folders.items()}
     identities |= {label: f"{identities[name]}-{plan.squeezed_span}" for name, label in squeezed.items()}
     measured = _Runs(Journal(output / JOURNAL, settings), identities)
     in_full = [

@@ -7,6 +7,7 @@ import pytest
 
 from jobs.paper_tables import PaperConfig, store_results
 from pipeline.paper_run import MeasureConfig
+from pipeline.trained_drafters import kept_drafters
 from sparrow_core.errors import ConfigError
 from sparrow_core.measure.methods import MethodRun, method_rows
 from sparrow_core.types import SpecStats, Timings
@@ -24,6 +25,11 @@ from sparrow_core.types import SpecStats, Timings
 def test_bad_names_are_refused(changes: dict, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         PaperConfig(**{"base": {}, "methods": {"sparrow": {}, "msd": {}}} | changes)
+
+
+def test_a_folder_without_drafters_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no trained drafter"):
+        kept_drafters(tmp_path)
 
 
 def run(method: str, temperature: float, governed: bool) -> MethodRun:
