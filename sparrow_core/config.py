@@ -160,7 +160,7 @@ class LossConfig:
     target's `ranked_tokens` likeliest tokens."""
 
     soft_cross_entropy: float = 1.0
-    state_smooth_l1: float = 0.0
+    state_smooth_l1: float = 1.0
     probability_l1: float = 0.0
     ranking: float = 0.0
     ranked_tokens: int = 10
