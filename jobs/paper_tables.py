@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any, Literal
 
-import torch
 import typer
 from omegaconf import OmegaConf
 from rich.console import Console
@@ -23,18 +22,9 @@ from jobs.submitted import refuse_relative
 from pipeline.checkpoints import worker_draft, worker_path
 from pipeline.cluster import connected
 from pipeline.config import build_config, read_settings
-from pipeline.paper_run import (
-    SPARROW,
-    UNTRAINED,
-    MeasureConfig,
-    Variant,
-    Windows,
-    capture_all,
-    measure,
-    study_layers,
-    train_variants,
-    tune_variants,
-)
+from pipeline.layer_study import study_layers
+from pipeline.paper_measurement import SPARROW, UNTRAINED, MeasureConfig, Plan, Windows, measure
+from pipeline.paper_run import Variant, capture_all, train_variants, tune_variants
 from pipeline.report.machine import describe_machine
 from pipeline.report.plots import plot_layers, plot_methods, plot_training
 from pipeline.trained_drafters import TrainedDrafter, keep_drafter, kept_drafters
@@ -91,12 +81,11 @@ def main(
         Path | None, typer.Option(help="Trained drafters to take as they are: OUTPUT/drafters of an earlier run.")
     ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="One setting, as measure.windows=10.")] = None,
-    threads: Annotated[int, typer.Option(help="Threads of torch while measuring.")] = 2,
 ) -> None:
     """Train Sparrow, its rivals and its ablations on the same windows, then measure all on the same held-out ones.
 
     The same command again goes on where it stopped. On two cores, as configured for the demo world: 20 minutes for each
-    of five ways of capturing, 3 to 12 for each of some thirty drafters (two at a time), and 2 for each window of 25,000
+    of six ways of capturing, 3 to 12 for each of some thirty drafters (two at a time), and 2 for each window of 25,000
     visual tokens.
 
     Exit codes: 0 done; 2 wrong usage or settings.
@@ -105,19 +94,22 @@ def main(
     with told_errors():
         refuse_relative({"--output": output})
         checked = build_config(PaperConfig, read_settings(config, settings or []))
-        run(checked, output.absolute(), drafters, threads, console)
+        run(checked, output.absolute(), drafters, console)
 
 
-def run(config: PaperConfig, output: Path, drafters: Path | None, threads: int, console: Console) -> None:
+def run(config: PaperConfig, output: Path, drafters: Path | None, console: Console) -> None:
     """All of it; writes the results again after every window."""
     base = variant(config.base, "base", {}).config
     trained = kept_drafters(drafters) if drafters else {}
     trained |= train(config, output, trained, console)
-    torch.set_num_threads(threads)
     main = {name: trained[name] for name in config.methods}
     others = {name: trained[name] for name in (*config.tuned, *config.ablations)}
     head: dict[str, Any] = {
-        "machine": describe_machine(resolve_device(base.device)),
+        "machine": {
+            **describe_machine(resolve_device(base.device)),
+            "engines": config.measure.workers,
+            "threads": base.workers.threads,
+        },
         "draft": asdict(config.measure.draft),
         "training": [row for drafter in (main | others).values() for row in drafter.trainings],
     }
@@ -135,7 +127,8 @@ def run(config: PaperConfig, output: Path, drafters: Path | None, threads: int, 
         head["layers"] = layer_rows(study_layers(base, config.measure, windows, output, add_layers))
         plot_training(head, output / "paper_tables_training.svg")
         plot_layers(head, output / "paper_tables_layers.svg")
-        rows = method_rows(measure(base, config.measure, main, others, windows, output, add), SPARROW)
+        with connected():
+            rows = method_rows(measure(Plan(base, config.measure, main, others), windows, output, add), SPARROW)
     store(rows)
     show(console, rows)
 

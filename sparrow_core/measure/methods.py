@@ -23,6 +23,14 @@ ALONE = "autoregressive"
 LONGEST_PERIOD, REPEATS = 24, 3
 
 
+class WayKey(NamedTuple):
+    """Method, temperature, and whether the governor chooses."""
+
+    method: str
+    temperature: float
+    governed: bool
+
+
 @dataclass(frozen=True)
 class Way:
     """A method at a temperature, and how much it drafts: in a fixed shape, or as the engine's governor chooses (None).
@@ -32,11 +40,6 @@ class Way:
     drafter: Drafter[Any] | None
     temperature: float
     shape: DraftConfig | None = None
-
-    @property
-    def key(self) -> tuple[str, float, bool]:
-        """Method, temperature, and whether the governor chooses."""
-        return self.method, self.temperature, self.shape is None
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,11 @@ class MethodRun:
     equal: bool
     usable: bool
     fact_score: float
+
+    @property
+    def key(self) -> WayKey:
+        """In which way the window was decoded."""
+        return WayKey(self.method, self.temperature, self.governed)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def settings(target: Path) -> dict:
         "validation": {"lengths": [64], "windows_per_length": 1},
         "measure": {
             "lengths": [64, 96], "windows": 1, "most_windows": 2, "ablation_lengths": [64], "max_new_tokens": 12,
-            "squeezed": ["without VATA"], "squeezed_span": 16,
+            "squeezed": ["without VATA"], "squeezed_span": 16, "workers": 2,
             "layer_length": 64, "layer_windows": 1,
         },
     }  # fmt: skip
@@ -46,7 +46,7 @@ def settings(target: Path) -> dict:
 def run(config: Path, output: Path, *more: str) -> Result:
     app = typer.Typer()
     app.command()(main)
-    arguments = ["--config", str(config), "--output", str(output), "--threads", "1", *more]
+    arguments = ["--config", str(config), "--output", str(output), *more]
     return CliRunner(env={"COLUMNS": "200"}).invoke(app, arguments, catch_exceptions=False)
 
 

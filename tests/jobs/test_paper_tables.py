@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobs.paper_tables import PaperConfig, store_results
-from pipeline.paper_run import MeasureConfig
+from pipeline.paper_measurement import MeasureConfig
 from pipeline.trained_drafters import kept_drafters
 from sparrow_core.errors import ConfigError
 from sparrow_core.measure.methods import MethodRun, method_rows

@@ -88,7 +88,7 @@ def test_one_prefill_serves_all_and_all_say_the_same(tiny_target: TargetModel) -
     assert len({completion.timings.vision_s for completion in found}) == 1, "the video was looked at once"
     assert found[0].stats.drafted == found[1].stats.drafted == 0 < found[2].stats.drafted
     runs = method_runs(ways, found, 4, lambda caption: 1.0)
-    assert [(run.method, run.temperature, run.governed) for run in runs] == [way.key for way in ways]
+    assert [run.key for run in runs] == [(way.method, way.temperature, way.shape is None) for way in ways]
     assert all(run.equal and run.window == "w" for run in runs)
     assert not any(run.usable for run in runs), "cut off at nine tokens"
     assert [run.alone_s for run in runs[2:5]] == [found[0].timings.decode_s] * 3
