@@ -24,7 +24,7 @@ from pipeline.cluster import connected
 from pipeline.config import build_config, read_settings
 from pipeline.layer_study import study_layers
 from pipeline.paper_measurement import SPARROW, UNTRAINED, MeasureConfig, Plan, Windows, measure
-from pipeline.paper_run import Variant, capture_all, train_variants, tune_variants
+from pipeline.paper_training import Variant, capture_all, train_variants, tune_variants
 from pipeline.report.machine import describe_machine
 from pipeline.report.plots import plot_layers, plot_methods, plot_training
 from pipeline.trained_drafters import TrainedDrafter, keep_drafter, kept_drafters

@@ -12,8 +12,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def main(
-    results: Annotated[Path, typer.Option(help="Folder of result files.")] = ROOT / "docs/results/xeon-2-cores",
-    readme: Annotated[Path, typer.Option(help="Rewritten.")] = ROOT / "README.md",
+    results: Annotated[Path, typer.Option(help="Folder of result files.", exists=True)] = ROOT
+    / "docs/results/xeon-2-cores",
+    readme: Annotated[Path, typer.Option(help="Rewritten.", exists=True)] = ROOT / "README.md",
 ) -> None:
     """Exit codes: 0 done; 2 unknown table."""
     with told_errors():

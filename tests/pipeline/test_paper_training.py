@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.distill_config import DistillRunConfig
-from pipeline.paper_run import Variant, tune_variants
+from pipeline.paper_training import Variant, tune_variants
 from pipeline.trained_drafters import best_rate
 from pipeline.training_cells import Cell, CellResult
 from sparrow_core.types import Request
