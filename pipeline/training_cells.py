@@ -1,7 +1,8 @@
 """Many drafters trained side by side, one Ray task each: the cells of a comparison or an ablation.
 
-A cell trains, measures itself on validation windows and leaves a folder that says what it was; a run that was cut off
-trains what is missing. Long trainings, several workers and checkpoints are `distill_run`'s.
+A cell trains, measures itself on validation windows and leaves a folder that says what it was (one that diverged is as
+good as no drafter); a run that was cut off trains what is missing. Long trainings, several workers and checkpoints are
+`distill_run`'s.
 """
 
 import json
@@ -22,6 +23,7 @@ from sparrow_core.config import DraftConfig
 from sparrow_core.distill.store import StateStore
 from sparrow_core.distill.trainer import Hooks, StepMetrics, Trainer, Worker
 from sparrow_core.distill.unroll import UnrolledDrafter
+from sparrow_core.errors import TrainingDivergedError
 from sparrow_core.models.drafter import SparrowDrafterModel
 from sparrow_core.models.drafter_checkpoint import save_drafter
 from sparrow_core.models.loading import load_target
@@ -29,6 +31,7 @@ from sparrow_core.types import Request
 
 RESULT = "cell.json"
 STEPS_BETWEEN_POINTS = 20
+TAU_OF_NO_DRAFTER = 1.0
 
 
 @dataclass(frozen=True)
@@ -102,9 +105,12 @@ def _train(cell: Cell, folder: Path, validation: Sequence[Callable[[], Request]]
 
     device = target.info.device
     unrolled = UnrolledDrafter(drafter, store.tables(), config.train).to(device)
-    Trainer(unrolled, store, config.train, Worker(device=device), Hooks(note)).run()
-    save_drafter(folder, drafter, f"# {cell.name}\n")
-    tau = greedy_tau(drafter, target, validation, shape)
+    try:
+        Trainer(unrolled, store, config.train, Worker(device=device), Hooks(note)).run()
+        save_drafter(folder, drafter, f"# {cell.name}\n")
+        tau = greedy_tau(drafter, target, validation, shape)
+    except TrainingDivergedError:
+        tau = TAU_OF_NO_DRAFTER
     content = {"name": cell.name, "tau": tau, "curve": points, "settings": asdict(config)}
     Folder(str(folder)).write(RESULT, (json.dumps(content, indent=1) + "\n").encode())
     return content

@@ -31,5 +31,9 @@ class MediaError(SparrowError, ValueError):
         return MediaError, (str(self), self.reason)
 
 
+class TrainingDivergedError(SparrowError, ArithmeticError):
+    """The loss of a training is not a number any more."""
+
+
 class EngineClosedError(SparrowError, RuntimeError):
     """A request was submitted to an engine that has been closed or whose thread has died."""

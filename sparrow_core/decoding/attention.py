@@ -8,21 +8,23 @@ their scores; both leave the order of summation to the library. `SealedAttention
 the same to the last bit whatever other rows stand beside it and in whichever slots its ancestors lie; it sums over
 blocks of keys at places that depend on the sequence alone:
 
-    slots    0 ......................... prompt | prompt + 256 | prompt + 512 ...
-    blocks   [1024][1024] ... [remainder]       [256]          [256]  new rows by their depth, not by their slot
+    slots    0 ......................... prompt | prompt + 128 | prompt + 256 ...
+    blocks   [1024][1024] ... [remainder]       [128]          [128]  new rows by their depth, not by their slot
 
 Shape letters: H query heads, G KV heads (groups), R query rows, M folded rows (heads of a group x rows), S key slots,
 P the last key slots that are masked (P <= S), B key slots of one block, D head size.
 """
 
+from math import gcd
+
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 PROMPT_BLOCK = 1024
-# Up to 384 products, matrix libraries add one by one, so that a masked column changes nothing; this leaves room for
-# 128 new rows in a block.
-GENERATED_BLOCK = 256
-MIN_FOLDED_ROWS = 4  # fewer rows are multiplied by another kernel, with another result
+# Up to 192 products (on AMD; 384 on Intel), MKL adds one by one, so that a masked column changes nothing; this leaves
+# room for 64 new rows in a block.
+GENERATED_BLOCK = 128
+FOLDED_ROWS = 4  # rows beyond a multiple of it are multiplied by other kernels, with other results
 
 
 def attend(
@@ -104,7 +106,8 @@ class SealedAttention:
         keys_LGSD, values_LGSD = data_LKGSD.unbind(1)
         first_new = keys_LGSD.shape[2] - num_rows
         self._num_rows = num_rows
-        self._num_folded = max(num_rows, -(-MIN_FOLDED_ROWS // heads_per_group))  # rows of one head
+        whole = FOLDED_ROWS // gcd(FOLDED_ROWS, heads_per_group)
+        self._num_folded = -(-num_rows // whole) * whole  # rows of one head
         self._scale = keys_LGSD.shape[3] ** -0.5
         self._keys_GDS = keys_LGSD.transpose(2, 3).unbind()
         self._hidden_MR = _hidden(visible_RR, self._num_folded, heads_per_group, keys_LGSD.dtype)

@@ -54,7 +54,8 @@ class _Growth:
 def grow_all(wishes: Sequence[tuple[torch.Tensor, Turn, DraftConfig]], expand: Expand) -> list[Draft]:
     """A draft for each wish: the drafter's logits after its root [V], the turn, and the shape.
 
-    All drafts grow in step, so that the drafter runs once for each level.
+    All drafts grow in step, so that the drafter runs once for each level. A drafter whose logits are not numbers drafts
+    nothing.
     """
     growing = {number: _grow(*wish) for number, wish in enumerate(wishes)}
     drafts: dict[int, Draft] = {}
@@ -94,8 +95,9 @@ def _grow_dynamic(root_logits_V: torch.Tensor, turn: Turn, shape: DraftConfig) -
             if score > float("-inf")
         ]
         frontier = sorted(level, key=lambda node: -growth.scores[node])[: shape.width]
-        if depth + 1 < shape.depth:
-            logits_FV = yield growth.level(frontier)
+        if depth + 1 == shape.depth or not frontier:
+            break
+        logits_FV = yield growth.level(frontier)
     # A stable sort keeps parents ahead of children, whose scores are never higher.
     kept = sorted(sorted(range(len(growth.tokens)), key=lambda node: -growth.scores[node])[: shape.total])
     place = {node: index for index, node in enumerate(kept)}
@@ -131,6 +133,8 @@ def _grow_drawn(root_logits_V: torch.Tensor, turn: Turn, shape: DraftConfig) -> 
         if depth + 1 < shape.depth:
             by_score = sorted(level, key=lambda node: -growth.scores[node])
             frontier = sorted(by_score[: max(1, level_size // 2)])
+            if not frontier:
+                break
             logits_FV = yield growth.level(frontier)
     proposal_NV = log_q_FV.new_zeros(len(growth.tokens), log_q_FV.shape[-1])
     for node, proposal_V in proposals.items():

@@ -17,6 +17,7 @@ from sparrow_core.config import DistillConfig
 from sparrow_core.distill.sampler import WindowSampler, noise_seeds, shows_bridge
 from sparrow_core.distill.states import StateBatch, WindowStates, num_learnt
 from sparrow_core.distill.unroll import UnrolledDrafter, UnrollSums
+from sparrow_core.errors import TrainingDivergedError
 
 StateDict = dict[str, Any]
 
@@ -76,7 +77,7 @@ class Trainer:
 
     With several workers each one takes every `world_size`-th window of the global batch. Each divides its summed loss
     by the learnt slots of the whole batch and multiplies by `world_size`, so that averaged gradients are those of one
-    worker with the whole batch, up to rounding.
+    worker with the whole batch, up to rounding. Raises TrainingDivergedError at the first loss that is not a number.
     """
 
     def __init__(
@@ -150,6 +151,11 @@ class Trainer:
                 scaled.backward()
             loss += scaled.item()
             agreeing_P, learnt_P = agreeing_P + sums.num_agreeing_P, learnt_P + sums.num_learnt_P
+        if not math.isfinite(loss):
+            raise TrainingDivergedError(
+                f"the loss of step {self.step} is {loss}: lower train.learning_rate={config.learning_rate:g}, or raise "
+                f"train.warmup_steps={config.warmup_steps}"
+            )
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         self._optimizer.step()
         return StepMetrics(

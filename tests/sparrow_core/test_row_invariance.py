@@ -59,7 +59,7 @@ def random_tree(right: list[int], vocab_size: int, rng: random.Random) -> Tree:
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
-    # Blocks of generated slots are 256 long and those of the prompt 1,024: both are crossed.
+    # Blocks of generated slots are 128 long and those of the prompt 1,024: both are crossed.
     ("dtype", "length", "num_tokens"), [("float32", 64, 270), ("float32", 1500, 60), ("bfloat16", 64, 20)],
 )  # fmt: skip
 @torch.inference_mode()

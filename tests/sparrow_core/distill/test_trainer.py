@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sparrow_core.config import DistillConfig
 from sparrow_core.distill.trainer import Hooks, StepMetrics, Trainer, Worker, learning_rate
 from sparrow_core.distill.unroll import UnrolledDrafter
-from sparrow_core.errors import ConfigError
+from sparrow_core.errors import ConfigError, TrainingDivergedError
 from tests.sparrow_core.distill.toys import ListSource, random_tables, random_window, tiny_drafter
 
 CONFIG = DistillConfig(steps=8, batch_size=4, recursions=2, warmup_steps=2, bridge_share=0.5, checkpoint_every=3)
@@ -130,3 +130,15 @@ def test_what_cannot_be_trained_is_refused() -> None:
     unrolled = UnrolledDrafter(tiny_drafter(), random_tables(), CONFIG)
     with pytest.raises(ConfigError, match="batch_size=4 cannot be shared evenly by 3 workers"):
         Trainer(unrolled, source(), CONFIG, Worker(rank=0, world_size=3))
+
+
+def test_a_diverged_training_ends_where_it_diverged() -> None:
+    steps: list[int] = []
+    item = trainer(
+        dataclasses.replace(CONFIG, learning_rate=1e30, warmup_steps=1), Hooks(lambda m: steps.append(m.step))
+    )
+    with pytest.raises(
+        TrainingDivergedError, match=r"the loss of step 1 is (nan|inf): lower train.learning_rate=1e\+30"
+    ):
+        item.run()
+    assert steps == [0]
