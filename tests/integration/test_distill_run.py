@@ -42,7 +42,7 @@ from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
 from sparrow_core.models.drafter_checkpoint import load_drafter
 
 REPOSITORY = Path(__file__).parents[2]
-STEPS, FIRST_STOP = 120, 40
+STEPS, FIRST_STOP = 400, 40  # the first stop is on record some hundred steps after it was made
 CHECKPOINT_DEADLINE_S, RUN_DEADLINE_S = 300, 400
 
 # About 60 s on two free cores; the limit allows for a machine that is busy with other things.
