@@ -20,7 +20,7 @@ from jobs.distill_draft import DistillJobConfig
 from jobs.errors import told_errors
 from jobs.submitted import refuse_relative
 from pipeline.checkpoints import worker_draft, worker_path
-from pipeline.cluster import connected
+from pipeline.cluster import connected, errors_of_worker_start
 from pipeline.config import build_config, read_settings
 from pipeline.layer_study import study_layers
 from pipeline.paper_measurement import SPARROW, UNTRAINED, MeasureConfig, Plan, Windows, measure
@@ -127,7 +127,7 @@ def run(config: PaperConfig, output: Path, drafters: Path | None, console: Conso
         head["layers"] = layer_rows(study_layers(base, config.measure, windows, output, add_layers))
         plot_training(head, output / "paper_tables_training.svg")
         plot_layers(head, output / "paper_tables_layers.svg")
-        with connected():
+        with connected(), errors_of_worker_start():
             rows = method_rows(measure(Plan(base, config.measure, main, others), windows, output, add), SPARROW)
     store(rows)
     show(console, rows)

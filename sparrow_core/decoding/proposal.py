@@ -130,12 +130,11 @@ def _grow_drawn(root_logits_V: torch.Tensor, turn: Turn, shape: DraftConfig) -> 
             for noisy, token in zip(drawn_FW.values[row].tolist(), drawn_FW.indices[row].tolist(), strict=True):
                 if noisy > float("-inf"):
                     level.append(growth.add(token, parent, growth.scores[parent] + float(log_q_FV[row, token])))
-        if depth + 1 < shape.depth:
-            by_score = sorted(level, key=lambda node: -growth.scores[node])
-            frontier = sorted(by_score[: max(1, level_size // 2)])
-            if not frontier:
-                break
-            logits_FV = yield growth.level(frontier)
+        if depth + 1 == shape.depth or not level:
+            break
+        by_score = sorted(level, key=lambda node: -growth.scores[node])
+        frontier = sorted(by_score[: max(1, level_size // 2)])
+        logits_FV = yield growth.level(frontier)
     proposal_NV = log_q_FV.new_zeros(len(growth.tokens), log_q_FV.shape[-1])
     for node, proposal_V in proposals.items():
         proposal_NV[node] = proposal_V
