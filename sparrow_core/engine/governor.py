@@ -16,7 +16,7 @@ from sparrow_core.config import DraftConfig
 NOTHING = DraftConfig(depth=1, width=1, total=2)  # stands for "no draft": the drafter is not asked
 CANDIDATES = (
     NOTHING,
-    *(DraftConfig.chain(depth) for depth in (2, 3, 4, 5, 6, 8)),
+    *(DraftConfig.chain(depth) for depth in (2, 3, 4, 5, 6, 7)),  # 8 rows at most, so that none is padding
     *(DraftConfig(depth, 4, total) for depth, total in ((4, 12), (6, 16), (8, 16), (8, 25), (8, 32))),
 )
 MAX_TOTAL = max(shape.total for shape in CANDIDATES)
