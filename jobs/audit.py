@@ -18,6 +18,7 @@ from jobs.submitted import refuse_relative
 from pipeline.audit_run import Finding, WindowReader, compare_runs, compare_with_oracle
 from pipeline.rows import Row
 from pipeline.stored_windows import CaptionRunTable
+from sparrow_core.config import DecodeConfig
 from sparrow_core.errors import ConfigError
 from sparrow_core.models.loading import load_target, read_frame_spec
 
@@ -34,6 +35,9 @@ def main(
     margins: Annotated[bool, typer.Option(help="Measure the logit margin at each first difference.")] = True,
     output: Annotated[Path | None, typer.Option(help="JSON file for every finding.")] = None,
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
+    deadline_s: Annotated[
+        float, typer.Option(help="For decoding a video; at least the run's decode.deadline_s.")
+    ] = DecodeConfig.deadline_s,
 ) -> None:
     """Compare captions token by token: how many are equal, where the others first differ, and by what margin.
 
@@ -43,16 +47,18 @@ def main(
     console = Console()
     with told_errors():
         refuse_relative({"run": run, "--against": against if against != "oracle" else None, "--output": output})
-        findings = list(_findings(run, against, target, share, margins))
+        findings = list(_findings(run, against, target, share, margins, DecodeConfig(deadline_s)))
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps([asdict(finding) for finding in findings], indent=1) + "\n")
     raise typer.Exit(show(console, findings))
 
 
-def _findings(run: str, against: str, target: str, share: float, margins: bool) -> Iterator[Finding]:
+def _findings(
+    run: str, against: str, target: str, share: float, margins: bool, decode: DecodeConfig
+) -> Iterator[Finding]:
     left = CaptionRunTable(run)
-    reader = cache(partial(_reader, left, target))  # two runs that are equal need no target
+    reader = cache(partial(_reader, left, target, decode))  # two runs that are equal need no target
     if against == "oracle":
         compared: Iterator[tuple[Row, Finding, Sequence[int]]] = compare_with_oracle(left, reader(), share)
     else:
@@ -64,7 +70,7 @@ def _findings(run: str, against: str, target: str, share: float, margins: bool) 
         yield finding
 
 
-def _reader(run: CaptionRunTable, source: str) -> WindowReader:
+def _reader(run: CaptionRunTable, source: str, decode: DecodeConfig) -> WindowReader:
     """Reads the run's windows with the checkpoint that wrote it. Raises ConfigError if `source` is another one."""
     model = load_target(source, dtype=str(run.settings["dtype"]))
     fingerprints = {row["target_fingerprint"] for row in run.rows.values()}
@@ -73,7 +79,7 @@ def _reader(run: CaptionRunTable, source: str) -> WindowReader:
             f"the run was written by target {', '.join(sorted(fingerprints))}, but {source} is "
             f"{model.info.fingerprint}; name its checkpoint with --target"
         )
-    return WindowReader(model, run.settings, read_frame_spec(source))
+    return WindowReader(model, run.settings, read_frame_spec(source), decode)
 
 
 def show(console: Console, findings: Sequence[Finding]) -> int:

@@ -14,8 +14,9 @@ from rich.console import Console
 from demo.windows import DemoWindows, Split
 from jobs.errors import told_errors
 from jobs.submitted import refuse_relative
+from pipeline.capture_run import captured_windows
 from pipeline.checkpoints import worker_draft, worker_path
-from pipeline.cluster import connected
+from pipeline.cluster import connected, errors_of_worker_start
 from pipeline.config import build_config, read_settings
 from pipeline.distill_config import DistillRunConfig, EvaluationConfig
 from pipeline.distill_run import Distilled, distill
@@ -24,8 +25,9 @@ from pipeline.ids import window_number
 from pipeline.registry import NotBetterError, Registry, add_measured
 from pipeline.report.acceptance import drafter_card, show_acceptance, store_acceptance
 from pipeline.storage import Folder, absolute
-from pipeline.stored_windows import CaptionRunTable, StoredWindow, by_length, stored_windows
+from pipeline.stored_windows import CaptionRunTable, StoredWindow, by_length, one_of_each_video, stored_windows
 from pipeline.triggers import TriggerConfig, least_new_captions
+from sparrow_core.config import DecodeConfig
 from sparrow_core.distill.online import OnlineWindow
 from sparrow_core.errors import ConfigError
 from sparrow_core.models.loading import read_frame_spec
@@ -39,11 +41,12 @@ WindowsByLength = dict[int, list[StoredWindow]]
 @dataclass(frozen=True)
 class DistillJobConfig(DistillRunConfig):
     """A distillation run, on captured states or on windows of the demo world, and how the drafter is measured
-    afterwards."""
+    afterwards. Windows of a captioning run are decoded again within the limits `decode`."""
 
     windows: DemoWindows = field(default_factory=lambda: DemoWindows("train", (64, 64, 144, 512), 10**9, True))
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     trigger: TriggerConfig = field(default_factory=TriggerConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,25 +90,23 @@ def main(
         refuse_relative({"--states": checked.states, "trigger.watch": checked.trigger.watch})
         if checked.trigger.watch and not registry:
             raise ConfigError("trigger.watch compares with the drafter in use: name a --registry")
-        if online and heldout and Folder(online).url == Folder(heldout).url:
-            raise ConfigError(f"--online and --heldout are both {online}: measure on windows that nothing learns from")
         output.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(output / "lease", timeout=0):
                 drafters = Registry(registry) if registry else None
                 made = run(checked, online, heldout, drafters, output, console)
-                if drafters and not was_judged(made.folder, drafters):
+                if drafters and made.folder.exists() and not was_judged(made.folder, drafters):
                     put_on_record(made.folder, drafters, console)
         except Timeout:
             console.print(f"another run holds {output / 'lease'}: nothing done", highlight=False, soft_wrap=True)
 
 
 def read_heldout(config: DistillJobConfig, run: str | None) -> WindowsByLength | None:
-    """All windows of a captioning run by their nearest length of the evaluation; None without a run."""
+    """A window of each video of a captioning run, by their nearest length of the evaluation; None without a run."""
     if run is None:
         return None
-    windows = stored_windows(CaptionRunTable(run), read_frame_spec(config.target))
-    return by_length(windows, config.evaluation.lengths)
+    windows = stored_windows(CaptionRunTable(run), read_frame_spec(config.target), config.decode)
+    return by_length(one_of_each_video(windows), config.evaluation.lengths)
 
 
 def held_out(config: DistillJobConfig, heldout: WindowsByLength | None) -> HeldOut:
@@ -146,9 +147,21 @@ def _demo(
 
 def online_windows(config: DistillJobConfig, run: str) -> list[OnlineWindow]:
     """All windows of a captioning run."""
-    stored = stored_windows(CaptionRunTable(run), read_frame_spec(config.target))
+    stored = stored_windows(CaptionRunTable(run), read_frame_spec(config.target), config.decode)
     names = [window.row["window_id"] for window in stored]
     return [OnlineWindow(name, window_number(name), window) for name, window in zip(names, stored, strict=True)]
+
+
+def refuse_shared(states: str | None, learnt: Sequence[OnlineWindow] | None, heldout: WindowsByLength | None) -> None:
+    """Raise ConfigError where a drafter would be measured on what it learns from."""
+    measured = [window.row for windows in (heldout or {}).values() for window in windows]
+    captured = captured_windows(states) if states else frozenset()
+    videos = {window.request.row["source_uri"] for window in learnt or () if isinstance(window.request, StoredWindow)}
+    if shared := [row for row in measured if row["window_id"] in captured or row["source_uri"] in videos]:
+        raise ConfigError(
+            f"{len(shared)} of the {len(measured)} held-out windows are also learnt from, such as one of "
+            f"{shared[0]['source_uri']}: hold out videos that are in neither --states nor --online"
+        )
 
 
 def run(
@@ -166,7 +179,8 @@ def run(
     requests = partial(config.windows.request, max_new_tokens=config.capture.max_new_tokens)
     windows = {"run": absolute(online)} if online else asdict(config.windows)
     learnt = online_windows(config, online) if online else None
-    with connected():
+    refuse_shared(config.states, learnt, stored)
+    with connected(), errors_of_worker_start():
         least_new, drift = least_new_captions(config.trigger, registry)
         if drift:
             console.print(str(drift), highlight=False)
@@ -181,9 +195,10 @@ def run(
             refuse_target=registry.refuse_other_target if registry else lambda fingerprint: None,
         )
         evaluation = made.folder / "evaluation.json"
-        if not made.is_new and evaluation.exists():
+        if not made.is_new and (evaluation.exists() or not made.folder.exists()):
             waiting = f"{made.num_waiting} new captions, fewer than {least_new}" if made.num_waiting else "nothing new"
-            console.print(f"{waiting} to learn from: {made.folder} stays", highlight=False, soft_wrap=True)
+            stays = f"{made.folder} stays" if made.folder.exists() else "no drafter yet"
+            console.print(f"{waiting} to learn from: {stays}", highlight=False, soft_wrap=True)
             return made
         in_use = registry.in_use if registry and not registry.uses(made.folder) else None
         contenders = [str(made.folder), *([registry.files(in_use)] if registry and in_use else [])]
@@ -206,7 +221,8 @@ def put_on_record(folder: Path, drafters: Registry, console: Console) -> None:
         outcome = f"drafter {added.id} is in use in {drafters.url}"
     except NotBetterError as error:
         outcome = str(error)
-    (folder / JUDGED).write_text(json.dumps({"registry": drafters.url, "id": added.id, "outcome": outcome}) + "\n")
+    judged = json.dumps({"registry": drafters.url, "id": added.id, "outcome": outcome}) + "\n"
+    Folder(str(folder)).write(JUDGED, judged.encode())
     console.print(outcome, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -13,6 +13,7 @@ import torch
 from pipeline.ids import in_audit
 from pipeline.rows import Row
 from pipeline.stored_windows import CaptionRunTable, RowRequests
+from sparrow_core.config import DecodeConfig
 from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.rounds import prefill, read_alone
 from sparrow_core.decoding.target import Prompt, TargetModel
@@ -39,9 +40,11 @@ class Finding:
 class WindowReader:
     """From a stored row back to its prompt and logits."""
 
-    def __init__(self, target: TargetModel, settings: Mapping[str, Any], patches: FrameSpec) -> None:
+    def __init__(
+        self, target: TargetModel, settings: Mapping[str, Any], patches: FrameSpec, decode: DecodeConfig
+    ) -> None:
         self._target = target
-        self._source = RowRequests(settings, patches)
+        self._source = RowRequests(settings, patches, decode)
 
     def prompt(self, row: Row) -> Prompt:
         """The window as it was asked about. Raises ConfigError where its frames cannot be had."""

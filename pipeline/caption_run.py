@@ -21,7 +21,6 @@ from pipeline.stages.caption import CaptionRun
 from pipeline.stages.capture import CaptureSink
 from pipeline.storage import Folder, absolute
 from sparrow_core.decoding.target import dtype_name
-from sparrow_core.distill.store import SHARD_PREFIX
 from sparrow_core.models.loading import read_frame_spec, resolve_dtype
 
 
@@ -143,12 +142,10 @@ def _run(prepared: Prepared, config: CaptionConfig, plan: ResourcePlan, listener
 
 
 def capture_sink(config: CaptionConfig, settings: dict[str, Any], folder: str, plan: ResourcePlan) -> CaptureSink:
-    """Where caption workers put states; each may fill its share of what is left of the quota. `settings` are those that
-    shape captions."""
+    """Where caption workers put states. `settings` are those that shape captions."""
     capture = config.capture
-    left = max(0, capture.max_bytes - Folder(folder).num_bytes(SHARD_PREFIX))
     digest = settings_fingerprint({"captions": settings, "capture": asdict(capture.keep)})
-    return CaptureSink(capture.keep, absolute(folder), digest, left // plan.caption_workers)
+    return CaptureSink(capture.keep, absolute(folder), digest, capture.max_bytes, plan.caption_workers)
 
 
 def device_memory_bytes(config: CaptionConfig, cluster: Cluster) -> int:

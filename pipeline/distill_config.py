@@ -42,6 +42,11 @@ class DistillWorkers:
         """How many training workers, as Ray Train wants to hear it."""
         return self.train if self.train_at_least is None else (self.train_at_least, self.train)
 
+    @property
+    def most_failures(self) -> int:
+        """How often training goes on after a worker has failed: more often where machines are known to come and go."""
+        return 2 if self.train_at_least is None else 20
+
 
 def refuse_impossible(workers: DistillWorkers, cluster: Mapping[str, float]) -> None:
     """Raise ConfigError where training workers would fill the cluster: Ray would wait for room without a word."""
@@ -123,7 +128,7 @@ class DistillRunConfig:
 @dataclass(frozen=True)
 class EvaluationConfig:
     """Draft shapes and temperatures under which a drafter is measured, each on `windows_per_length` windows of every
-    visual length."""
+    visual length, of as many videos."""
 
     lengths: tuple[int, ...] = (64, 512)
     windows_per_length: int = 12

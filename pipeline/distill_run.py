@@ -4,7 +4,7 @@ Owns the order of stages, workers and checkpoints. It knows nothing of losses or
 
     OUTPUT/states-<target>-<settings>/    captured windows
     OUTPUT/training/distill-<config>/     Ray Train's run: checkpoints
-    OUTPUT/drafter/                       the drafter of the latest run
+    OUTPUT/drafter/                       the drafter of the latest run, with what it was made from
 """
 
 import json
@@ -31,6 +31,7 @@ from ray.train import (
     ValidationConfig,
 )
 from ray.train.torch import TorchTrainer, get_device, prepare_model
+from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.util.metrics import Gauge
 from torch.utils.tensorboard import SummaryWriter
 
@@ -54,14 +55,15 @@ from sparrow_core.models.drafter_checkpoint import save_drafter
 from sparrow_core.models.loading import load_target
 from sparrow_core.types import Request
 
+PROVENANCE, LEARNT = "provenance.json", "learnt.json"  # in a drafter's folder
 CHECKPOINT_FILE = "state.pt"
 TAU = "tau"  # the metric of a checkpoint by which the best one is chosen
 
 
 @dataclass(frozen=True)
 class Distilled:
-    """A drafter's folder, how many captions it learnt from, and whether this run made it; if not, how many captions
-    came since then, too few to begin again."""
+    """A drafter's folder, which may not be there yet, how many captions it learnt from, and whether this run made it;
+    if not, how many captions there are that it did not learn from, too few to begin."""
 
     folder: Path
     num_captions: int
@@ -81,8 +83,8 @@ def distill(
 ) -> Distilled:
     """All stages, each continued where an earlier run of the same config stopped.
 
-    Where a drafter of the same settings is there already, nothing is trained before `least_new` captions have been
-    added to what it learnt from. On the windows of `validation`, if there are any, the best checkpoint is chosen.
+    No training begins before there are `least_new` captions that the drafter of the same settings, if there is one, did
+    not learn from. On the windows of `validation`, if there are any, the best checkpoint is chosen.
     `online` are the windows of a run with `config.online` (None: those of `requests`).
     `windows` are the settings of `requests`, as plain JSON values: they tell captures apart. Before anything is
     trained, states of another target raise CheckpointError, and `refuse_target` is asked about the target's
@@ -100,6 +102,7 @@ def distill(
         capture_numbered(config, requests, origin, capture_settings(config, windows))
     pending = _Pending(output / "training" / "pending.json")
     recipe = settings_fingerprint({"run": run_name(config, ""), "target": info.fingerprint, "states": origin})
+    begun = pending.names(recipe)
     source: StateSource
     if config.online:
         if online is None:
@@ -107,32 +110,32 @@ def distill(
                 OnlineWindow(numbered_window(number), number, partial(requests, number))
                 for number in range(config.num_windows)
             ]
-        source = online_states(config, online, origin, info, pending.names(recipe))
+        source = online_states(config, online, origin, info, begun)
     else:
-        source = stored_states(config, origin, info, pending.names(recipe))
+        source = stored_states(config, origin, info, begun)
     geometry = drafter_geometry(config, info, source.bridge_layer)
     name, folder = run_name(config, source.digest), output / "drafter"
-    if (earlier := _origin(folder)) and earlier["recipe"] == recipe:
-        num_learnt = earlier["states"]["captions"]
-        if earlier["run"] == name or len(source) - num_learnt < least_new:
-            return Distilled(folder, num_learnt, is_new=False, num_waiting=max(0, len(source) - num_learnt))
-    pending.begin(recipe, source.names)
+    learnt = _learnt(folder, recipe)
+    num_new = sum(count for window, count in source.num_captions.items() if window not in learnt)
+    if begun is None and num_new < least_new:
+        return Distilled(folder, sum(learnt.values()), is_new=False, num_waiting=num_new)
+    pending.begin(recipe, list(source.num_captions))
     drafter = train_drafter(config, geometry, source, output / "training", name, validation)
     new = output / ".drafter-new"
-    save_drafter(new, drafter, drafter_card(config, len(source), ()))
+    num_captions = sum(source.num_captions.values())
+    save_drafter(new, drafter, drafter_card(config, num_captions, ()))
     made_from = {
         "run": name,
         "recipe": recipe,
-        "states": {"origin": origin, "digest": source.digest, "captions": len(source)},
+        "states": {"origin": origin, "digest": source.digest, "captions": num_captions},
     }
-    (new / "provenance.json").write_text(
-        json.dumps(asdict(config) | made_from | {"versions": versions()}, indent=1) + "\n"
-    )
+    (new / PROVENANCE).write_text(json.dumps(asdict(config) | made_from | {"versions": versions()}, indent=1) + "\n")
+    (new / LEARNT).write_text(json.dumps(dict(source.num_captions)) + "\n")
+    pending.end()
     if folder.exists():
         shutil.rmtree(folder)
     new.rename(folder)
-    pending.end()
-    return Distilled(folder, len(source), is_new=True)
+    return Distilled(folder, num_captions, is_new=True)
 
 
 def _target_info(config: DistillRunConfig) -> TargetInfo:
@@ -172,10 +175,12 @@ class _Pending:
         self._file.unlink(missing_ok=True)
 
 
-def _origin(drafter: Path) -> dict[str, Any] | None:
-    """What the drafter that is there was made from."""
-    file = drafter / "provenance.json"
-    return json.loads(file.read_text()) if file.exists() else None
+def _learnt(drafter: Path, recipe: str) -> dict[str, int]:
+    """How many captions of which windows the drafter that is there learnt from; of another recipe's, none."""
+    provenance, windows = drafter / PROVENANCE, drafter / LEARNT
+    if not windows.exists() or json.loads(provenance.read_text())["recipe"] != recipe:
+        return {}
+    return dict(json.loads(windows.read_text()))
 
 
 def states_folder(config: DistillRunConfig, windows: dict[str, Any], output: Path) -> Path:
@@ -226,10 +231,16 @@ def train_drafter(
             checkpoint_config=CheckpointConfig(
                 num_to_keep=2, checkpoint_score_attribute=TAU if validation else None, checkpoint_score_order="max"
             ),
-            failure_config=FailureConfig(max_failures=2),
+            failure_config=FailureConfig(max_failures=config.workers.most_failures),
         ),
     )
-    result = trainer.fit()
+    try:
+        result = trainer.fit()
+    except WorkerGroupError as error:
+        for failure in error.worker_failures.values():
+            if isinstance(failure, SparrowError):
+                raise failure from error
+        raise
     checkpoint = result.checkpoint
     if validation:
         measured = [(metrics[TAU], kept) for kept, metrics in result.best_checkpoints or [] if TAU in metrics]

@@ -3,6 +3,8 @@
 Owns the pool; what is measured and how it is summarised belongs to `sparrow_core.measure.acceptance`.
 """
 
+import json
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -21,12 +23,14 @@ from sparrow_core.decoding.drafting import Drafter
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.ticket import Arm
-from sparrow_core.errors import ConfigError
+from sparrow_core.errors import ConfigError, SparrowError
 from sparrow_core.measure.acceptance import AcceptanceRow, WindowAcceptance, measure_window, summarise
 from sparrow_core.models.drafter_checkpoint import load_drafter
 from sparrow_core.models.loading import load_target
 from sparrow_core.models.rivals import NoDrafter, PromptLookupDrafter
 from sparrow_core.types import Request
+
+_log = logging.getLogger(__name__)
 
 HeldOut = Mapping[int, Sequence[Callable[[], Request]]]
 """Windows by visual length, each made when it is called, in whichever process."""
@@ -42,7 +46,8 @@ def open_drafter(name: str, target: TargetModel) -> Drafter:
 
 
 class MeasureWindow:
-    """Decodes one window per call with every drafter under every draft shape, after one prefill."""
+    """Decodes one window per call with every drafter under every draft shape, after one prefill. Where the window
+    cannot be had, there is nothing but the `error`."""
 
     def __init__(
         self,
@@ -63,13 +68,17 @@ class MeasureWindow:
         room = max(EngineConfig().max_model_tokens, max(windows) * 2 + evaluation.max_new_tokens + 1024)
         self._engine = Engine(self._target, None, EngineConfig(max_model_tokens=room))
 
-    def __call__(self, row: dict[str, Any]) -> list[dict[str, Any]]:
-        request = replace(self._windows[row["length"]][row["index"]](), max_new_tokens=self._max_new_tokens)
-        windows = measure_window(self._engine, request, list(self._arms.values()))
-        return [
-            {"drafter": drafter, "draft": shape, "temperature": temperature, **row, **asdict(window)}
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            request = replace(self._windows[row["length"]][row["index"]](), max_new_tokens=self._max_new_tokens)
+            windows = measure_window(self._engine, request, list(self._arms.values()))
+        except SparrowError as error:
+            return {**row, "error": str(error), "measured": "[]"}
+        measured = [
+            {"drafter": drafter, "draft": shape, "temperature": temperature, **asdict(window)}
             for (drafter, shape, temperature), window in zip(self._arms, windows, strict=True)
         ]
+        return {**row, "error": None, "measured": json.dumps(measured)}
 
 
 def evaluate_drafters(
@@ -78,10 +87,11 @@ def evaluate_drafters(
     drafters: Sequence[str],
     windows: HeldOut,
 ) -> list[AcceptanceRow]:
-    """Measure `drafters` (see `open_drafter`) on held-out windows.
+    """Measure `drafters` (see `open_drafter`) on held-out windows; one that cannot be had is left out for all of them,
+    with a warning.
 
     Rows come by drafter, by draft shape, by temperature, by length. A drafter is named as `checkpoint_name` has it.
-    Raises ConfigError for two drafters of one name.
+    Raises ConfigError for two drafters of one name, and where no window of a length can be had.
     """
     names = [checkpoint_name(drafter) for drafter in drafters]
     if len(set(names)) < len(names):
@@ -91,7 +101,7 @@ def evaluate_drafters(
         for length in sorted(windows, reverse=True)
         for index in range(len(windows[length]))
     ]
-    measured = ray.data.from_items(items, override_num_blocks=len(items)).flat_map(
+    measured = ray.data.from_items(items, override_num_blocks=len(items)).map(
         MeasureWindow,  # type: ignore[arg-type]
         fn_constructor_kwargs={
             "config": config, "evaluation": evaluation, "drafters": drafters, "windows": windows,
@@ -101,12 +111,11 @@ def evaluate_drafters(
         num_gpus=config.workers.gpus or None,
     )  # fmt: skip
     by_row: dict[tuple[str, str, float, int], list[WindowAcceptance]] = defaultdict(list)
-    rows = measured.take_all()
-    expected = len(items) * len(names) * len(evaluation.drafts) * len(evaluation.temperatures)
-    if len(rows) < expected:
-        raise ConfigError(f"{expected - len(rows)} of {expected} measurements were lost with their workers; run again")
-    for row in sorted(rows, key=itemgetter("index")):
-        by_row[row["drafter"], row["draft"], row["temperature"], row["length"]].append(_window(row))
+    for window in sorted(measured.take_all(), key=itemgetter("index")):
+        if window["error"]:
+            _log.warning("one window of %s visual tokens is left out: %s", window["length"], window["error"])
+        for row in json.loads(window["measured"]):
+            by_row[row["drafter"], row["draft"], row["temperature"], window["length"]].append(_window(row))
     return [
         summarise(name, shape, str(length), by_row[name, shape, temperature, length], temperature)
         for name in names

@@ -19,7 +19,7 @@ from pipeline.report.acceptance import read_acceptance
 from pipeline.storage import Folder
 from sparrow_core.errors import ConfigError
 from sparrow_core.measure.acceptance import AcceptanceRow
-from sparrow_core.measure.comparison import Gain, gains, is_better
+from sparrow_core.measure.comparison import LEAST_WINDOWS, Gain, gains, is_better
 
 PROMOTIONS = "promotions.json"
 DRAFTER_FILES = ("config.json", "model.safetensors", "README.md")
@@ -124,7 +124,8 @@ class Registry:
             by_bucket = "; ".join(f"{gain.bucket}: {gain}" for gain in found)
             raise NotBetterError(
                 f"drafter {drafter} stays out: its tau against that of {promotions[-1]}, by visual tokens, is "
-                f"{by_bucket}; the longest must be above {margin:+.1%} with its whole interval, and none below 0"
+                f"{by_bucket}; the longest must be above {margin:+.1%} with its whole interval, over {LEAST_WINDOWS} "
+                "windows or more, and none below 0"
             )
         self._write([*promotions, drafter])
         return found
@@ -150,7 +151,7 @@ class Registry:
         self._folder.write(f"records/{record.id}.json", (json.dumps(asdict(record), indent=1) + "\n").encode())
 
     def _ids(self) -> list[str]:
-        return [name.removesuffix(".json") for name in self._folder.names("records")]
+        return [name.removesuffix(".json") for name in self._folder.names("records") if name.endswith(".json")]
 
     def _write(self, promotions: Sequence[str]) -> None:
         self._folder.write(PROMOTIONS, (json.dumps(promotions) + "\n").encode())

@@ -1,7 +1,7 @@
 """What a drafter learns from, as a value that every training worker opens for itself: states that were stored, or a
 target that writes captions beside the training."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,14 +11,14 @@ import torch
 
 from pipeline.distill_config import DistillRunConfig
 from pipeline.ids import settings_fingerprint
-from pipeline.storage import local_folder
+from pipeline.storage import Folder, local_folder
 from pipeline.worker_engine import WorkerModels, worker_engine
 from sparrow_core.decoding.target import TargetInfo
 from sparrow_core.distill.online import OnlineWindow, OnlineWindows
 from sparrow_core.distill.recorder import bridge_layer
-from sparrow_core.distill.store import StateStore, TargetTables, target_tables
+from sparrow_core.distill.store import StateStore, TargetTables, target_tables, window_of_shard
 from sparrow_core.distill.trainer import WindowSource
-from sparrow_core.errors import ConfigError
+from sparrow_core.errors import CheckpointError, ConfigError
 
 
 class OpenStates(NamedTuple):
@@ -29,36 +29,31 @@ class OpenStates(NamedTuple):
 
 
 class StateSource(Protocol):
-    """`digest` identifies all that is learnt from, `names` the windows, `len` counts captions. A worker opens it on the
-    device that it trains on."""
+    """`digest` identifies all that is learnt from, `num_captions` counts it by window. A worker opens it on the device
+    that it trains on."""
 
     @property
     def digest(self) -> str: ...
     @property
     def bridge_layer(self) -> int: ...
     @property
-    def names(self) -> Sequence[str]: ...
-    def __len__(self) -> int: ...
+    def num_captions(self) -> Mapping[str, int]: ...
     def open(self, device: torch.device) -> AbstractContextManager[OpenStates]: ...
 
 
 @dataclass(frozen=True)
 class StoredStates:
-    """The shards of these names in a folder (any fsspec URL, of which every machine fetches its own copy)."""
+    """Shards in a folder (any fsspec URL, of which every machine fetches its own copy)."""
 
     folder: str
     target_fingerprint: str
-    names: Sequence[str]
+    num_captions: Mapping[str, int]
     digest: str
     bridge_layer: int
-    num_captions: int
-
-    def __len__(self) -> int:
-        return self.num_captions
 
     @contextmanager
     def open(self, device: torch.device) -> Iterator[OpenStates]:
-        store = StateStore(Path(local_folder(self.folder)), self.target_fingerprint, names=self.names)
+        store = StateStore(Path(local_folder(self.folder)), self.target_fingerprint, names=list(self.num_captions))
         yield OpenStates(store, store.tables())
 
 
@@ -72,11 +67,8 @@ class OnlineStates:
     bridge_layer: int
 
     @property
-    def names(self) -> Sequence[str]:
-        return [window.name for window in self.windows]
-
-    def __len__(self) -> int:
-        return len(self.windows) * self.config.capture.captions_per_window
+    def num_captions(self) -> Mapping[str, int]:
+        return {window.name: self.config.capture.captions_per_window for window in self.windows}
 
     @contextmanager
     def open(self, device: torch.device) -> Iterator[OpenStates]:
@@ -92,17 +84,26 @@ def stored_states(
 ) -> StoredStates:
     """All shards of a folder, or those of these names. Raises CheckpointError as `StateStore`, and ConfigError where
     they lack what the config's drafter learns from."""
-    store = learnable_store(config, Path(local_folder(folder)), info, names)
-    return StoredStates(folder, info.fingerprint, store.names, store.digest, store.header.bridge_layer, len(store))
+    store = learnable_store(config, folder, info, names)
+    return StoredStates(folder, info.fingerprint, store.num_captions, store.digest, store.header.bridge_layer)
 
 
 def learnable_store(
-    config: DistillRunConfig, folder: Path, info: TargetInfo, names: Sequence[str] | None = None
+    config: DistillRunConfig, folder: str, info: TargetInfo, names: Sequence[str] | None = None
 ) -> StateStore:
     """A store of the target's, with all that the config's drafter learns from. Raises as `stored_states`."""
-    store = StateStore(folder, info.fingerprint, info.tokenizer_hash, names)
+    copy = local_folder(folder)
+    if names is None:  # the copy may hold shards that the folder does not hold any more
+        names = [file for file in Folder(folder).names() if window_of_shard(file)]
+    try:
+        store = StateStore(Path(copy), info.fingerprint, info.tokenizer_hash, names)
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace(copy, folder)) from error
     if config.reads_embeddings and not store.has_embeddings:
-        raise ConfigError(f"sees={config.sees} learns from visual embeddings, and {folder} was captured without them")
+        raise ConfigError(
+            f"sees={config.sees} learns from visual embeddings, and {folder} was captured without them, or in part: "
+            "capture into a new folder with capture.keep_embeddings=true"
+        )
     return store
 
 

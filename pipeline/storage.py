@@ -84,16 +84,18 @@ def local_copy(uri: str) -> Iterator[Path]:
 
 
 def local_folder(source: str) -> str:
-    """A folder's local path: its own, or that of a copy of the files right under a URL. The copy is kept for later.
-
-    For folders whose files never change; new ones are fetched. Anything that is no URL stands for itself.
+    """A folder's local path: its own, or that of a copy of the files right under a URL. The copy is kept for later: new
+    files are fetched, and those whose size has changed; what is gone there stays here. Anything that is no URL stands
+    for itself.
     """
     if not is_url(source):
         return source
     place = Path(tempfile.gettempdir()) / "sparrow-folders" / hashlib.sha256(source.encode()).hexdigest()[:16]
     folder, copy = Folder(source), Folder(str(place))
-    for name in set(folder.names()) - set(copy.names()):
-        copy.write(name, folder.read(name) or b"")
+    have = copy.sizes()
+    for name, size in folder.sizes().items():
+        if have.get(name) != size and (content := folder.read(name)) is not None:
+            copy.write(name, content)
     return str(place)
 
 
@@ -105,28 +107,27 @@ class Folder:
         self._filesystem, self._root = url_to_fs(self.url)
         self._is_local = not is_url(self.url) or self.url.startswith("file://")
 
-    def names(self, subfolder: str = "") -> list[str]:
-        """Sorted names of the files right under `subfolder`; none where it does not exist."""
+    def sizes(self, subfolder: str = "") -> dict[str, int]:
+        """Bytes of each file right under `subfolder`, sorted by name; none where it does not exist."""
         path = self._path(subfolder)
         if not self._filesystem.isdir(path):
-            return []
+            return {}
         self._filesystem.invalidate_cache()
-        entries = self._filesystem.ls(path, detail=True)
-        return sorted(Path(entry["name"]).name for entry in entries if entry["type"] == "file")
+        entries = [entry for entry in self._filesystem.ls(path, detail=True) if entry["type"] == "file"]
+        return dict(sorted((Path(entry["name"]).name, int(entry["size"])) for entry in entries))
+
+    def names(self, subfolder: str = "") -> list[str]:
+        """Sorted names of the files right under `subfolder`; none where it does not exist."""
+        return list(self.sizes(subfolder))
 
     def num_bytes(self, prefix: str = "") -> int:
         """Size of all files right under the folder whose names begin so; 0 where it does not exist."""
-        if not self._filesystem.isdir(self._root):
-            return 0
-        self._filesystem.invalidate_cache()
-        entries = self._filesystem.ls(self._root, detail=True)
-        files = [entry for entry in entries if entry["type"] == "file"]
-        return sum(int(entry["size"]) for entry in files if Path(entry["name"]).name.startswith(prefix))
+        return sum(size for name, size in self.sizes().items() if name.startswith(prefix))
 
-    def read(self, name: str) -> bytes | None:
-        """Content of a file, or None where there is no such file."""
+    def read(self, name: str, num_bytes: int | None = None) -> bytes | None:
+        """Content of a file, or its first bytes; None where there is no such file."""
         try:
-            return bytes(self._filesystem.cat_file(self._path(name)))
+            return bytes(self._filesystem.cat_file(self._path(name), end=num_bytes))
         except FileNotFoundError:
             return None
 

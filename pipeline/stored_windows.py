@@ -42,9 +42,9 @@ class RowRequests:
     """From stored rows back to requests. Nothing is opened before the first one; a copy in another process opens its
     own."""
 
-    def __init__(self, settings: Mapping[str, Any], patches: FrameSpec) -> None:
+    def __init__(self, settings: Mapping[str, Any], patches: FrameSpec, decode: DecodeConfig) -> None:
         self._frames = FrameSamplingConfig(**settings["frames"])
-        self._patches = patches
+        self._patches, self._limits = patches, decode
         self._max_new_tokens = int(settings["max_new_tokens"])
 
     def request(self, row: Row) -> Request:
@@ -59,7 +59,7 @@ class RowRequests:
 
     @cached_property
     def _decode(self) -> DecodeWindows:
-        return DecodeWindows(DecodeConfig(), self._frames, self._patches)
+        return DecodeWindows(self._limits, self._frames, self._patches)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_decode"}
@@ -81,12 +81,20 @@ def nearest_length(lengths: Iterable[int], visual_tokens: int) -> int:
     return min(lengths, key=lambda length: abs(math.log(length / max(1, visual_tokens))))
 
 
-def stored_windows(run: CaptionRunTable, patches: FrameSpec) -> list[StoredWindow]:
+def stored_windows(run: CaptionRunTable, patches: FrameSpec, decode: DecodeConfig) -> list[StoredWindow]:
     """All windows of a run, always in the same order. Raises ConfigError where it has none."""
     if not run.rows:
         raise ConfigError("the captioning run holds no caption: neither to learn from nor to measure a drafter by")
-    source = RowRequests(run.settings, patches)
+    source = RowRequests(run.settings, patches, decode)
     return [StoredWindow(source, row) for row in sorted(run.rows.values(), key=lambda row: str(row["window_id"]))]
+
+
+def one_of_each_video(windows: Iterable[StoredWindow]) -> list[StoredWindow]:
+    """The first window of each: those of one video are too alike to count as several."""
+    first: dict[str, StoredWindow] = {}
+    for window in windows:
+        first.setdefault(window.row["source_uri"], window)
+    return list(first.values())
 
 
 def by_length(windows: Iterable[StoredWindow], lengths: tuple[int, ...]) -> dict[int, list[StoredWindow]]:

@@ -93,7 +93,7 @@ def _train(cell: Cell, folder: Path, validation: Sequence[Callable[[], Request]]
     config = cell.config
     torch.set_num_threads(config.workers.threads)
     target = load_target(config.target, device=config.device, dtype=config.dtype)
-    store = learnable_store(config, cell.states, target.info)
+    store = learnable_store(config, str(cell.states), target.info)
     geometry = drafter_geometry(config, target.info, store.header.bridge_layer)
     torch.manual_seed(config.train.seed)
     drafter = SparrowDrafterModel(geometry)

@@ -1,6 +1,9 @@
 """When a scheduled distillation is due: enough new to learn from, or any if the drafter in use has become worse."""
 
+import json
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
 from typing import Any
 
 import pyarrow.compute as pc
@@ -11,8 +14,9 @@ from pipeline.registry import Record, Registry
 from pipeline.storage import Folder
 from pipeline.stored_windows import nearest_length
 from sparrow_core.errors import ConfigError
+from sparrow_core.measure.acceptance import AcceptanceRow
 
-_COLUMNS = ["created_at", "draft_fingerprint", "rounds", "tau", "visual_tokens"]
+_COLUMNS = ["created_at", "draft_fingerprint", "rounds", "drafted_tokens", "tau", "visual_tokens", "sampling"]
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,8 @@ def least_new_captions(trigger: TriggerConfig, registry: Registry | None) -> tup
 def acceptance_drift(trigger: TriggerConfig, registry: Registry) -> Drift | None:
     """Recent tau of the drafter in use; None where it has no such window yet. Raises ConfigError for no such run.
 
-    A captioning run leaves the shape of drafts to the governor, so what is expected is the least that was measured of
-    any shape at the nearest visual length.
+    A captioning run leaves the shape of drafts to the governor, so what is expected of a window is the least that any
+    shape was measured at for drafts of that many tokens, at the nearest visual length and the run's temperature.
     """
     in_use = registry.in_use
     if in_use is None:
@@ -86,4 +90,14 @@ def acceptance_drift(trigger: TriggerConfig, registry: Registry) -> Drift | None
 def _expected(record: Record, row: dict[str, Any]) -> float:
     lengths = {int(measured.bucket) for measured in record.evaluation}
     nearest = str(nearest_length(lengths, row["visual_tokens"]))
-    return min(measured.tau for measured in record.evaluation if measured.bucket == nearest)
+    temperature = json.loads(row["sampling"])["temperature"]
+    measured = [found for found in record.evaluation if found.bucket == nearest]
+    alike = [found for found in measured if found.temperature == temperature]
+    return min(_tau_of(found, row["drafted_tokens"] / row["rounds"]) for found in alike or measured)
+
+
+def _tau_of(measured: AcceptanceRow, drafted: float) -> float:
+    """Tau of the same drafter where rounds draft no more than so many tokens."""
+    reached = accumulate(measured.depth_acceptance, mul)
+    within = sum(share * min(1.0, max(0.0, drafted - depth)) for depth, share in enumerate(reached))
+    return min(measured.tau, 1.0 + within)

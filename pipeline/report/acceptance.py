@@ -10,6 +10,7 @@ from rich.table import Table
 
 from pipeline.distill_config import DistillRunConfig
 from pipeline.report.markdown import markdown_table
+from pipeline.storage import Folder
 from sparrow_core.errors import ConfigError
 from sparrow_core.measure.acceptance import AcceptanceRow
 
@@ -29,7 +30,8 @@ def show_acceptance(console: Console, rows: Sequence[AcceptanceRow]) -> None:
 
 def store_acceptance(path: Path, rows: Sequence[AcceptanceRow]) -> None:
     """Write the rows as a JSON list."""
-    path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    content = json.dumps([asdict(row) for row in rows], indent=1) + "\n"
+    Folder(str(path.parent)).write(path.name, content.encode())
 
 
 def read_acceptance(path: Path) -> list[AcceptanceRow]:

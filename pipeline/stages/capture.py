@@ -20,7 +20,17 @@ from pipeline.storage import Folder
 from pipeline.worker_engine import WorkerModels, completions, fill_rows, worker_engine
 from sparrow_core.config import CaptureConfig
 from sparrow_core.distill.recorder import CaptionRecorder, bridge_layer, capture_samplings
-from sparrow_core.distill.store import TABLES_FILE, StoreHeader, shard_file, shard_name, tables_file, target_tables
+from sparrow_core.distill.store import (
+    HEADER_BYTES,
+    SHARD_PREFIX,
+    TABLES_FILE,
+    StoreHeader,
+    refuse_other_target,
+    shard_file,
+    shard_name,
+    tables_file,
+    target_tables,
+)
 from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.ticket import Arm
 from sparrow_core.types import Completion, Request
@@ -30,13 +40,14 @@ Stored = Literal["stored", "over_quota"]
 
 @dataclass(frozen=True)
 class CaptureSink:
-    """What is kept of windows, where (any fsspec URL), how many bytes this worker may add (None: any number), and a
-    digest of the settings that decide what a window is."""
+    """What is kept of windows, where (any fsspec URL), a digest of the settings that decide what a window is, and how
+    many bytes the folder may hold (None: any number), of whose room each of `workers` fills its share."""
 
     config: CaptureConfig
     folder: str
     settings: str
-    most_bytes: int | None = None
+    max_bytes: int | None = None
+    workers: int = 1
 
 
 class WindowCapture:
@@ -49,10 +60,15 @@ class WindowCapture:
         self._header = StoreHeader.of(engine.target, self._layer, sink.settings)
         self._folder = Folder(sink.folder)
         self._quota = threading.Lock()
-        self._bytes_written = 0
+        self._room: int | None = None
+        if sink.max_bytes is not None:  # measured here, so that a worker that is started again counts what it wrote
+            self._room = max(0, sink.max_bytes - self._folder.num_bytes(SHARD_PREFIX)) // sink.workers
         self.is_full = False  # once a window has found no room
-        if TABLES_FILE not in self._folder.names():
+        tables = self._folder.read(TABLES_FILE, HEADER_BYTES)
+        if tables is None:
             self._folder.write(TABLES_FILE, tables_file(target_tables(engine.target), self._header))
+        else:
+            refuse_other_target(tables, self._header, sink.folder)
 
     def recorder(self) -> CaptionRecorder:
         """For one completion."""
@@ -74,12 +90,12 @@ class WindowCapture:
         recorders = [arm.recording for arm in arms if isinstance(arm.recording, CaptionRecorder)]
         captions = [recorder.caption(c.token_ids) for recorder, c in zip(recorders, written, strict=True)]
         content = shard_file(recorders[0].window(captions), self._header)
-        most = self._sink.most_bytes
         with self._quota:
-            if most is not None and self._bytes_written + len(content) > most:
+            if self._room is not None and len(content) > self._room:
                 self.is_full = True
                 return "over_quota", 0
-            self._bytes_written += len(content)
+            if self._room is not None:
+                self._room -= len(content)
         self._folder.write(shard_name(window), content)
         return "stored", len(content)
 

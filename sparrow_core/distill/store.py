@@ -13,10 +13,12 @@ Shape letters: P text tokens of a prompt, C caption tokens, M bridge tokens, V v
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -29,6 +31,7 @@ from sparrow_core.errors import CheckpointError
 SCHEMA_VERSION = 2
 _ROWS_AT_ONCE = 256  # of the target's matrices, which are not copied whole on its device
 TABLES_FILE = "target_tables.safetensors"
+HEADER_BYTES = 4096  # at the beginning of TABLES_FILE, hold all of its header
 SHARD_PREFIX, _SUFFIX = "shard-", ".safetensors"
 
 
@@ -85,6 +88,21 @@ def tables_file(tables: TargetTables, header: StoreHeader) -> bytes:
     """Content of TABLES_FILE."""
     tensors = {"embed_tokens": tables.embed_tokens_VD.contiguous(), "lm_head": tables.lm_head_VD.contiguous()}
     return save(tensors, metadata={"header": json.dumps(asdict(header))})
+
+
+def refuse_other_target(tables: bytes, header: StoreHeader, folder: str) -> None:
+    """Raise CheckpointError where a folder's TABLES_FILE, of which these are the first HEADER_BYTES, is of another
+    target or bridge layer than what is to be captured."""
+    size = int.from_bytes(tables[:8], "little")  # as safetensors has it: then as many bytes of JSON
+    try:
+        have = StoreHeader(**json.loads(json.loads(tables[8 : 8 + size])["__metadata__"]["header"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder}/{TABLES_FILE} is damaged ({error}): remove it") from error
+    for key, there, here in _differences(have, header):
+        raise CheckpointError(
+            f"{folder} holds states captured with {key}={there!r}, these would have {here!r}: "
+            "capture into another folder"
+        )
 
 
 def shard_name(window: str) -> str:
@@ -169,30 +187,33 @@ class StateStore:
                 raise CheckpointError(
                     f"{folder} was captured from {what} {have}, not {want}: capture into a new folder"
                 )
+        self.has_embeddings = True  # of every window
         self._settings: list[str] = []
         self._places: list[tuple[Path, int]] = []
-        self._longest = 0
+        longest = 0
         for path in self._shards:
-            header = _read_header(path)
-            _refuse_stranger(path, header, self._shards[0], self.header)
-            self._settings.append(header.settings)
-            self._add(path)
-        if self._longest < 2:
+            shard = _look_into(path)
+            _refuse_stranger(path, shard.header, self._shards[0], self.header)
+            self._settings.append(shard.header.settings)
+            self._places += [(path, number) for number in range(len(shard.caption_lengths))]
+            self.has_embeddings &= shard.has_embeddings
+            longest = max(longest, *shard.caption_lengths)
+        if longest < 2:
             raise CheckpointError(f"no caption in {folder} has two tokens or more: nothing can be learnt from it")
         _refuse_stranger(folder / TABLES_FILE, _read_header(folder / TABLES_FILE), self._shards[0], self.header)
 
     def __len__(self) -> int:
         return len(self._places)
 
+    @property
+    def num_captions(self) -> dict[str, int]:
+        """By shard."""
+        return dict(Counter(path.name for path, _ in self._places))
+
     def windows(self, indices: Sequence[int]) -> list[WindowStates]:
         """Captions of these indices, each with its window."""
         places = [self._places[index] for index in indices]
         return [window_states(_read_window(path), number) for path, number in places]  # headers were read before
-
-    @property
-    def has_embeddings(self) -> bool:
-        """Whether visual embeddings were kept."""
-        return len(_read_window(self._shards[0]).embeddings_VD) > 0
 
     @property
     def digest(self) -> str:
@@ -210,32 +231,54 @@ class StateStore:
         tensors = load_file(self.folder / TABLES_FILE)
         return TargetTables(tensors["embed_tokens"], tensors["lm_head"]).in_float32()
 
-    def _add(self, path: Path) -> None:
-        with safe_open(path, framework="pt") as shard:
-            lengths = shard.get_tensor("caption_lengths").tolist()
-        self._places += [(path, number) for number in range(len(lengths))]
-        self._longest = max(self._longest, *lengths)
+
+class _Shard(NamedTuple):
+    """What a store must know of a window."""
+
+    header: StoreHeader
+    caption_lengths: Sequence[int]
+    has_embeddings: bool
+
+
+def _look_into(path: Path) -> _Shard:
+    with _opened(path) as (header, file):
+        lengths = file.get_tensor("caption_lengths").tolist()
+        return _Shard(header, lengths, file.get_slice("embeddings").get_shape()[0] > 0)
 
 
 def _read_header(path: Path) -> StoreHeader:
+    with _opened(path) as (header, _):
+        return header
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[StoreHeader, Any]]:
+    """A file with its header. Raises CheckpointError for a damaged one, and one of another schema."""
     try:
-        with safe_open(path, framework="pt") as shard:
-            found: Mapping[str, Any] = json.loads(shard.metadata()["header"])
-        version = found["schema_version"]
+        with safe_open(path, framework="pt") as file:
+            found: Mapping[str, Any] = json.loads(file.metadata()["header"])
+            version = found["schema_version"]
+            if version != SCHEMA_VERSION:
+                raise CheckpointError(
+                    f"{path} has schema {version}, this version reads {SCHEMA_VERSION}: capture into a new folder"
+                )
+            yield StoreHeader(**found), file
+    except CheckpointError:
+        raise
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): remove it and capture its window again") from error
-    if version != SCHEMA_VERSION:
-        raise CheckpointError(
-            f"{path} has schema {version}, this version reads {SCHEMA_VERSION}: capture into a new folder"
-        )
-    return StoreHeader(**found)
 
 
 def _refuse_stranger(path: Path, header: StoreHeader, first_path: Path, first: StoreHeader) -> None:
+    for key, have, want in _differences(header, first):
+        raise CheckpointError(
+            f"{path} was captured with {key}={have!r}, but {first_path.name} beside it with {want!r}: "
+            "keep them in separate folders"
+        )
+
+
+def _differences(one: StoreHeader, other: StoreHeader) -> Iterator[tuple[str, Any, Any]]:
+    """What keeps states of two headers from being learnt together."""
     for key in ("fingerprint", "tokenizer_hash", "hidden_size", "vocab_size", "bridge_layer"):
-        have, want = getattr(header, key), getattr(first, key)
-        if have != want:
-            raise CheckpointError(
-                f"{path} was captured with {key}={have!r}, but {first_path.name} beside it with {want!r}: "
-                "keep them in separate folders"
-            )
+        if getattr(one, key) != getattr(other, key):
+            yield key, getattr(one, key), getattr(other, key)

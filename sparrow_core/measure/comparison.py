@@ -9,6 +9,8 @@ import numpy as np
 from sparrow_core.errors import ConfigError
 from sparrow_core.measure.acceptance import AcceptanceRow, bootstrap_interval
 
+LEAST_WINDOWS = 6  # of the longest bucket: an interval over fewer says nothing
+
 
 @dataclass(frozen=True)
 class Gain:
@@ -22,7 +24,7 @@ class Gain:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.gain:+.1%} [{self.low:+.1%}, {self.high:+.1%}]"
+        return f"{self.gain:+.1%} [{self.low:+.1%}, {self.high:+.1%}] on {self.windows} windows"
 
 
 def gains(candidate: Sequence[AcceptanceRow], current: Sequence[AcceptanceRow]) -> list[Gain]:
@@ -34,8 +36,10 @@ def gains(candidate: Sequence[AcceptanceRow], current: Sequence[AcceptanceRow]) 
 
 
 def is_better(found: Sequence[Gain], margin: float) -> bool:
-    """Better by more than `margin` and chance on the longest bucket, and on no bucket worse by more than chance."""
-    return found[-1].low > margin and all(gain.high >= 0 for gain in found)
+    """Better by more than `margin` and chance on the longest bucket, of LEAST_WINDOWS or more, and on no bucket worse
+    by more than chance."""
+    longest = found[-1]
+    return longest.windows >= LEAST_WINDOWS and longest.low > margin and all(gain.high >= 0 for gain in found)
 
 
 def _by_bucket(rows: Sequence[AcceptanceRow]) -> dict[str, dict[str, np.ndarray]]:

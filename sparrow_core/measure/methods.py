@@ -90,6 +90,8 @@ class MethodRow:
     tau_ratio_high: float | None
     depth_acceptance: tuple[float, ...]
     fixed_speedup: float
+    fixed_speedup_low: float
+    fixed_speedup_high: float
     round_cost: float
     decode_speedup: float | None
     decode_speedup_low: float | None
@@ -178,7 +180,8 @@ def _row(key: tuple[str, int, float], group: Sequence[MethodRun], baseline: Sequ
     speedup = _ratio(governed, _alone_s, _decode_s)
     after_prefill = _ratio(governed, _alone_s, lambda run: _decode_s(run) - run.timings.drafter_prefill_s)
     end_to_end = _ratio(governed, lambda run: run.alone_s + _before_s(run), lambda run: _decode_s(run) + _before_s(run))
-    assert tau.value and tau.low and tau.high and fixed_speedup.value, "a row has a usable window"
+    assert tau.value and tau.low and tau.high, "a row has a usable window"
+    assert fixed_speedup.value and fixed_speedup.low and fixed_speedup.high, "a row has a usable window"
     return MethodRow(
         *key,
         tau=tau.value,
@@ -189,6 +192,8 @@ def _row(key: tuple[str, int, float], group: Sequence[MethodRun], baseline: Sequ
         tau_ratio_high=tau_ratio.high,
         depth_acceptance=depth_acceptance(accepted for run in fixed for accepted in run.stats.accepted_per_round),
         fixed_speedup=fixed_speedup.value,
+        fixed_speedup_low=fixed_speedup.low,
+        fixed_speedup_high=fixed_speedup.high,
         round_cost=tau.value / fixed_speedup.value,
         decode_speedup=speedup.value,
         decode_speedup_low=speedup.low,

@@ -27,8 +27,8 @@ def registry(tmp_path: Path) -> Registry:
     (folder / "model.safetensors").write_text("weights")
     (folder / "README.md").write_text("a drafter")
     rows = [
-        summarise("drafter", shape, bucket, [WindowAcceptance(64, 100, round(100 * tau * factor), (0,), 0.0, 1)] * 3)
-        for shape, factor in (("chain", 1.0), ("tree", 1.5))
+        summarise("drafter", shape, bucket, [window(tau * factor)] * 3, temperature)
+        for shape, factor, temperature in (("chain", 1.0, 0.0), ("tree", 1.5, 0.0), ("chain", 0.8, 1.0))
         for bucket, tau in MEASURED_TAU.items()
     ]
     made = Registry(str(tmp_path / "registry"))
@@ -36,12 +36,20 @@ def registry(tmp_path: Path) -> Registry:
     return made
 
 
-def captioned(folder: Path, drafter: str, taus: list[tuple[int, float]]) -> str:
-    """A captioning run whose windows have these visual tokens and tau, the last one the newest."""
+def window(tau: float) -> WindowAcceptance:
+    """100 rounds, each of which accepts all of a draft of 10 or none, so that tau is this."""
+    full = round(10 * (tau - 1))
+    return WindowAcceptance(64, 100, 100 + 10 * full, (10,) * full + (0,) * (100 - full), 0.0, 1)
+
+
+def captioned(folder: Path, drafter: str, taus: list[tuple[int, float]], drafted: int = 10) -> str:
+    """A greedy captioning run whose windows have these visual tokens and tau, the last one the newest, and so many
+    drafted tokens in a round."""
     rows = [
         {
             "window_id": str(number), "draft_fingerprint": drafter, "rounds": 10, "tau": tau, "visual_tokens": visual,
-            "created_at": datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=number),
+            "created_at": datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=number), "drafted_tokens": 10 * drafted,
+            "sampling": json.dumps({"temperature": 0.0}),
         }
         for number, (visual, tau) in enumerate(taus)
     ]  # fmt: skip
@@ -71,6 +79,13 @@ def test_what_is_expected_goes_by_visual_length(registry: Registry, tmp_path: Pa
     run = captioned(tmp_path / "run", in_use(registry), [(70, 4.0), (4000, 3.0)])
     _, drift = least_new_captions(TriggerConfig(500, run), registry)
     assert drift is not None and drift.expected == pytest.approx(3.5) and drift.drop == pytest.approx(0.0)
+
+
+def test_what_is_expected_goes_by_how_much_is_drafted(registry: Registry, tmp_path: Path) -> None:
+    run = captioned(tmp_path / "run", in_use(registry), [(70, 1.6)] * 4, drafted=2)
+    _, drift = least_new_captions(TriggerConfig(500, run), registry)
+    # At 64 visual tokens a chain's 10 tokens are accepted in 30 % of the rounds, else none: 2 of them bring 0.6.
+    assert drift is not None and drift.expected == pytest.approx(1.6) and drift.drop == pytest.approx(0.0)
 
 
 def test_only_recent_windows_of_the_drafter_in_use_count(registry: Registry, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_a_share_of_the_windows_is_kept(config: CaptionConfig, decoded: pa.Table
 def test_the_quota_is_kept(config: CaptionConfig, decoded: pa.Table, tmp_path: Path) -> None:
     one = captioned(config, decoded.slice(0, 1), CaptureSink(KEEP, str(tmp_path / "one"), "s"))[0]["captured_bytes"]
     most = int(2.5 * one)
-    rows = captioned(config, decoded, CaptureSink(KEEP, str(tmp_path / "some"), "s", most_bytes=most))
+    rows = captioned(config, decoded, CaptureSink(KEEP, str(tmp_path / "some"), "s", max_bytes=most))
     assert sorted(row["capture"] for row in rows[:NUM_WINDOWS]) == ["over_quota"] * 2 + ["stored"] * 2
     assert sum(path.stat().st_size for path in (tmp_path / "some").glob("shard-*")) <= most
 

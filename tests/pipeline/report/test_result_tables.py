@@ -1,20 +1,25 @@
-"""The README's tables are those of the committed result files."""
+"""The tables of README and docs are those of the committed result files."""
 
 from pathlib import Path
 
 import pytest
 
-from pipeline.report.readme import TABLES, with_tables
+from jobs.result_tables import PAGES
+from pipeline.report.result_tables import TABLES, with_tables
 from sparrow_core.errors import ConfigError
 
-ROOT = Path(__file__).parents[3]
-RESULTS = ROOT / "docs" / "results" / "xeon-2-cores"
+RESULTS = Path(__file__).parents[3] / "docs" / "results"
 
 
-def test_the_readme_is_up_to_date() -> None:
-    text = (ROOT / "README.md").read_text()
-    assert with_tables(text, RESULTS) == text, "run `python -m jobs.readme_tables`"
-    assert all(f"<!-- table: {name} -->" in text for name in TABLES)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_pages_are_up_to_date(page: Path) -> None:
+    text = page.read_text()
+    assert with_tables(text, RESULTS) == text, "run `python -m jobs.result_tables`"
+
+
+def test_every_table_is_shown() -> None:
+    texts = [page.read_text() for page in PAGES]
+    assert [name for name in TABLES if not any(f"<!-- table: {name} -->" in text for text in texts)] == []
 
 
 def test_a_wrong_figure_is_replaced_and_the_rest_is_not_touched() -> None:

@@ -1,4 +1,4 @@
-"""The README's tables from committed result files: all that lies between `<!-- table: NAME -->` and `<!-- end -->`."""
+"""Tables of README and docs from committed result files: all between `<!-- table: NAME -->` and `<!-- end -->`."""
 
 import json
 import re
@@ -13,6 +13,7 @@ Row = Mapping[str, Any]
 Table = list[list[str]]  # cells, the headings first
 _BLOCK = re.compile(r"(?<=<!-- table: )([\w-]+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
+XEON, EPYC = "xeon-2-cores", "epyc-2-cores"  # folders of docs/results, one for each machine
 DRAFTERS = {
     "sparrow": "Sparrow",
     "no_ivsb": "without IVSB",
@@ -25,6 +26,14 @@ WAYS = {
     "transformers generate": "transformers `generate`",
     "transformers prompt lookup": "its prompt lookup",
     "autoregressive": "our one-row loop",
+}
+METHODS = {
+    "sparrow": "Sparrow",
+    "text_only": "text only (HiViS)",
+    "msd": "MSD",
+    "vispec": "ViSpec",
+    "specvlm": "SpecVLM",
+    "prompt_lookup": "prompt lookup",
 }
 
 
@@ -43,7 +52,7 @@ def with_tables(text: str, results: Path) -> str:
 
 def acceptance(results: Path, draft: str) -> Table:
     """Greedy tau of drafters in one shape, by visual tokens."""
-    rows = [row for row in _read(results / "acceptance.json") if row["draft"] == draft]
+    rows = [row for row in _read(results / XEON / "acceptance.json") if row["draft"] == draft]
     rows.sort(key=lambda row: list(DRAFTERS).index(row["drafter"]))
     return _crossed(draft, {(DRAFTERS[row["drafter"]], int(row["bucket"])): _tau(row) for row in rows})
 
@@ -66,21 +75,21 @@ def speed(results: Path) -> Table:
             _number(row["end_to_end_speedup"]),
             f"{row['end_to_end_bound']:.1f}",
         ]
-        for row in _read(results / "speed/results.json")["rows"]
+        for row in _read(results / XEON / "speed/results.json")["rows"]
         if row["temperature"] == 0 and row["batch"] == 1
     ]
 
 
 def passes(results: Path) -> Table:
     """Time of a pass by its rows and context, and how many one-row steps that is."""
-    found = _read(results / "speed/results.json")["passes"]
+    found = _read(results / XEON / "speed/results.json")["passes"]
     return _crossed("rows of a pass", {(str(row["rows"]), row["context"]): _pass(row) for row in found}, " slots")
 
 
 def bfloat16(results: Path) -> Table:
     """Greedy decoding in bfloat16: the loop and the governor."""
     folders = ("speed_bfloat16", "speed_bfloat16_25k")
-    rows = [row for name in folders for row in _read(results / name / "results.json")["rows"]]
+    rows = [row for name in folders for row in _read(results / XEON / name / "results.json")["rows"]]
     of = {(row["method"], row["visual_tokens"]): row for row in rows}
     head = [
         "visual tokens", "one-row loop", "over `generate`", "governor", "decode speedup", "over `generate`",
@@ -101,13 +110,65 @@ def bfloat16(results: Path) -> Table:
     ]
 
 
+def method_taus(results: Path, temperature: float) -> Table:
+    """Tau of the paper's comparison, by visual tokens."""
+    return _crossed(
+        f"tau, T={temperature:g}",
+        {(METHODS[row["method"]], row["visual_tokens"]): _tau(row) for row in _compared(results, temperature)},
+    )
+
+
+def method_speedups(results: Path, temperature: float, corner: str, name: str) -> Table:
+    """A speedup of the paper's comparison with its rank, by visual tokens."""
+    rows = _compared(results, temperature)
+    of_length = {
+        row["visual_tokens"]: [r[name] for r in rows if r["visual_tokens"] == row["visual_tokens"]] for row in rows
+    }
+    cells = {}
+    for row in rows:
+        rank = 1 + sum(other > row[name] for other in of_length[row["visual_tokens"]])
+        cells[METHODS[row["method"]], row["visual_tokens"]] = f"{_interval(row, name)}, #{rank}"
+    return _crossed(corner, cells)
+
+
+def ablation(results: Path) -> Table:
+    """Greedy tau of each ablation over Sparrow's on the same windows, by visual tokens."""
+    rows = _read(results / EPYC / "paper_tables.json")["ablation"]
+    return _crossed(
+        "tau over Sparrow's", {(row["method"], row["visual_tokens"]): _interval(row, "tau_ratio") for row in rows}
+    )
+
+
+def layers(results: Path) -> Table:
+    """The layer study."""
+    found = _read(results / EPYC / "paper_tables.json")["layers"]
+    return [["without visual tokens from layer", "facts right", "cosine to the input"]] + [
+        [str(row["layer"]), f"{row['fact_score']:.2f}", _number(row["cosine"])] for row in found
+    ]
+
+
 TABLES: Mapping[str, Callable[[Path], Table]] = {
     "acceptance-tree": lambda results: acceptance(results, "tree of 25"),
     "acceptance-chain": lambda results: acceptance(results, "chain of 4"),
     "speed": speed,
     "passes": passes,
     "bfloat16": bfloat16,
+    "methods-tau-greedy": lambda results: method_taus(results, 0.0),
+    "methods-tau-sampled": lambda results: method_taus(results, 1.0),
+    "methods-chain-greedy": lambda results: method_speedups(results, 0.0, "chain of 7, T=0", "fixed_speedup"),
+    "methods-chain-sampled": lambda results: method_speedups(results, 1.0, "chain of 7, T=1", "fixed_speedup"),
+    "methods-governor-greedy": lambda results: method_speedups(results, 0.0, "governor, T=0", "decode_speedup"),
+    "methods-governor-sampled": lambda results: method_speedups(results, 1.0, "governor, T=1", "decode_speedup"),
+    "ablation": ablation,
+    "layers": layers,
 }
+
+
+def _compared(results: Path, temperature: float) -> list[Row]:
+    rows = _read(results / EPYC / "paper_tables.json")["rows"]
+    return sorted(
+        (row for row in rows if row["temperature"] == temperature), key=lambda row: list(METHODS).index(row["method"])
+    )
 
 
 def _crossed(corner: str, cells: Mapping[tuple[str, int], str], unit: str = "") -> Table:
@@ -118,9 +179,11 @@ def _crossed(corner: str, cells: Mapping[tuple[str, int], str], unit: str = "") 
 
 
 def _tau(row: Row) -> str:
-    if row["tau_low"] == row["tau_high"]:
-        return _number(row["tau"])
-    return f"{row['tau']:.2f} [{row['tau_low']:.2f}, {row['tau_high']:.2f}]"
+    return _number(row["tau"]) if row["tau_low"] == row["tau_high"] else _interval(row, "tau")
+
+
+def _interval(row: Row, name: str) -> str:
+    return f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
 
 
 def _pass(row: Row) -> str:

@@ -1,0 +1,25 @@
+"""Make the tables of README and docs anew from docs/results: `python -m jobs.result_tables`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.errors import told_errors
+from pipeline.report.result_tables import with_tables
+
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs/paper_tables.md")
+
+
+def main(
+    results: Annotated[Path, typer.Option(help="Folder of result files.", exists=True)] = ROOT / "docs/results",
+) -> None:
+    """Exit codes: 0 done; 2 unknown table."""
+    with told_errors():
+        for page in PAGES:
+            page.write_text(with_tables(page.read_text(), results))
+
+
+if __name__ == "__main__":
+    typer.run(main)
