@@ -150,7 +150,7 @@ def resumed_run(first_run: Path) -> Path:
     """Output folder of a job that went on from there, and from the death of a worker."""
     output = copy_of(first_run, "resumed")
     config, log = first_run.parent / "config.yaml", first_run.parent / "resumed.log"
-    job = start_job(config, output, log)
+    job = start_job(config, output, log, "--set", "trigger.min_new_captions=9")  # not asked of what has begun
     killed_before = last_step(first_run)["pid"]
     wait_until(lambda: last_step(output)["pid"] != killed_before, job, log)
     victim = last_step(output)
@@ -236,6 +236,15 @@ def test_again_there_is_nothing_new_and_a_second_copy_leaves(resumed_run: Path, 
     with FileLock(resumed_run / "lease"):
         second = start_job(config, resumed_run, tmp_path / "second.log")
         assert second.wait(RUN_DEADLINE_S) == 0 and "another run holds" in (tmp_path / "second.log").read_text()
+
+
+def test_too_few_captions_begin_nothing(resumed_run: Path, tmp_path: Path) -> None:
+    states = next(resumed_run.glob("states-*"))
+    config, log = resumed_run.parent / "config.yaml", tmp_path / "few.log"
+    job = start_job(config, tmp_path, log, "--states", str(states), "--set", "trigger.min_new_captions=9")
+    assert job.wait(RUN_DEADLINE_S) == 0, log.read_text()[-4000:]
+    assert "4 new captions, fewer than 9 to learn from: no drafter yet" in log.read_text()
+    assert not (tmp_path / "drafter").exists() and Registry(str(tmp_path / "registry")).records() == []
 
 
 def test_another_config_is_another_run(tiny_checkpoint: Path) -> None:

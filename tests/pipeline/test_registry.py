@@ -43,6 +43,13 @@ def test_what_goes_in_comes_out(url: str, tmp_path: Path) -> None:
     assert registry.add(tmp_path / "d", {}, measured(100)).id == added.id and len(registry.records()) == 1
 
 
+def test_a_write_that_was_cut_off_is_no_record(tmp_path: Path) -> None:
+    registry = Registry(str(tmp_path / "registry"))
+    added = registry.add(drafter(tmp_path / "d", "w"), {}, measured(100))
+    (tmp_path / "registry" / "records" / f".{added.id}.json.0f.tmp").write_text("{")
+    assert [record.id for record in registry.records()] == [added.id]
+
+
 def test_promotion_is_earned(url: str, tmp_path: Path) -> None:
     registry = Registry(url)
     first, equal, better = (

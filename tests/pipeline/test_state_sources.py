@@ -25,7 +25,7 @@ from sparrow_core.distill.online import OnlineWindow
 from sparrow_core.distill.store import TABLES_FILE, read_shard, shard_file, shard_name
 from sparrow_core.distill.trainer import Hooks, StepMetrics, Trainer
 from sparrow_core.distill.unroll import UnrolledDrafter
-from sparrow_core.errors import ConfigError
+from sparrow_core.errors import CheckpointError, ConfigError
 from sparrow_core.models.drafter import SparrowDrafterModel
 from sparrow_core.models.loading import load_target
 
@@ -100,6 +100,21 @@ def test_stored_states_may_lie_behind_a_url(
         assert len(windows) == sum(source.num_captions.values()) == 6
 
 
+def test_a_shard_that_is_gone_behind_the_url_is_not_learnt_from(
+    info: TargetInfo, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    remote = tmp_path / "remote"
+    shutil.copytree(stored, remote)
+    stored_states(config(), remote.as_uri(), info)
+    gone, damaged, _ = sorted(remote.glob(shard_name("*")))
+    gone.unlink()
+    assert len(stored_states(config(), remote.as_uri(), info).num_captions) == NUM_WINDOWS - 1
+    damaged.write_bytes(b"cut off")
+    with pytest.raises(CheckpointError, match=f"{damaged.as_uri()} is damaged"):
+        stored_states(config(), remote.as_uri(), info)
+
+
 def test_what_does_not_go_together_is_refused(info: TargetInfo, stored: Path, tmp_path: Path) -> None:
     """Before anything is trained."""
     with pytest.raises(ConfigError, match="online=true stores no states and reads none"):
@@ -111,5 +126,6 @@ def test_what_does_not_go_together_is_refused(info: TargetInfo, stored: Path, tm
     window, header = read_shard(stored / shard_name(numbered_window(0)))
     without = replace(window, embeddings_VD=window.embeddings_VD[:0])
     (tmp_path / shard_name("0")).write_bytes(shard_file(without, header))
+    shutil.copy(stored / shard_name(numbered_window(1)), tmp_path)  # which has them
     with pytest.raises(ConfigError, match=r"sees=summary learns from visual embeddings, and .* without them"):
         learnable_store(config(sees="summary"), str(tmp_path), info)

@@ -1,12 +1,13 @@
 """Listing inputs and writing whole files, on the local disk and behind an fsspec URL."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import fsspec
 import pytest
 
-from pipeline.storage import Folder, list_videos, local_copy
+from pipeline.storage import Folder, list_videos, local_copy, local_folder
 from sparrow_core.errors import ConfigError, MediaError
 
 
@@ -84,10 +85,22 @@ def test_folder_writes_lists_reads_and_removes(tmp_path: Path, url: str) -> None
     folder.write("captions/a.parquet", b"2")
     folder.write("captions/a.parquet", b"22")
     assert folder.names("captions") == ["a.parquet", "b.parquet"]
-    assert folder.read("captions/a.parquet") == b"22"
+    assert folder.read("captions/a.parquet") == b"22" and folder.read("captions/a.parquet", 1) == b"2"
+    assert folder.sizes("captions") == {"a.parquet": 2, "b.parquet": 1}
     folder.remove("captions/a.parquet")
     folder.remove("captions/a.parquet")
     assert folder.names("captions") == ["b.parquet"]
+
+
+def test_a_copy_of_a_remote_folder_follows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where copies are kept
+    remote = Folder("memory://followed")
+    remote.write("a", b"1")
+    copy = Path(local_folder(remote.url))
+    remote.write("a", b"other")
+    remote.write("b", b"2")
+    assert Path(local_folder(remote.url)) == copy
+    assert {file.name: file.read_bytes() for file in copy.iterdir()} == {"a": b"other", "b": b"2"}
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

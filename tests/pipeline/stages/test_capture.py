@@ -16,14 +16,15 @@ from pipeline.config import AuditConfig, CaptionCaptureConfig, CaptionConfig, Se
 from pipeline.ids import video_id, window_id
 from pipeline.rows import CAPTION, CAPTURED, PROBED, VIDEO, Row, to_table
 from pipeline.stages.caption import CaptionRun, CaptionWindows
-from pipeline.stages.capture import CaptureRun, CaptureSink, CaptureWindows
+from pipeline.stages.capture import CaptureRun, CaptureSink, CaptureWindows, WindowCapture
 from pipeline.stages.decode import DecodeWindows
 from pipeline.stages.probe import ProbeVideos
 from pipeline.stages.segment import make_segmenter
 from pipeline.storage import Folder
-from pipeline.worker_engine import WorkerModels
+from pipeline.worker_engine import WorkerModels, worker_engine
 from sparrow_core.config import CaptureConfig, FrameSamplingConfig
-from sparrow_core.distill.store import StateStore, read_shard, shard_name
+from sparrow_core.distill.store import TABLES_FILE, StateStore, read_shard, shard_name
+from sparrow_core.errors import CheckpointError
 from sparrow_core.models.loading import read_frame_spec
 
 NUM_WINDOWS = 4
@@ -104,6 +105,30 @@ def test_the_quota_is_kept(config: CaptionConfig, decoded: pa.Table, tmp_path: P
     rows = captioned(config, decoded, CaptureSink(KEEP, str(tmp_path / "some"), "s", max_bytes=most))
     assert sorted(row["capture"] for row in rows[:NUM_WINDOWS]) == ["over_quota"] * 2 + ["stored"] * 2
     assert sum(path.stat().st_size for path in (tmp_path / "some").glob("shard-*")) <= most
+
+
+def test_what_a_worker_wrote_before_it_was_started_again_counts(
+    config: CaptionConfig, decoded: pa.Table, tmp_path: Path
+) -> None:
+    def sink(max_bytes: int | None = None) -> CaptureSink:
+        return CaptureSink(KEEP, str(tmp_path), "s", max_bytes)
+
+    one = captioned(config, decoded.slice(0, 1), sink())[0]["captured_bytes"]
+    rows = captioned(config, decoded.slice(1, 3), sink(int(2.5 * one)))
+    assert sorted(row["capture"] for row in rows) == ["over_quota"] * 2 + ["stored"]
+
+
+def test_a_folder_of_another_target_is_refused_at_once(config: CaptionConfig, tmp_path: Path) -> None:
+    models = WorkerModels(config.target, device="cpu")
+    with worker_engine(models) as engine:
+        WindowCapture(engine, CaptureSink(KEEP, str(tmp_path), "s"))
+        WindowCapture(engine, CaptureSink(KEEP, str(tmp_path), "other settings"))
+        deeper = replace(KEEP, bridge_layer=2)
+        with pytest.raises(CheckpointError, match=r"holds states captured with bridge_layer=1, these would have 2"):
+            WindowCapture(engine, CaptureSink(deeper, str(tmp_path), "s"))
+        (tmp_path / TABLES_FILE).write_bytes(b"cut off")
+        with pytest.raises(CheckpointError, match=f"{TABLES_FILE} is damaged"):
+            WindowCapture(engine, CaptureSink(KEEP, str(tmp_path), "s"))
 
 
 def test_what_cannot_be_stored_costs_no_caption(

@@ -54,6 +54,13 @@ def test_what_counts_as_better(longest: float, shorter: float, margin: float, be
     assert is_better(gains(ours, theirs), margin) is better
 
 
+def test_few_windows_prove_nothing() -> None:
+    """Were they alike by chance, their interval would have no width."""
+    ours, theirs = [row("64", [(3000, 900)] * 5)], [row("64", [(3000, 1000)] * 5)]
+    (found,) = gains(ours, theirs)
+    assert found.low > 0 and not is_better([found], margin=0.0)
+
+
 def test_only_like_is_compared_with_like() -> None:
     one = row("64", [(30, 10)])
     with pytest.raises(ConfigError, match="different windows of 64"):
