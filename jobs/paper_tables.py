@@ -31,7 +31,7 @@ from pipeline.trained_drafters import TrainedDrafter, keep_drafter, kept_drafter
 from pipeline.training_cells import CellResult, train_cells
 from sparrow_core.errors import ConfigError
 from sparrow_core.measure.layers import LayerFinding
-from sparrow_core.measure.methods import MethodRow, MethodRun, method_rows
+from sparrow_core.measure.methods import MethodRow, method_rows
 from sparrow_core.models.loading import resolve_device
 from sparrow_core.types import Request
 
@@ -98,28 +98,23 @@ def main(
 
 
 def run(config: PaperConfig, output: Path, drafters: Path | None, console: Console) -> None:
-    """All of it; writes the results again after every window."""
+    """All of it."""
     base = variant(config.base, "base", {}).config
     trained = kept_drafters(drafters) if drafters else {}
     trained |= train(config, output, trained, console)
     main = {name: trained[name] for name in config.methods}
     others = {name: trained[name] for name in (*config.tuned, *config.ablations)}
+    machine = describe_machine(resolve_device(base.device))
     head: dict[str, Any] = {
-        "machine": {
-            **describe_machine(resolve_device(base.device)),
-            "engines": config.measure.workers,
-            "threads": base.workers.threads,
-        },
+        "machine": {**machine, "engines": config.measure.workers, "threads": base.workers.threads},
         "draft": asdict(config.measure.draft),
         "training": [row for drafter in (main | others).values() for row in drafter.trainings],
     }
-    store = partial(store_results, output, head, {*main, *UNTRAINED})
     windows = Windows(partial(measured_request, config.measure.max_new_tokens), fact_score)
     with console.status("measuring") as status:
 
-        def add(runs: Sequence[MethodRun]) -> None:
-            status.update(f"measuring: window {runs[-1].window} done")
-            store(method_rows(runs, SPARROW))
+        def add(window: str) -> None:
+            status.update(f"measuring: window {window} done")
 
         def add_layers(findings: Sequence[LayerFinding]) -> None:
             status.update(f"layer study: window {findings[-1].window} done")
@@ -128,8 +123,9 @@ def run(config: PaperConfig, output: Path, drafters: Path | None, console: Conso
         plot_training(head, output / "paper_tables_training.svg")
         plot_layers(head, output / "paper_tables_layers.svg")
         with connected(), errors_of_worker_start():
-            rows = method_rows(measure(Plan(base, config.measure, main, others), windows, output, add), SPARROW)
-    store(rows)
+            plan, where = Plan(base, config.measure, main, others), f"{machine['processor']}, {machine['device']}"
+            rows = method_rows(measure(plan, windows, output, where, add), SPARROW)
+    store_results(output, head, {*main, *UNTRAINED}, rows)
     show(console, rows)
 
 
@@ -220,7 +216,7 @@ def show(console: Console, rows: Sequence[MethodRow]) -> None:
         table.add_row(
             f"{row.temperature:g}", str(row.visual_tokens), row.method, str(row.windows), f"{row.tau:.2f}",
             f"{row.tau_low:.2f} to {row.tau_high:.2f}", f"{row.tau_ratio:.2f}" if row.tau_ratio else "",
-            f"{row.decode_speedup:.2f}" if row.decode_speedup else "", str(row.unequal),
+            f"{row.decode_speedup:.2f}", str(row.unequal),
         )  # fmt: skip
     console.print(table)
 

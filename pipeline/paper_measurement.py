@@ -39,15 +39,16 @@ class MeasureConfig:
     """What is measured: `windows` usable windows of every length, of which up to `most_windows` are tried, by `workers`
     engines side by side.
 
-    Methods draft in the shape `draft` and as the governor chooses. Greedily and in that shape, the drafters `squeezed`
-    are measured once more, a longer video taking `squeezed_span` places; and ablations, on those
-    windows that are among the first `ablation_windows` of `ablation_lengths`. The layer study takes `layer_windows`
-    windows of `layer_length`."""
+    All draft in the shape `draft`; our one-row loop runs `loops` times on each window. Greedily alone, the drafters
+    `squeezed` are measured once more, a longer video taking `squeezed_span` places; and ablations, on those windows
+    that are among the first `ablation_windows` of `ablation_lengths`. The layer study takes `layer_windows` windows of
+    `layer_length`."""
 
     lengths: tuple[int, ...] = (512, 1500, 6000, 17000, 25000)
     windows: int = 40
     most_windows: int = 60
     workers: int = 1
+    loops: int = 3
     temperatures: tuple[float, ...] = (0.0, 1.0)
     ablation_lengths: tuple[int, ...] = (512, 25000)
     ablation_windows: int = 20
@@ -86,24 +87,25 @@ class Plan(NamedTuple):
 
     def keys(self, length: int, number: int) -> list[WayKey]:
         """All ways in which a window is decoded, beside the loop."""
-        in_full = [
-            WayKey(method, temperature, governed)
-            for temperature in self.measure.temperatures
-            for method in (*self.methods, *UNTRAINED)
-            for governed in (False, True)
-        ]
+        in_full = (*self.methods, *UNTRAINED)
         with_ablations = length in self.measure.ablation_lengths and number < self.measure.ablation_windows
-        greedily = [*self.squeezed, *(self.ablations if with_ablations else ())]
-        return in_full + [WayKey(method, 0.0, governed=False) for method in greedily]
+        greedily = (*self.squeezed, *(self.ablations if with_ablations else ()))
+        return [
+            *(WayKey(method, temperature) for temperature in self.measure.temperatures for method in in_full),
+            *(WayKey(method, 0.0) for method in greedily),
+        ]
 
 
-def measure(plan: Plan, windows: Windows, output: Path, listener: Callable[[list[MethodRun]], None]) -> list[MethodRun]:
+def measure(
+    plan: Plan, windows: Windows, output: Path, machine: str, listener: Callable[[str], None]
+) -> list[MethodRun]:
     """Decode the windows of every length by every method. Ray must be connected.
 
-    `listener` is told of all that was measured so far, after every window. What the journal holds of these drafters is
-    not measured again. Raises ConfigError where it was written with other settings.
+    `listener` is told of every window that was measured. What the journal holds of these drafters is not measured
+    again. Raises ConfigError where it was written with other settings, or on another `machine`.
     """
     settings = {
+        "machine": machine,
         "target": checkpoint_identity(plan.config.target),
         "draft": asdict(plan.measure.draft),
         "max_new_tokens": plan.measure.max_new_tokens,
@@ -139,7 +141,7 @@ def measure(plan: Plan, windows: Windows, output: Path, listener: Callable[[list
             idle.append(worker)
             runs.add(name, ray.get(finished))
             num_usable += runs.is_usable(name)
-            listener(runs.all)
+            listener(name)
     return runs.all
 
 
@@ -157,17 +159,15 @@ class _MeasuringWorker:
             "specvlm": SpecVLMDrafter(target),
             "prompt_lookup": PromptLookupDrafter(target.info.vocab_size),
         }
-        self._shape, self._windows = plan.measure.draft, windows
+        self._shape, self._loops, self._windows = plan.measure.draft, plan.measure.loops, windows
         room = max(plan.measure.lengths) * 5 // 4 + 2048
         self._engine = Engine(target, None, EngineConfig(max_model_tokens=room, max_sequences=1))
 
     def runs(self, length: int, number: int, name: str, keys: Sequence[WayKey]) -> list[MethodRun]:
         """One window, in these ways and by the loop."""
-        loops = [Way(ALONE, None, temperature) for temperature in sorted({key.temperature for key in keys})]
-        ways = [
-            Way(key.method, self._drafters[key.method], key.temperature, None if key.governed else self._shape)
-            for key in keys
-        ]
+        temperatures = sorted({key.temperature for key in keys})
+        loops = [Way(ALONE, None, temperature) for temperature in temperatures] * self._loops
+        ways = [Way(key.method, self._drafters[key.method], key.temperature, self._shape) for key in keys]
         request = replace(self._windows.request(length, number), request_id=name)
         found = run_methods(self._engine, request, [*loops, *ways], turn=number)
         return method_runs([*loops, *ways], found, length, partial(self._windows.score, length, number))

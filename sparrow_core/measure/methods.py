@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,17 +25,16 @@ LONGEST_PERIOD, REPEATS = 24, 3
 
 
 class WayKey(NamedTuple):
-    """Method, temperature, and whether the governor chooses."""
+    """Method and temperature."""
 
     method: str
     temperature: float
-    governed: bool
 
 
 @dataclass(frozen=True)
 class Way:
-    """A method at a temperature, and how much it drafts: in a fixed shape, or as the engine's governor chooses (None).
-    The name ALONE and no drafter stand for our one-row loop."""
+    """A method at a temperature, in one shape of drafts. The name ALONE and no drafter stand for our one-row loop,
+    which may be among the ways of a window several times."""
 
     method: str
     drafter: Drafter[Any] | None
@@ -45,11 +45,10 @@ class Way:
 @dataclass(frozen=True)
 class MethodRun:
     """One way of decoding one window. `timings.decode_s` runs from the end of the target's prefill to the last token,
-    the drafter's own prefill included; `alone_s` is that of our one-row loop on the same window, in the same run.
+    the drafter's own prefill included; `alone_s` is the median of our one-row loop on the same window, in the same run.
     `usable` is False for captions that were cut off or end in a loop, which flatter drafters."""
 
     method: str
-    governed: bool
     visual_tokens: int
     temperature: float
     window: str
@@ -63,7 +62,7 @@ class MethodRun:
     @property
     def key(self) -> WayKey:
         """In which way the window was decoded."""
-        return WayKey(self.method, self.temperature, self.governed)
+        return WayKey(self.method, self.temperature)
 
 
 @dataclass(frozen=True)
@@ -71,12 +70,12 @@ class MethodRow:
     """A method at one visual length (nominal) and temperature, over `windows` usable windows; intervals are bootstrap
     95 % over windows.
 
-    In the fixed shape: `tau` pools rounds; `tau_ratio` is the baseline's rounds over those of this method on the same
-    windows (None without a baseline), which is the ratio of their taus, since they bring the same tokens;
-    `fixed_speedup` is the loop's decoding time over that of this method, `round_cost` what a round takes in steps of
-    the loop. As the governor likes (None where that was not measured): `decode_speedup`, the same without the drafter's
-    prefill, and `end_to_end_speedup`, which counts vision and the target's prefill too.
-    `unequal` counts captions, in either way, that differ from the loop's.
+    `tau` pools rounds; `tau_ratio` is the baseline's rounds over those of this method on the same windows, which is the
+    ratio of their taus, since they bring the same tokens. `decode_speedup` is the loop's decoding time over that of
+    this method, `speedup_ratio` the baseline's decoding time over it on the same windows (both ratios are None without
+    a baseline); `speedup_after_drafter_prefill` leaves the drafter's prefill out, and `end_to_end_speedup` counts
+    vision and the target's prefill too. `round_cost` is what a round takes in steps of the loop. `unequal` counts
+    captions that differ from the loop's.
     """
 
     method: str
@@ -89,16 +88,15 @@ class MethodRow:
     tau_ratio_low: float | None
     tau_ratio_high: float | None
     depth_acceptance: tuple[float, ...]
-    fixed_speedup: float
-    fixed_speedup_low: float
-    fixed_speedup_high: float
     round_cost: float
-    decode_speedup: float | None
-    decode_speedup_low: float | None
-    decode_speedup_high: float | None
-    speedup_after_drafter_prefill: float | None
-    end_to_end_speedup: float | None
-    governed_tau: float | None
+    decode_speedup: float
+    decode_speedup_low: float
+    decode_speedup_high: float
+    speedup_ratio: float | None
+    speedup_ratio_low: float | None
+    speedup_ratio_high: float | None
+    speedup_after_drafter_prefill: float
+    end_to_end_speedup: float
     windows: int
     left_out: int
     unequal: int
@@ -120,20 +118,24 @@ def method_runs(
     ways: Sequence[Way], completions: Sequence[Completion], visual_tokens: int, fact_score: Callable[[str], float]
 ) -> list[MethodRun]:
     """What `run_methods` found. There is a way ALONE for every temperature."""
-    alone = {way.temperature: found for way, found in zip(ways, completions, strict=True) if way.method == ALONE}
-    usable = {t: one.finish_reason == "stop" and not ends_in_a_loop(one.token_ids) for t, one in alone.items()}
-    facts = {t: fact_score(one.text) for t, one in alone.items()}
+    alone: dict[float, list[Completion]] = defaultdict(list)
+    for way, found in zip(ways, completions, strict=True):
+        if way.method == ALONE:
+            alone[way.temperature].append(found)
+    said = {temperature: loops[0] for temperature, loops in alone.items()}
+    alone_s = {t: median(loop.timings.decode_s for loop in loops) for t, loops in alone.items()}
+    usable = {t: one.finish_reason == "stop" and not ends_in_a_loop(one.token_ids) for t, one in said.items()}
+    facts = {t: fact_score(one.text) for t, one in said.items()}
     return [
         MethodRun(
             method=way.method,
-            governed=way.shape is None,
             visual_tokens=visual_tokens,
             temperature=way.temperature,
             window=found.request_id,
             stats=found.stats,
             timings=found.timings,
-            alone_s=alone[way.temperature].timings.decode_s,
-            equal=found.token_ids == alone[way.temperature].token_ids,
+            alone_s=alone_s[way.temperature],
+            equal=found.token_ids == said[way.temperature].token_ids,
             usable=usable[way.temperature],
             fact_score=facts[way.temperature],
         )
@@ -166,54 +168,50 @@ def method_rows(runs: Sequence[MethodRun], baseline: str) -> list[MethodRow]:
     return [
         _row(key, group, groups[baseline, *key[1:]])
         for key, group in list(groups.items())
-        if any(run.usable and not run.governed for run in group)
+        if any(run.usable for run in group)
     ]
 
 
 def _row(key: tuple[str, int, float], group: Sequence[MethodRun], baseline: Sequence[MethodRun]) -> MethodRow:
-    fixed, governed = ([run for run in group if run.usable and run.governed == choice] for choice in (False, True))
-    of_baseline = {run.window: float(run.stats.rounds) for run in baseline if not run.governed}
-    shared = [run for run in fixed if run.window in of_baseline]
-    tau = _ratio(fixed, _tokens, _rounds)
-    tau_ratio = _ratio(shared, lambda run: of_baseline[run.window], _rounds)
-    fixed_speedup = _ratio(fixed, _alone_s, _decode_s)
-    speedup = _ratio(governed, _alone_s, _decode_s)
-    after_prefill = _ratio(governed, _alone_s, lambda run: _decode_s(run) - run.timings.drafter_prefill_s)
-    end_to_end = _ratio(governed, lambda run: run.alone_s + _before_s(run), lambda run: _decode_s(run) + _before_s(run))
-    assert tau.value and tau.low and tau.high, "a row has a usable window"
-    assert fixed_speedup.value and fixed_speedup.low and fixed_speedup.high, "a row has a usable window"
+    runs = [run for run in group if run.usable]
+    of_baseline = {run.window: run for run in baseline}
+    shared = [run for run in runs if run.window in of_baseline]
+    tau = _ratio(runs, _tokens, _rounds)
+    speedup = _ratio(runs, _alone_s, _decode_s)
+    tau_ratio = _ratio(shared, lambda run: _rounds(of_baseline[run.window]), _rounds)
+    speedup_ratio = _ratio(shared, lambda run: _decode_s(of_baseline[run.window]), _decode_s)
+    after_prefill = _ratio(runs, _alone_s, lambda run: _decode_s(run) - run.timings.drafter_prefill_s)
+    end_to_end = _ratio(runs, lambda run: run.alone_s + _before_s(run), lambda run: _decode_s(run) + _before_s(run))
+    method, visual_tokens, temperature = key
     return MethodRow(
-        *key,
-        tau=tau.value,
-        tau_low=tau.low,
-        tau_high=tau.high,
-        tau_ratio=tau_ratio.value,
-        tau_ratio_low=tau_ratio.low,
-        tau_ratio_high=tau_ratio.high,
-        depth_acceptance=depth_acceptance(accepted for run in fixed for accepted in run.stats.accepted_per_round),
-        fixed_speedup=fixed_speedup.value,
-        fixed_speedup_low=fixed_speedup.low,
-        fixed_speedup_high=fixed_speedup.high,
-        round_cost=tau.value / fixed_speedup.value,
-        decode_speedup=speedup.value,
-        decode_speedup_low=speedup.low,
-        decode_speedup_high=speedup.high,
+        method=method,
+        visual_tokens=visual_tokens,
+        temperature=temperature,
+        **tau.fields("tau"),
+        **tau_ratio.fields("tau_ratio"),
+        depth_acceptance=depth_acceptance(accepted for run in runs for accepted in run.stats.accepted_per_round),
+        round_cost=tau.value / speedup.value,
+        **speedup.fields("decode_speedup"),
+        **speedup_ratio.fields("speedup_ratio"),
         speedup_after_drafter_prefill=after_prefill.value,
         end_to_end_speedup=end_to_end.value,
-        governed_tau=_ratio(governed, _tokens, _rounds).value,
-        windows=len(fixed),
-        left_out=sum(not run.usable and not run.governed for run in group),
-        unequal=sum(run.usable and not run.equal for run in group),
-        fact_score=float(np.mean([run.fact_score for run in fixed])),
+        windows=len(runs),
+        left_out=len(group) - len(runs),
+        unequal=sum(not run.equal for run in runs),
+        fact_score=float(np.mean([run.fact_score for run in runs])),
     )
 
 
 class _Ratio(NamedTuple):
     """A sum over a sum, and its interval; None where nothing was measured."""
 
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
+    value: Any = None
+    low: Any = None
+    high: Any = None
+
+    def fields(self, name: str) -> dict[str, Any]:
+        """As those of a row."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
 
 def _ratio(
@@ -221,7 +219,7 @@ def _ratio(
 ) -> _Ratio:
     if not runs:
         return _Ratio()
-    numerators, denominators = np.array([above(run) for run in runs]), np.array([below(run) for run in runs])
+    numerators, denominators = (np.array([of(run) for run in runs], dtype=float) for of in (above, below))
     return _Ratio(numerators.sum() / denominators.sum(), *bootstrap_interval(numerators, denominators))
 
 
