@@ -101,18 +101,24 @@ def distill(
         origin = str(states_folder(config, windows, output))
         capture_numbered(config, requests, origin, capture_settings(config, windows))
     pending = _Pending(output / "training" / "pending.json")
-    recipe = settings_fingerprint({"run": run_name(config, ""), "target": info.fingerprint, "states": origin})
-    begun = pending.names(recipe)
-    source: StateSource
-    if config.online:
-        if online is None:
-            online = [
-                OnlineWindow(numbered_window(number), number, partial(requests, number))
-                for number in range(config.num_windows)
-            ]
-        source = online_states(config, online, origin, info, begun)
-    else:
-        source = stored_states(config, origin, info, begun)
+    where = origin.removeprefix(f"{output}/")  # so that an output folder may be moved
+    recipe = settings_fingerprint({"run": run_name(config, ""), "target": info.fingerprint, "states": where})
+    if config.online and online is None:
+        online = [
+            OnlineWindow(numbered_window(number), number, partial(requests, number))
+            for number in range(config.num_windows)
+        ]
+
+    def states(names: Sequence[str] | None) -> StateSource:
+        if online is not None:
+            return online_states(config, online, origin, info, names)
+        return stored_states(config, origin, info, names)
+
+    source, begun = states(None), pending.names(recipe)
+    if begun and set(begun) <= source.num_captions.keys():
+        source = states(begun)
+    else:  # nothing was under way, or some of what it learnt from is gone
+        begun = None
     geometry = drafter_geometry(config, info, source.bridge_layer)
     name, folder = run_name(config, source.digest), output / "drafter"
     learnt = _learnt(folder, recipe)
