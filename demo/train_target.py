@@ -49,7 +49,7 @@ Qwen2.5-VL in miniature (`Qwen2_5_VLForConditionalGeneration`, bfloat16), traine
 moving shapes. It exists to exercise every path of a full-sized checkpoint on a laptop, and knows no other world.
 
 Made by `python -m demo.train_target`: {steps} steps, {hours:.2f} hours in its last phase, {threads} CPU threads.
-Measure it with `python -m demo.evaluate_target`.
+Measure it with `python -m demo.evaluate_target FOLDER`.
 """
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from demo.curriculum import CLIP_SHAPES, FPS
 from demo.tokenizer import DEFAULT_PROMPT, PROMPTS
 from demo.world import Difficulty, Scene, frame_times, make_scene, render, through_codec
+from sparrow_core.errors import ConfigError
 from sparrow_core.types import Frames, Message, Request, Sampling
 
 Split = Literal["train", "validation", "heldout"]
@@ -44,6 +45,12 @@ class DemoWindows:
     first_seed: int
     varied_prompts: bool = False
     stills: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.lengths or set(self.lengths) - CLIP_SHAPES.keys():
+            raise ConfigError(
+                f"lengths {list(self.lengths)}: demo clips have {', '.join(map(str, CLIP_SHAPES))} visual tokens"
+            )
 
     def scene(self, index: int) -> Scene:
         rng = np.random.default_rng([11, self.first_seed, index])

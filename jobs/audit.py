@@ -71,8 +71,12 @@ def _findings(
 
 
 def _reader(run: CaptionRunTable, source: str, decode: DecodeConfig) -> WindowReader:
-    """Reads the run's windows with the checkpoint that wrote it. Raises ConfigError if `source` is another one."""
-    model = load_target(source, dtype=str(run.settings["dtype"]))
+    """Reads the run's windows with the checkpoint that wrote it, in the dtype that they were written in. Raises
+    ConfigError if `source` is another one, or if there were several dtypes."""
+    dtypes = {row["dtype"] for row in run.rows.values()}
+    if len(dtypes) > 1:
+        raise ConfigError(f"the run was written in {', '.join(sorted(dtypes))}: the oracle can repeat one of them")
+    model = load_target(source, dtype=next(iter(dtypes), "auto"))
     fingerprints = {row["target_fingerprint"] for row in run.rows.values()}
     if fingerprints - {model.info.fingerprint}:
         raise ConfigError(
@@ -93,7 +97,9 @@ def show(console: Console, findings: Sequence[Finding]) -> int:
         console.print(table)
     console.print(f"{len(findings) - len(different)} of {len(findings)} windows equal", highlight=False)
     if not findings:
-        console.print("nothing was compared: the runs share no window", highlight=False)
+        console.print(
+            "nothing was compared: no window is in both runs, or in the --share of the oracle", highlight=False
+        )
         return USAGE
     return DIFFERENT if different else ALL_EQUAL
 

@@ -16,6 +16,8 @@ from rich.table import Table
 
 from demo.tokenizer import load_tokenizer
 from demo.windows import DemoWindows
+from jobs.caption_corpus import DEMO
+from jobs.errors import told_errors
 from jobs.options import demo_windows, numbers
 from pipeline.distill_config import EvaluationConfig
 from pipeline.report.machine import describe_machine
@@ -55,8 +57,8 @@ def main(
     temperatures: Annotated[str, typer.Option(help="Comma separated; above 0, both rules are measured.")] = "0",
     join: Annotated[str, typer.Option(help="Lengths of a window that runs and of one that joins: 6000,25000.")] = "",
     max_new_tokens: Annotated[int, typer.Option(help="Limit of a caption.")] = 256,
-    target: Annotated[str, typer.Option(help="A demo checkpoint folder.")] = "demo/weights/target",
-    draft: Annotated[str, typer.Option(help="Its drafter.")] = "demo/weights/drafter",
+    target: Annotated[str, typer.Option(help="A demo checkpoint folder.")] = DEMO["target"],
+    draft: Annotated[str, typer.Option(help="Its drafter.")] = DEMO["draft"],
     synthetic: Annotated[
         str, typer.Option(help="Time random weights this large: 7b. What is accepted is imposed.")
     ] = "",
@@ -70,28 +72,29 @@ def main(
 
     Results are rewritten with every table's part, so that an interrupted run keeps what it has measured.
     """
-    torch.set_num_threads(threads)
-    if synthetic and synthetic not in GEOMETRIES:
-        raise typer.BadParameter(f"{synthetic!r} is not one of {', '.join(GEOMETRIES)}", param_hint="--synthetic")
-    shapes = EvaluationConfig().drafts
-    counts = demo_windows(lengths, "--lengths", windows)
-    plan = Plan(tuple(counts), shapes, repeats, numbers(batch), _samplings(temperatures), _pair(join))
-    results: dict[str, Any] = {"synthetic": synthetic or None, "rates": {}, **{name: [] for name in COLUMNS}}
-    run = partial(imposed_decoding, acceptance=acceptance) if synthetic else decoding
-    for name in dtype.split(","):
-        load = partial(_random, synthetic, target, name) if synthetic else partial(_loaded, target, draft, name)
-        subject = on_passing_thread(load)
-        info = subject.target.info
-        add = partial(_add, results, info.dtype_name, out)
-        results["machine"] = describe_machine(info.device)
-        rates = on_passing_thread(partial(measure_rates, info.device, info.dtype))
-        results["rates"][info.dtype_name] = asdict(rates)
-        costs = on_passing_thread(partial(single_costs, subject, plan, rates))
-        add(costs)
-        requests = partial(_requests, counts, max_new_tokens)
-        for part in run(subject, plan, requests, costs["passes"], partial(_peak_bytes, info.device)):
-            add(part)
-    show(Console(), results)
+    with told_errors():
+        torch.set_num_threads(threads)
+        if synthetic and synthetic not in GEOMETRIES:
+            raise typer.BadParameter(f"{synthetic!r} is not one of {', '.join(GEOMETRIES)}", param_hint="--synthetic")
+        shapes = EvaluationConfig().drafts
+        counts = demo_windows(lengths, "--lengths", windows)
+        plan = Plan(tuple(counts), shapes, repeats, numbers(batch), _samplings(temperatures), _pair(join))
+        results: dict[str, Any] = {"synthetic": synthetic or None, "rates": {}, **{name: [] for name in COLUMNS}}
+        run = partial(imposed_decoding, acceptance=acceptance) if synthetic else decoding
+        for name in dtype.split(","):
+            load = partial(_random, synthetic, target, name) if synthetic else partial(_loaded, target, draft, name)
+            subject = on_passing_thread(load)
+            info = subject.target.info
+            add = partial(_add, results, info.dtype_name, out)
+            results["machine"] = describe_machine(info.device)
+            rates = on_passing_thread(partial(measure_rates, info.device, info.dtype))
+            results["rates"][info.dtype_name] = asdict(rates)
+            costs = on_passing_thread(partial(single_costs, subject, plan, rates))
+            add(costs)
+            requests = partial(_requests, counts, max_new_tokens)
+            for part in run(subject, plan, requests, costs["passes"], partial(_peak_bytes, info.device)):
+                add(part)
+        show(Console(), results)
 
 
 def _requests(counts: Mapping[int, int], max_new_tokens: int, length: int) -> list[Request]:
@@ -128,7 +131,11 @@ def _pair(text: str) -> tuple[int, int] | None:
 def _samplings(temperatures: str) -> list[Sampling]:
     """Greedy once; each other temperature by both rules."""
     samplings = []
-    for temperature in [float(item) for item in temperatures.split(",")]:
+    try:
+        values = [float(item) for item in temperatures.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"{temperatures!r} is not numbers such as 0,1", param_hint="--temperatures") from error
+    for temperature in values:
         samplings.append(Sampling(temperature))
         if temperature > 0:
             samplings.append(Sampling(temperature, rule="rejection"))

@@ -17,6 +17,8 @@ from rich.progress import track
 
 from demo.tokenizer import SPECIAL_TOKENS, load_tokenizer
 from demo.windows import DemoWindows
+from jobs.caption_corpus import DEMO
+from jobs.errors import told_errors
 from jobs.options import demo_windows, numbers
 from pipeline.distill_config import EvaluationConfig
 from pipeline.report.machine import describe_machine
@@ -38,8 +40,8 @@ MAX_NEW_TOKENS = 320
 
 def main(
     output: Annotated[Path, typer.Option(help="Folder for comparisons.jsonl (resumed) and equality.json.")],
-    target: Annotated[str, typer.Option(help="A demo checkpoint folder.")] = "demo/weights/target",
-    draft: Annotated[str, typer.Option(help="Its trained drafter.")] = "demo/weights/drafter",
+    target: Annotated[str, typer.Option(help="A demo checkpoint folder.")] = DEMO["target"],
+    draft: Annotated[str, typer.Option(help="Its trained drafter.")] = DEMO["draft"],
     greedy: Annotated[
         str, typer.Option(help="Greedy windows by visual tokens, as 64:150,512:90.")
     ] = "64:150,512:90,1500:45,6000:15",
@@ -59,37 +61,38 @@ def main(
 
     Exit codes: 0 all equal or excused as ties; 2 wrong usage; 4 otherwise.
     """
-    requests = {**greedy_requests(demo_windows(greedy, "--greedy")), **sampled_requests(seeds)}
-    sizes = numbers(batch)
-    against_oracle = _is_oracle(against)
-    torch.set_num_threads(threads)
-    model = load_target(target, dtype=dtype)
-    chosen = _chosen(drafters, three_drafters(target, draft, model))
-    settings = {
-        "target": model.info.fingerprint,
-        "against": against,
-        "drafters": list(chosen),
-        "dtype": model.info.dtype_name,
-        "batch": batch,
-    }
-    _keep_settings(settings, output)
-    journal = output / "comparisons.jsonl"
-    earlier = read_journal(journal)
-    journal.write_text("".join(map(_line, earlier.values())))  # without a line that a kill cut off
-    done = {name: found for name, found in earlier.items() if name in requests}
-    config = EngineConfig(max_sequences=max(sizes))
-    check = EqualityCheck(target, model, chosen, SHAPES, config, against_oracle=against_oracle)
-    missing = [name for name in requests if name not in done]
-    groups = list(in_groups(missing, sizes))
-    with journal.open("a") as stream:
-        for group in track(groups, "groups of windows", console=Console(stderr=True)):
-            windows = [replace(requests[name](), request_id=name) for name in group]
-            for name, fresh in zip(group, check.compare(windows), strict=True):
-                done[name] = fresh
-                stream.write(_line(fresh))
-                stream.flush()
-    check.close()
-    raise typer.Exit(report([c for found in done.values() for c in found], settings, model.info.device, output))
+    with told_errors():
+        requests = {**greedy_requests(demo_windows(greedy, "--greedy")), **sampled_requests(seeds)}
+        sizes = numbers(batch)
+        against_oracle = _is_oracle(against)
+        torch.set_num_threads(threads)
+        model = load_target(target, dtype=dtype)
+        chosen = _chosen(drafters, three_drafters(target, draft, model))
+        settings = {
+            "target": model.info.fingerprint,
+            "against": against,
+            "drafters": list(chosen),
+            "dtype": model.info.dtype_name,
+            "batch": batch,
+        }
+        _keep_settings(settings, output)
+        journal = output / "comparisons.jsonl"
+        earlier = read_journal(journal)
+        journal.write_text("".join(map(_line, earlier.values())))  # without a line that a kill cut off
+        done = {name: found for name, found in earlier.items() if name in requests}
+        config = EngineConfig(max_sequences=max(sizes))
+        check = EqualityCheck(target, model, chosen, SHAPES, config, against_oracle=against_oracle)
+        missing = [name for name in requests if name not in done]
+        groups = list(in_groups(missing, sizes))
+        with journal.open("a") as stream:
+            for group in track(groups, "groups of windows", console=Console(stderr=True)):
+                windows = [replace(requests[name](), request_id=name) for name in group]
+                for name, fresh in zip(group, check.compare(windows), strict=True):
+                    done[name] = fresh
+                    stream.write(_line(fresh))
+                    stream.flush()
+        check.close()
+        raise typer.Exit(report([c for found in done.values() for c in found], settings, model.info.device, output))
 
 
 def in_groups(names: Sequence[str], sizes: Sequence[int]) -> Iterator[list[str]]:

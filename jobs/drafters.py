@@ -1,4 +1,4 @@
-"""Drafters on record: `python jobs/drafters.py list REGISTRY`, and `add`, `promote`, `rollback`."""
+"""Drafters on record: `python jobs/drafters.py list REGISTRY`, and `add`, `promote`, `rollback`, `import`."""
 
 from pathlib import Path
 from typing import Annotated

@@ -10,7 +10,7 @@ from rich.console import Console
 from jobs.distill_draft import DistillJobConfig, held_out, read_heldout
 from jobs.errors import told_errors
 from jobs.submitted import refuse_relative
-from pipeline.checkpoints import worker_path
+from pipeline.checkpoints import worker_draft, worker_path
 from pipeline.cluster import connected, errors_of_worker_start
 from pipeline.config import build_config, read_settings
 from pipeline.evaluation_run import evaluate_drafters
@@ -19,7 +19,7 @@ from pipeline.report.acceptance import show_acceptance, store_acceptance
 
 def main(
     config: Annotated[Path, typer.Option(help="YAML file of settings, as for jobs/distill_draft.py.")],
-    draft: Annotated[list[str], typer.Option(help="Folder, hub id, none or prompt_lookup; may be repeated.")],
+    draft: Annotated[list[str], typer.Option(help="Folder, registry, hub id, none or prompt_lookup; may be repeated.")],
     heldout: Annotated[
         str | None, typer.Option(help="Measure on the windows of this captioning run. [demo windows]")
     ] = None,
@@ -36,7 +36,7 @@ def main(
         checked = replace(checked, target=worker_path(checked.target))
         windows = held_out(checked, read_heldout(checked, heldout))
         with connected(), errors_of_worker_start():
-            rows = evaluate_drafters(checked, checked.evaluation, [worker_path(name) for name in draft], windows)
+            rows = evaluate_drafters(checked, checked.evaluation, [str(worker_draft(name)) for name in draft], windows)
     output.parent.mkdir(parents=True, exist_ok=True)
     store_acceptance(output, rows)
     show_acceptance(Console(), rows)

@@ -7,7 +7,10 @@ from demo.windows import window_counts
 
 def numbers(text: str) -> tuple[int, ...]:
     """Whole numbers, comma separated."""
-    return tuple(int(item) for item in text.split(","))
+    try:
+        return tuple(int(item) for item in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not whole numbers such as 1,8") from error
 
 
 def demo_windows(text: str, option: str, default: int | None = None) -> dict[int, int]:

@@ -21,7 +21,7 @@ from pipeline.stages.caption import CaptionRun
 from pipeline.stages.capture import CaptureSink
 from pipeline.storage import Folder, absolute
 from sparrow_core.decoding.target import dtype_name
-from sparrow_core.models.loading import read_frame_spec, resolve_dtype
+from sparrow_core.models.loading import read_frame_spec, resolve_device, resolve_dtype
 
 
 class ExitCode(IntEnum):
@@ -112,7 +112,7 @@ def settle(config: CaptionConfig, cluster: Cluster) -> tuple[CaptionConfig, Reso
     """Decide the device, which follows from whether caption workers are granted GPUs, and with it the dtype."""
     plan = plan_resources(config.resources, device=config.device, num_cpus=cluster.num_cpus, num_gpus=cluster.num_gpus)
     device = config.device if config.device != "auto" else ("cuda" if plan.caption_gpus else "cpu")
-    dtype = dtype_name(resolve_dtype(config.dtype, torch.device(device)))
+    dtype = dtype_name(resolve_dtype(config.dtype, resolve_device(device)))
     return replace(config, device=device, dtype=dtype), plan
 
 

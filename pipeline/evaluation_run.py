@@ -20,6 +20,7 @@ from pipeline.distill_config import DistillRunConfig, EvaluationConfig
 from pipeline.storage import local_folder
 from sparrow_core.config import EngineConfig, Sampling
 from sparrow_core.decoding.drafting import Drafter
+from sparrow_core.decoding.no_drafter import NoDrafter
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.ticket import Arm
@@ -27,7 +28,7 @@ from sparrow_core.errors import ConfigError, SparrowError
 from sparrow_core.measure.acceptance import AcceptanceRow, WindowAcceptance, measure_window, summarise
 from sparrow_core.models.drafter_checkpoint import load_drafter
 from sparrow_core.models.loading import load_target
-from sparrow_core.models.rivals import NoDrafter, PromptLookupDrafter
+from sparrow_core.models.rivals import PromptLookupDrafter
 from sparrow_core.types import Request
 
 _log = logging.getLogger(__name__)

@@ -177,6 +177,14 @@ def add_measured(registry: Registry, drafter: Path, evaluation: Path | None = No
 
 
 def drafter_in_use(source: str) -> str:
-    """Where the drafter is that a registry has in use; anything that is no registry stands for itself."""
+    """Where the drafter is that a registry has in use; anything that is no registry stands for itself. Raises
+    ConfigError for a registry that has none in use."""
     registry = Registry(source)
-    return registry.files(drafter) if (drafter := registry.in_use) else source
+    if drafter := registry.in_use:
+        return registry.files(drafter)
+    if waiting := registry.records():
+        raise ConfigError(
+            f"registry {registry.url} has no drafter in use, only {len(waiting)} on record: bring one into use with "
+            "jobs/drafters.py promote"
+        )
+    return source

@@ -102,7 +102,7 @@ def learnable_store(
     if config.reads_embeddings and not store.has_embeddings:
         raise ConfigError(
             f"sees={config.sees} learns from visual embeddings, and {folder} was captured without them, or in part: "
-            "capture into a new folder with capture.keep_embeddings=true"
+            "capture into a new folder with capture.keep.keep_embeddings=true"
         )
     return store
 

@@ -20,6 +20,7 @@ from sparrow_core.types import Message, Request
 WindowKey = tuple[str, float | None, float | None]
 _COLUMNS = [
     *WINDOW.names, "frame_times", "token_ids", "sampling", "prompt", "target_fingerprint", "visual_tokens",
+    "dtype",
 ]  # fmt: skip
 
 

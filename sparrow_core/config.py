@@ -22,6 +22,14 @@ class Sampling:
     seed: int = 0
     rule: VerificationRule = "shared_noise"
 
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ConfigError(f"temperature={self.temperature} must be 0 (greedy) or more")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p={self.top_p} must lie in (0, 1]")
+        if self.top_k < 0:
+            raise ConfigError(f"top_k={self.top_k} must be 0 (off) or more")
+
 
 @dataclass(frozen=True)
 class DraftConfig:

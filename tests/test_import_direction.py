@@ -35,6 +35,7 @@ def importers(module: str, folder: str) -> list[str]:
     [
         ("sparrow_core", ("ray", "pipeline", "jobs", "demo", "fsspec", "pyarrow")),
         ("sparrow_core/decoding", ("transformers", "sparrow_core.models", "sparrow_core.engine", "sparrow_core.media")),
+        ("sparrow_core/engine", ("transformers", "sparrow_core.models", "sparrow_core.distill")),
         ("sparrow_core/models", ("sparrow_core.engine", "sparrow_core.distill")),
         ("sparrow_core/media", ("transformers", "sparrow_core.models", "sparrow_core.decoding")),
         ("pipeline", ("transformers", "jobs", "demo")),

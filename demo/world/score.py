@@ -8,8 +8,6 @@ from demo.world.facts import EventFacts, Facts, ThingFacts, facts_of
 from demo.world.scenes import Scene
 
 MAIN_FACTS = ("count", "colour", "shape", "size", "place", "direction")
-SCENE_FACTS = ("background", "texture", "final_count")
-EVENT_FACTS = ("event_kind", "event_subject", "event_time")
 
 
 def score(caption: str, scene: Scene) -> dict[str, float]:

@@ -44,7 +44,8 @@ def with_tables(text: str, results: Path) -> str:
 
 def acceptance(results: Path, draft: str) -> Table:
     """Greedy tau of drafters in one shape, by visual tokens."""
-    rows = [row for row in _read(results / XEON / "acceptance.json") if row["draft"] == draft]
+    found = _read(results / XEON / "acceptance.json")
+    rows = [row for row in found if row["draft"] == draft and not row.get("temperature")]
     rows.sort(key=lambda row: list(DRAFTERS).index(row["drafter"]))
     return _crossed(draft, {(DRAFTERS[row["drafter"]], int(row["bucket"])): _tau(row) for row in rows})
 
@@ -81,7 +82,12 @@ def passes(results: Path) -> Table:
 def bfloat16(results: Path) -> Table:
     """Greedy decoding in bfloat16: the loop and the governor."""
     folders = ("speed_bfloat16", "speed_bfloat16_25k")
-    rows = [row for name in folders for row in _read(results / XEON / name / "results.json")["rows"]]
+    rows = [
+        row
+        for name in folders
+        for row in _read(results / XEON / name / "results.json")["rows"]
+        if not row["temperature"]
+    ]
     of = {(row["method"], row["visual_tokens"]): row for row in rows}
     head = [
         "visual tokens", "one-row loop", "over `generate`", "governor", "decode speedup", "over `generate`",

@@ -1,4 +1,4 @@
-"""Where one window's failure becomes an error row: the only broad `except` of the pipeline."""
+"""Where one window's failure becomes an error row, whatever it is."""
 
 import contextlib
 import logging

@@ -22,7 +22,6 @@ from sparrow_core.engine.scheduler import Reading, can_join, next_to_read
 from sparrow_core.engine.ticket import Arm, Ticket
 from sparrow_core.engine.waiting import WaitingLine, settle_cancelled
 from sparrow_core.errors import ConfigError, EngineClosedError
-from sparrow_core.models.rivals import NoDrafter
 from sparrow_core.types import Request
 
 PATIENCE_S = 0.01  # what rounds under way wait for the next prompt to be built: enough for a short one
@@ -63,10 +62,6 @@ class Engine:
         self._last_step = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="sparrow-engine", daemon=True)
         self._thread.start()
-
-    @property
-    def drafter_name(self) -> str:
-        return self._drafter.name if self._drafter else NoDrafter.name
 
     @property
     def alive(self) -> bool:
@@ -254,12 +249,5 @@ def _visual_needs(arms: Sequence[Arm]) -> VisualNeeds | None:
 
 
 def _check(request: Request) -> None:
-    sampling = request.sampling
     if request.max_new_tokens < 1:
         raise ConfigError(f"max_new_tokens={request.max_new_tokens} must be at least 1")
-    if sampling.temperature < 0:
-        raise ConfigError(f"temperature={sampling.temperature} must be 0 (greedy) or more")
-    if not 0 < sampling.top_p <= 1:
-        raise ConfigError(f"top_p={sampling.top_p} must lie in (0, 1]")
-    if sampling.top_k < 0:
-        raise ConfigError(f"top_k={sampling.top_k} must be 0 (off) or more")

@@ -8,17 +8,14 @@ from sparrow_core.media.video_file import Source, open_video, quarter_turns, vid
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Size in px as displayed (rotation applied), duration of the picture in seconds, average frame rate (0: unknown).
-
-    `num_frames` is the container's own count, None where it states none; nothing is selected by it.
-    """
+    """Size in px as displayed (rotation applied), duration of the picture in seconds, average frame rate (0:
+    unknown)."""
 
     duration_s: float
     fps: float
     width: int
     height: int
     codec: str
-    num_frames: int | None
 
 
 def read_info(source: Source) -> VideoInfo:
@@ -32,5 +29,4 @@ def read_info(source: Source) -> VideoInfo:
             width=first.width if upright else first.height,
             height=first.height if upright else first.width,
             codec=stream.codec_context.codec.canonical_name,
-            num_frames=stream.frames or None,
         )

@@ -186,7 +186,8 @@ def _heads(x_BTD: torch.Tensor, num_heads: int) -> torch.Tensor:
 
 
 class SparrowDrafterModel(nn.Module):
-    """The drafter's weights, and whole sequences in training: `fuse`, then `forward`. Decoding is `DrafterSteps`."""
+    """The drafter's weights. Training unrolls them (`distill.unroll`), decoding is `DrafterSteps`; `fuse`, then
+    `forward` is the plain way through a whole sequence, which both are held against."""
 
     def __init__(self, config: DrafterConfig) -> None:
         super().__init__()

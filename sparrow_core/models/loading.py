@@ -38,8 +38,13 @@ class MemoryEstimate:
 
 
 def resolve_device(device: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+    """`auto` is CUDA where there is one, else the CPU. Raises ConfigError for what is no device."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device {device!r} is not one of auto, cpu, cuda, cuda:0, cuda:1 ...") from error
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:

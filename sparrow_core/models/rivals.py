@@ -1,4 +1,4 @@
-"""Drafters without weights: none at all, prompt lookup, and one that is always wrong."""
+"""Drafters without weights: prompt lookup, and one that is always wrong."""
 
 from collections.abc import Sequence
 
@@ -12,22 +12,6 @@ from sparrow_core.types import Draft
 
 def _chain(tokens: list[int]) -> Draft:
     return Draft(torch.tensor(tokens), torch.arange(-1, len(tokens) - 1))
-
-
-class NoDrafter:
-    """Proposes nothing: every round is one autoregressive step."""
-
-    name = "none"
-    visual_needs: VisualNeeds | None = None
-
-    def open(self, context: PromptContext, max_new_tokens: int) -> "NoDrafter":
-        return self
-
-    def propose(self, jobs: Sequence[DraftJob["NoDrafter"]]) -> list[Draft]:
-        return [_chain([job.turn.root]) for job in jobs]
-
-    def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
-        pass
 
 
 class PromptLookupDrafter:

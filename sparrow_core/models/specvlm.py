@@ -34,16 +34,16 @@ def kept_slots(is_text_S: torch.Tensor, attention_S: torch.Tensor, share: float)
 
 
 class SpecVLMDrafter:
-    """The target itself. `layers` are those whose attention is asked, and averaged: at a quarter, at half and at three
-    quarters of its depth unless told otherwise."""
+    """The target itself. The attention of three layers is asked, and averaged: at a quarter, at half and at three
+    quarters of its depth."""
 
     name = "specvlm"
 
-    def __init__(self, target: TargetModel, share: float = 0.1, layers: Sequence[int] = ()) -> None:
+    def __init__(self, target: TargetModel, share: float = 0.1) -> None:
         self.target = target
         self._share = share
         depth = target.info.num_layers
-        self._layers = tuple(layers) or tuple(sorted({max(2, depth * quarter // 4 + 1) for quarter in (1, 2, 3)}))
+        self._layers = tuple(sorted({max(2, depth * quarter // 4 + 1) for quarter in (1, 2, 3)}))
         self.visual_needs = VisualNeeds(tuple(layer - 1 for layer in self._layers))
 
     def open(self, context: PromptContext, max_new_tokens: int) -> "SpecVLMSession":

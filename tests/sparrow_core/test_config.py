@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparrow_core.config import PrefillConfig
+from sparrow_core.config import PrefillConfig, Sampling
 from sparrow_core.errors import ConfigError
 
 
@@ -13,3 +13,12 @@ from sparrow_core.errors import ConfigError
 def test_values_out_of_range_are_named(knob: str, value: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         PrefillConfig(**{knob: value})
+
+
+@pytest.mark.parametrize(
+    ("knob", "value", "message"),
+    [("temperature", -1, "temperature=-1"), ("top_p", 0.0, r"top_p=0\.0"), ("top_k", -2, "top_k=-2")],
+)
+def test_sampling_out_of_range_is_named(knob: str, value: float, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Sampling(**{knob: value})

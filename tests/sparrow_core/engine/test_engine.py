@@ -326,20 +326,9 @@ def test_one_bad_request_fails_alone(tiny_target: TargetModel) -> None:
         assert len(fine.result(60).token_ids) == 5
 
 
-@pytest.mark.parametrize(
-    ("sampling", "max_new_tokens", "message"),
-    [
-        (Sampling(temperature=-1), 5, "temperature=-1"),
-        (Sampling(top_p=0.0), 5, r"top_p=0\.0"),
-        (Sampling(top_k=-2), 5, "top_k=-2"),
-        (Sampling(), 0, "max_new_tokens=0"),
-    ],
-)
-def test_settings_out_of_range_are_refused_at_submit(
-    tiny_target: TargetModel, sampling: Sampling, max_new_tokens: int, message: str
-) -> None:
-    with Engine(tiny_target, None) as engine, pytest.raises(ConfigError, match=message):
-        engine.submit(Request(video_messages(), sampling, max_new_tokens))
+def test_a_caption_of_no_tokens_is_refused_at_submit(tiny_target: TargetModel) -> None:
+    with Engine(tiny_target, None) as engine, pytest.raises(ConfigError, match="max_new_tokens=0"):
+        engine.submit(Request(video_messages(), max_new_tokens=0))
 
 
 def test_close_cancels_fails_and_refuses(tiny_target: TargetModel) -> None:

@@ -21,7 +21,7 @@ from tests.conftest import video_messages
 
 CPU = torch.device("cpu")
 GEOMETRY = Geometry(2, 128, 192, 4, 2, 800)
-RATES = MachineRates(read_bytes_per_s=1e9, copied_bytes_per_s=1e9, flop_per_s=1e9)
+RATES = MachineRates(read_bytes_per_s=1e9, flop_per_s=1e9)
 PLAN = Plan((8, 32), {"chain": DraftConfig.chain(2)}, 1, (1, 2), (Sampling(), Sampling(1.0)), (8, 32))
 
 

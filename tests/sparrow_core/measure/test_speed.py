@@ -16,7 +16,7 @@ from sparrow_core.types import Request
 from tests.conftest import video_messages
 
 REQUESTS = [Request(video_messages(seed=seed), max_new_tokens=10) for seed in range(3)]
-RATES = MachineRates(read_bytes_per_s=1e9, copied_bytes_per_s=1e9, flop_per_s=1e9)
+RATES = MachineRates(read_bytes_per_s=1e9, flop_per_s=1e9)
 
 
 @pytest.fixture(scope="module")

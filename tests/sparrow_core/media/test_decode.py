@@ -58,7 +58,7 @@ def child_pid(decoder: FrameDecoder) -> int:
 
 def test_from_a_file_to_planned_frames(decoder: FrameDecoder, video: Path) -> None:
     info = decoder.probe(video)
-    assert (info.height, info.width, info.codec, info.num_frames) == (HEIGHT, WIDTH, "h264", 50)
+    assert (info.height, info.width, info.codec) == (HEIGHT, WIDTH, "h264")
     assert (info.duration_s, info.fps) == pytest.approx((2.0, 25.0))
     plan = plan_frames(0, info.duration_s, info.height, info.width, FrameSamplingConfig(fps=2), PatchSpec(), info.fps)
     frames = decoder.frames(video.read_bytes(), plan)

@@ -1,0 +1,24 @@
+"""No drafter at all, where one is asked for: every round is one autoregressive step."""
+
+from collections.abc import Sequence
+
+import torch
+
+from sparrow_core.decoding.drafting import DraftJob, PromptContext, VisualNeeds
+from sparrow_core.types import Draft
+
+
+class NoDrafter:
+    """Proposes nothing."""
+
+    name = "none"
+    visual_needs: VisualNeeds | None = None
+
+    def open(self, context: PromptContext, max_new_tokens: int) -> "NoDrafter":
+        return self
+
+    def propose(self, jobs: Sequence[DraftJob["NoDrafter"]]) -> list[Draft]:
+        return [Draft(torch.tensor([job.turn.root]), torch.tensor([-1])) for job in jobs]
+
+    def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
+        pass
