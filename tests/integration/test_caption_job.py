@@ -25,6 +25,7 @@ from jobs.caption_corpus import app
 from jobs.capture_states import main as capture_main
 from pipeline.caption_run import ExitCode
 from pipeline.stored_windows import CaptionRunTable, by_length, stored_windows
+from sparrow_core.config import DecodeConfig
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.distill.store import StateStore
 from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
@@ -207,7 +208,8 @@ def settled_parts(folder: Path) -> set[str]:
 
 def test_drafters_can_be_measured_on_its_windows(unkilled: tuple[Path, Result], arguments: list[str]) -> None:
     target = arguments[arguments.index("--target") + 1]
-    windows, again = (stored_windows(CaptionRunTable(str(unkilled[0])), read_frame_spec(target)) for _ in range(2))
+    run, frame_spec = CaptionRunTable(str(unkilled[0])), read_frame_spec(target)
+    windows, again = (stored_windows(run, frame_spec, DecodeConfig()) for _ in range(2))
     counts = {length: len(of_length) for length, of_length in by_length(windows, (16, 4096)).items()}
     assert counts == {16: NUM_WINDOWS - 1}
     assert [window.row["window_id"] for window in again] == [window.row["window_id"] for window in windows]

@@ -42,10 +42,10 @@ from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
 from sparrow_core.models.drafter_checkpoint import load_drafter
 
 REPOSITORY = Path(__file__).parents[2]
-STEPS, FIRST_STOP = 400, 40  # the first stop is on record some hundred steps after it was made
+STEPS, FIRST_STOP = 600, 100  # the first stop is on record some hundred steps after it was made
 CHECKPOINT_DEADLINE_S, RUN_DEADLINE_S = 300, 400
 
-# About 60 s on two free cores; the limit allows for a machine that is busy with other things.
+# About 3 minutes on two free cores; the limit allows for a machine that is busy with other things.
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -55,7 +55,7 @@ def job_settings(target: Path) -> dict:
         "num_windows": 2,
         "capture": {"captions_per_window": 2, "max_new_tokens": 16},
         "train": {
-            "steps": STEPS, "batch_size": 4, "recursions": 2, "bridge_share": 0.5, "checkpoint_every": 40,
+            "steps": STEPS, "batch_size": 4, "recursions": 2, "bridge_share": 0.5, "checkpoint_every": FIRST_STOP,
             "warmup_steps": 5,
         },
         "validation": {"windows": 1, "length": 64, "draft": {"depth": 2, "width": 1, "total": 3}},
