@@ -3,6 +3,7 @@
 A request is a pure function of (index, settings); frames are rendered, not decoded from files.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,10 +29,15 @@ def window_counts(text: str, default: int | None = None) -> dict[int, int]:
     for item in text.split(","):
         length, colon, count = item.partition(":")
         counts[int(length)] = int(count) if colon or default is None else default
-    unknown = [length for length in counts if length not in CLIP_SHAPES]
-    if unknown or min(counts.values()) < 1:
-        raise ValueError(f"demo clips have {', '.join(map(str, CLIP_SHAPES))} visual tokens, and one window at least")
+    _refuse_unknown(counts)
+    if min(counts.values()) < 1:
+        raise ValueError("there is one window of a length at least")
     return counts
+
+
+def _refuse_unknown(lengths: Collection[int]) -> None:
+    if not lengths or set(lengths) - CLIP_SHAPES.keys():
+        raise ConfigError(f"lengths {list(lengths)}: demo clips have {', '.join(map(str, CLIP_SHAPES))} visual tokens")
 
 
 @dataclass(frozen=True)
@@ -47,10 +53,7 @@ class DemoWindows:
     stills: bool = False
 
     def __post_init__(self) -> None:
-        if not self.lengths or set(self.lengths) - CLIP_SHAPES.keys():
-            raise ConfigError(
-                f"lengths {list(self.lengths)}: demo clips have {', '.join(map(str, CLIP_SHAPES))} visual tokens"
-            )
+        _refuse_unknown(self.lengths)
 
     def scene(self, index: int) -> Scene:
         rng = np.random.default_rng([11, self.first_seed, index])

@@ -16,7 +16,7 @@ from jobs.errors import told_errors
 from jobs.submitted import refuse_relative
 from pipeline.capture_run import captured_windows
 from pipeline.checkpoints import worker_draft, worker_path
-from pipeline.cluster import connected, errors_of_worker_start
+from pipeline.cluster import connected
 from pipeline.config import build_config, read_settings
 from pipeline.distill_config import DistillRunConfig, EvaluationConfig
 from pipeline.distill_run import Distilled, distill
@@ -101,12 +101,16 @@ def main(
             console.print(f"another run holds {output / 'lease'}: nothing done", highlight=False, soft_wrap=True)
 
 
+def windows_of(config: DistillJobConfig, run: str) -> list[StoredWindow]:
+    """All windows of a captioning run."""
+    return stored_windows(CaptionRunTable(run), read_frame_spec(config.target), config.decode)
+
+
 def read_heldout(config: DistillJobConfig, run: str | None) -> WindowsByLength | None:
     """A window of each video of a captioning run, by their nearest length of the evaluation; None without a run."""
     if run is None:
         return None
-    windows = stored_windows(CaptionRunTable(run), read_frame_spec(config.target), config.decode)
-    return by_length(one_of_each_video(windows), config.evaluation.lengths)
+    return by_length(one_of_each_video(windows_of(config, run)), config.evaluation.lengths)
 
 
 def held_out(config: DistillJobConfig, heldout: WindowsByLength | None) -> HeldOut:
@@ -145,18 +149,17 @@ def _demo(
     return [partial(request, number, evaluation.max_new_tokens) for number in range(count)]
 
 
-def online_windows(config: DistillJobConfig, run: str) -> list[OnlineWindow]:
-    """All windows of a captioning run."""
-    stored = stored_windows(CaptionRunTable(run), read_frame_spec(config.target), config.decode)
-    names = [window.row["window_id"] for window in stored]
-    return [OnlineWindow(name, window_number(name), window) for name, window in zip(names, stored, strict=True)]
+def online_window(window: StoredWindow) -> OnlineWindow:
+    """The same window, to learn from."""
+    name = window.row["window_id"]
+    return OnlineWindow(name, window_number(name), window)
 
 
-def refuse_shared(states: str | None, learnt: Sequence[OnlineWindow] | None, heldout: WindowsByLength | None) -> None:
+def refuse_shared(states: str | None, online: Sequence[StoredWindow], heldout: WindowsByLength | None) -> None:
     """Raise ConfigError where a drafter would be measured on what it learns from."""
     measured = [window.row for windows in (heldout or {}).values() for window in windows]
     captured = captured_windows(states) if states else frozenset()
-    videos = {window.request.row["source_uri"] for window in learnt or () if isinstance(window.request, StoredWindow)}
+    videos = {window.row["source_uri"] for window in online}
     if shared := [row for row in measured if row["window_id"] in captured or row["source_uri"] in videos]:
         raise ConfigError(
             f"{len(shared)} of the {len(measured)} held-out windows are also learnt from, such as one of "
@@ -178,9 +181,9 @@ def run(
     config = replace(config, target=worker_path(config.target), draft=worker_draft(config.draft))
     requests = partial(config.windows.request, max_new_tokens=config.capture.max_new_tokens)
     windows = {"run": absolute(online)} if online else asdict(config.windows)
-    learnt = online_windows(config, online) if online else None
+    learnt = windows_of(config, online) if online else []
     refuse_shared(config.states, learnt, stored)
-    with connected(), errors_of_worker_start():
+    with connected():
         least_new, drift = least_new_captions(config.trigger, registry)
         if drift:
             console.print(str(drift), highlight=False)
@@ -189,7 +192,7 @@ def run(
             requests,
             windows,
             output,
-            online=learnt,
+            online=[online_window(window) for window in learnt] if online else None,
             least_new=least_new,
             validation=validation,
             refuse_target=registry.refuse_other_target if registry else lambda fingerprint: None,

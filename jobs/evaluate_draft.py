@@ -10,10 +10,11 @@ from rich.console import Console
 from jobs.distill_draft import DistillJobConfig, held_out, read_heldout
 from jobs.errors import told_errors
 from jobs.submitted import refuse_relative
-from pipeline.checkpoints import worker_draft, worker_path
-from pipeline.cluster import connected, errors_of_worker_start
+from pipeline.checkpoints import worker_path
+from pipeline.cluster import connected
 from pipeline.config import build_config, read_settings
 from pipeline.evaluation_run import evaluate_drafters
+from pipeline.registry import drafter_in_use
 from pipeline.report.acceptance import show_acceptance, store_acceptance
 
 
@@ -35,9 +36,10 @@ def main(
         checked = build_config(DistillJobConfig, read_settings(config, settings or []))
         checked = replace(checked, target=worker_path(checked.target))
         windows = held_out(checked, read_heldout(checked, heldout))
-        with connected(), errors_of_worker_start():
-            rows = evaluate_drafters(checked, checked.evaluation, [str(worker_draft(name)) for name in draft], windows)
-    output.parent.mkdir(parents=True, exist_ok=True)
+        with connected():
+            rows = evaluate_drafters(
+                checked, checked.evaluation, [worker_path(drafter_in_use(name)) for name in draft], windows
+            )
     store_acceptance(output, rows)
     show_acceptance(Console(), rows)
 

@@ -115,10 +115,10 @@ def distill(
         return stored_states(config, origin, info, names)
 
     source, begun = states(None), pending.names(recipe)
-    if begun and set(begun) <= source.num_captions.keys():
+    if not begun or not set(begun) <= source.num_captions.keys():
+        begun = None  # nothing was under way, or some of what it learnt from is gone
+    if begun and len(begun) < len(source.num_captions):
         source = states(begun)
-    else:  # nothing was under way, or some of what it learnt from is gone
-        begun = None
     geometry = drafter_geometry(config, info, source.bridge_layer)
     name, folder = run_name(config, source.digest), output / "drafter"
     learnt = _learnt(folder, recipe)

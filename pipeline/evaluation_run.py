@@ -16,6 +16,7 @@ import torch
 from ray.data import ActorPoolStrategy
 
 from pipeline.checkpoints import checkpoint_name
+from pipeline.cluster import errors_of_worker_start
 from pipeline.distill_config import DistillRunConfig, EvaluationConfig
 from pipeline.storage import local_folder
 from sparrow_core.config import EngineConfig, Sampling
@@ -112,7 +113,9 @@ def evaluate_drafters(
         num_gpus=config.workers.gpus or None,
     )  # fmt: skip
     by_row: dict[tuple[str, str, float, int], list[WindowAcceptance]] = defaultdict(list)
-    for window in sorted(measured.take_all(), key=itemgetter("index")):
+    with errors_of_worker_start():
+        found = measured.take_all()
+    for window in sorted(found, key=itemgetter("index")):
         if window["error"]:
             _log.warning("one window of %s visual tokens is left out: %s", window["length"], window["error"])
         for row in json.loads(window["measured"]):

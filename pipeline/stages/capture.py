@@ -5,6 +5,7 @@ Owns what is asked of the engine for that and where shards go. `caption_graph` d
 """
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -60,7 +61,7 @@ class WindowCapture:
         self._header = StoreHeader.of(engine.target, self._layer, sink.settings)
         self._folder = Folder(sink.folder)
         self._quota = threading.Lock()
-        self._room: int | None = None
+        self._room = math.inf
         if sink.max_bytes is not None:  # measured here, so that a worker that is started again counts what it wrote
             self._room = max(0, sink.max_bytes - self._folder.num_bytes(SHARD_PREFIX)) // sink.workers
         self.is_full = False  # once a window has found no room
@@ -91,11 +92,10 @@ class WindowCapture:
         captions = [recorder.caption(c.token_ids) for recorder, c in zip(recorders, written, strict=True)]
         content = shard_file(recorders[0].window(captions), self._header)
         with self._quota:
-            if self._room is not None and len(content) > self._room:
+            if len(content) > self._room:
                 self.is_full = True
                 return "over_quota", 0
-            if self._room is not None:
-                self._room -= len(content)
+            self._room -= len(content)
         self._folder.write(shard_name(window), content)
         return "stored", len(content)
 
