@@ -1,6 +1,5 @@
 """Hold the engine against the model's own words: `python jobs/check_equality.py --output DIR`."""
 
-import contextlib
 import itertools
 import json
 import math
@@ -21,6 +20,7 @@ from jobs.caption_corpus import DEMO
 from jobs.errors import told_errors
 from jobs.options import demo_windows, numbers
 from pipeline.distill_config import EvaluationConfig
+from pipeline.journal import Journal
 from pipeline.report.machine import describe_machine
 from sparrow_core.config import EngineConfig, Sampling
 from sparrow_core.decoding.drafting import Drafter
@@ -75,22 +75,22 @@ def main(
             "dtype": model.info.dtype_name,
             "batch": batch,
         }
-        _keep_settings(settings, output)
-        journal = output / "comparisons.jsonl"
-        earlier = read_journal(journal)
-        journal.write_text("".join(map(_line, earlier.values())))  # without a line that a kill cut off
-        done = {name: found for name, found in earlier.items() if name in requests}
+        output.mkdir(parents=True, exist_ok=True)
+        journal = Journal(output / "comparisons.jsonl", settings)
+        done = {
+            entry["window"]: [Comparison(**fields) for fields in entry["comparisons"]]
+            for entry in journal.entries
+            if entry["window"] in requests
+        }
         config = EngineConfig(max_sequences=max(sizes))
         check = EqualityCheck(target, model, chosen, SHAPES, config, against_oracle=against_oracle)
         missing = [name for name in requests if name not in done]
         groups = list(in_groups(missing, sizes))
-        with journal.open("a") as stream:
-            for group in track(groups, "groups of windows", console=Console(stderr=True)):
-                windows = [replace(requests[name](), request_id=name) for name in group]
-                for name, fresh in zip(group, check.compare(windows), strict=True):
-                    done[name] = fresh
-                    stream.write(_line(fresh))
-                    stream.flush()
+        for group in track(groups, "groups of windows", console=Console(stderr=True)):
+            windows = [replace(requests[name](), request_id=name) for name in group]
+            for name, fresh in zip(group, check.compare(windows), strict=True):
+                done[name] = fresh
+                journal.add({"window": name, "comparisons": list(map(asdict, fresh))})
         check.close()
         raise typer.Exit(report([c for found in done.values() for c in found], settings, model.info.device, output))
 
@@ -105,16 +105,6 @@ def in_groups(names: Sequence[str], sizes: Sequence[int]) -> Iterator[list[str]]
         yield group
 
 
-def _keep_settings(settings: Mapping[str, object], output: Path) -> None:
-    """Hold the folder to one way of checking; windows may be added, but what is reported together was done alike."""
-    output.mkdir(parents=True, exist_ok=True)
-    file = output / "settings.json"
-    if file.exists() and (earlier := json.loads(file.read_text())) != settings:
-        differing = ", ".join(f"{key}={earlier.get(key)!r}" for key in settings if earlier.get(key) != settings[key])
-        raise typer.BadParameter(f"{output} holds a check with {differing}; name another folder", param_hint="--output")
-    file.write_text(json.dumps(settings) + "\n")
-
-
 def _is_oracle(against: str) -> bool:
     if against not in ("generate", "oracle"):
         raise typer.BadParameter(f"{against!r} is neither generate nor oracle")
@@ -126,20 +116,6 @@ def _chosen(names: str, drafters: dict[str, Drafter]) -> dict[str, Drafter]:
     if unknown:
         raise typer.BadParameter(f"no drafter {', '.join(unknown)}; there are {', '.join(drafters)}")
     return {name: drafters[name] for name in names.split(",")}
-
-
-def _line(comparisons: list[Comparison]) -> str:
-    return json.dumps([asdict(comparison) for comparison in comparisons]) + "\n"
-
-
-def read_journal(journal: Path) -> dict[str, list[Comparison]]:
-    """What earlier runs found, by window; a last line that a kill cut off is left out."""
-    found: dict[str, list[Comparison]] = {}
-    for line in journal.read_text().splitlines() if journal.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            comparisons = [Comparison(**fields) for fields in json.loads(line)]
-            found[comparisons[0].window] = comparisons
-    return found
 
 
 def three_drafters(source: str, draft: str, target: TargetModel) -> dict[str, Drafter]:

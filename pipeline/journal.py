@@ -22,8 +22,11 @@ class Journal:
         whole = [line for line in lines if line.endswith("\n")]
         if not whole:
             whole = [json.dumps(settings) + "\n"]
-        elif json.loads(whole[0]) != settings:
-            raise ConfigError(f"{path} was measured with other settings; name another --output")
+        elif (earlier := json.loads(whole[0])) != settings:
+            differing = ", ".join(
+                f"{key}={earlier.get(key)!r}" for key in settings if earlier.get(key) != settings[key]
+            )
+            raise ConfigError(f"{path} was measured with {differing or 'more settings'}; name another --output")
         if whole != lines:
             Folder(str(path.parent)).write(path.name, "".join(whole).encode())
         self.entries += map(json.loads, whole[1:])

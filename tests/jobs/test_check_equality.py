@@ -31,6 +31,6 @@ def test_a_length_that_no_clip_has_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_holds_one_way_of_checking(tmp_path: Path) -> None:
-    (tmp_path / "settings.json").write_text('{"batch": "3"}')
+    (tmp_path / "comparisons.jsonl").write_text('{"batch": "3"}\n')
     result = check(tmp_path, "--greedy", "64:1")
-    assert result.exit_code == 2 and "batch='3'" in result.output and not (tmp_path / "comparisons.jsonl").exists()
+    assert result.exit_code == 2 and "batch='3'" in result.output and not (tmp_path / "equality.json").exists()
