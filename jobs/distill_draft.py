@@ -22,7 +22,7 @@ from pipeline.distill_config import DistillRunConfig, EvaluationConfig
 from pipeline.distill_run import Distilled, distill
 from pipeline.evaluation_run import HeldOut, evaluate_drafters
 from pipeline.ids import window_number
-from pipeline.registry import NotBetterError, Registry, add_measured
+from pipeline.registry import EVALUATION, NotBetterError, Registry, add_measured
 from pipeline.report.acceptance import drafter_card, show_acceptance, store_acceptance
 from pipeline.storage import Folder, absolute
 from pipeline.stored_windows import CaptionRunTable, StoredWindow, by_length, one_of_each_video, stored_windows
@@ -197,7 +197,7 @@ def run(
             validation=validation,
             refuse_target=registry.refuse_other_target if registry else lambda fingerprint: None,
         )
-        evaluation = made.folder / "evaluation.json"
+        evaluation = made.folder / EVALUATION
         if not made.is_new and (evaluation.exists() or not made.folder.exists()):
             waiting = f"{made.num_waiting} new captions, fewer than {least_new}" if made.num_waiting else "nothing new"
             stays = f"{made.folder} stays" if made.folder.exists() else "no drafter yet"

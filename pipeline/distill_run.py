@@ -42,6 +42,7 @@ from pipeline.distill_config import DistillRunConfig, capture_settings, refuse_i
 from pipeline.drafter_training import drafter_geometry, greedy_tau
 from pipeline.ids import settings_fingerprint
 from pipeline.provenance import provenance as versions
+from pipeline.registry import PROVENANCE
 from pipeline.report.acceptance import drafter_card
 from pipeline.state_sources import StateSource, online_states, stored_states
 from pipeline.storage import Folder, absolute
@@ -55,7 +56,7 @@ from sparrow_core.models.drafter_checkpoint import save_drafter
 from sparrow_core.models.loading import load_target
 from sparrow_core.types import Request
 
-PROVENANCE, LEARNT = "provenance.json", "learnt.json"  # in a drafter's folder
+LEARNT = "learnt.json"  # in a drafter's folder: how many captions of which windows it learnt from
 CHECKPOINT_FILE = "state.pt"
 TAU = "tau"  # the metric of a checkpoint by which the best one is chosen
 

@@ -23,6 +23,7 @@ from sparrow_core.measure.comparison import LEAST_WINDOWS, Gain, gains, is_bette
 
 PROMOTIONS = "promotions.json"
 DRAFTER_FILES = ("config.json", "model.safetensors", "README.md")
+PROVENANCE, EVALUATION = "provenance.json", "evaluation.json"  # beside them, where the drafter was trained
 
 
 @dataclass(frozen=True)
@@ -166,13 +167,13 @@ def _now() -> str:
 
 
 def add_measured(registry: Registry, drafter: Path, evaluation: Path | None = None) -> Record:
-    """Add the drafter of a folder with its provenance.json, if there is one, and its rows in `evaluation`, else in
-    evaluation.json of the folder. Raises ConfigError where it was not measured."""
-    file = evaluation or drafter / "evaluation.json"
+    """Add the drafter of a folder with its PROVENANCE, if there is one, and its rows in `evaluation`, else in the
+    folder's EVALUATION. Raises ConfigError where it was not measured."""
+    file = evaluation or drafter / EVALUATION
     rows = [row for row in read_acceptance(file) if row.drafter == drafter.name]
     if not rows:
         raise ConfigError(f"{file} has no row of a drafter {drafter.name!r}; measure it with jobs/evaluate_draft.py")
-    provenance = drafter / "provenance.json"
+    provenance = drafter / PROVENANCE
     return registry.add(drafter, json.loads(provenance.read_text()) if provenance.exists() else {}, rows)
 
 
