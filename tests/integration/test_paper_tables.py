@@ -92,4 +92,4 @@ def test_all_methods_are_trained_measured_and_not_done_twice(tiny_checkpoint: Pa
     }
 
     other = run(config, output, "--set", "measure.draft.depth=3")
-    assert other.exit_code == 2 and "measured with other settings" in other.output
+    assert other.exit_code == 2 and "measured with draft={'depth': 7" in other.output
