@@ -85,8 +85,8 @@ def main(
     """Train Sparrow, its rivals and its ablations on the same windows, then measure all on the same held-out ones.
 
     The same command again goes on where it stopped. On two cores, as configured for the demo world: 20 minutes for each
-    of seven ways of capturing, 5 to 25 for each of some fifty trainings (two at a time), and 2 for each window of
-    25,000 visual tokens.
+    of eight ways of capturing (50 with longer windows), 5 to 25 for each of some fifty trainings (two at a time), and 2
+    for each window of 25,000 visual tokens.
 
     Exit codes: 0 done; 2 wrong usage or settings.
     """

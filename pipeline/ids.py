@@ -25,6 +25,11 @@ def settings_fingerprint(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def differing_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Keys at which two ways of working differ; a key that is missing stands for None."""
+    return sorted(key for key in {*one, *other} if one.get(key) != other.get(key))
+
+
 def prompt_hash(prompt: str) -> str:
     """16 hex digits that identify a prompt."""
     return hashlib.sha256(prompt.encode()).hexdigest()[:16]

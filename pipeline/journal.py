@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.ids import differing_settings
 from pipeline.storage import Folder
 from sparrow_core.errors import ConfigError
 
@@ -23,10 +24,8 @@ class Journal:
         if not whole:
             whole = [json.dumps(settings) + "\n"]
         elif (earlier := json.loads(whole[0])) != settings:
-            differing = ", ".join(
-                f"{key}={earlier.get(key)!r}" for key in settings if earlier.get(key) != settings[key]
-            )
-            raise ConfigError(f"{path} was measured with {differing or 'more settings'}; name another --output")
+            differing = ", ".join(f"{key}={earlier.get(key)!r}" for key in differing_settings(earlier, settings))
+            raise ConfigError(f"{path} was measured with {differing}; name another --output")
         if whole != lines:
             Folder(str(path.parent)).write(path.name, "".join(whole).encode())
         self.entries += map(json.loads, whole[1:])

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.ids import settings_fingerprint, video_id
+from pipeline.ids import differing_settings, settings_fingerprint, video_id
 from pipeline.rows import CAPTION
 from pipeline.stages.write import CAPTIONS, parquet_bytes, run_of_part
 from pipeline.storage import Folder
@@ -115,8 +115,7 @@ class Ledger:
         differences = "; ".join(
             f"{key} was {json.dumps(earlier.get(key), ensure_ascii=False)}, "
             f"is now {json.dumps(settings.get(key), ensure_ascii=False)}"
-            for key in sorted({*earlier, *settings})
-            if earlier.get(key) != settings.get(key)
+            for key in differing_settings(earlier, settings)
         )
         raise ConfigError(
             f"output folder {self.folder.url} holds captions made with other settings ({differences}); "

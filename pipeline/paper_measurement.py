@@ -39,10 +39,10 @@ class MeasureConfig:
     """What is measured: `windows` usable windows of every length, of which up to `most_windows` are tried, by `workers`
     engines side by side.
 
-    All draft in the shape `draft`; our one-row loop runs `loops` times on each window. Greedily alone, the drafters
-    `squeezed` are measured once more, a longer video taking `squeezed_span` places; and ablations, on those windows
-    that are among the first `ablation_windows` of `ablation_lengths`. The layer study takes `layer_windows` windows of
-    `layer_length`."""
+    All draft in the shape `draft`; our one-row loop runs `loops` times on each window. Ablations are measured greedily
+    alone, on those windows that are among the first `ablation_windows` of `ablation_lengths`. Wherever one of the
+    drafters `squeezed` is measured, it is once more, greedily, a longer video taking `squeezed_span` places. The layer
+    study takes `layer_windows` windows of `layer_length`."""
 
     lengths: tuple[int, ...] = (512, 1500, 6000, 17000, 25000)
     windows: int = 40
@@ -89,10 +89,11 @@ class Plan(NamedTuple):
         """All ways in which a window is decoded, beside the loop."""
         in_full = (*self.methods, *UNTRAINED)
         with_ablations = length in self.measure.ablation_lengths and number < self.measure.ablation_windows
-        greedily = (*self.squeezed, *(self.ablations if with_ablations else ()))
+        ablations = tuple(self.ablations) if with_ablations else ()
+        squeezed = [label for label, name in self.squeezed.items() if name in (*self.methods, *ablations)]
         return [
             *(WayKey(method, temperature) for temperature in self.measure.temperatures for method in in_full),
-            *(WayKey(method, 0.0) for method in greedily),
+            *(WayKey(method, 0.0) for method in (*squeezed, *ablations)),
         ]
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,7 @@ def with_tables(text: str, results: Path) -> str:
 
 def acceptance(results: Path, draft: str) -> Table:
     """Greedy tau of drafters in one shape, by visual tokens."""
-    found = _read(results / XEON / "acceptance.json")
-    rows = [row for row in found if row["draft"] == draft and not row.get("temperature")]
+    rows = [row for row in _greedy(_read(results / XEON / "acceptance.json")) if row["draft"] == draft]
     rows.sort(key=lambda row: list(DRAFTERS).index(row["drafter"]))
     return _crossed(draft, {(DRAFTERS[row["drafter"]], int(row["bucket"])): _tau(row) for row in rows})
 
@@ -68,8 +67,8 @@ def speed(results: Path) -> Table:
             _number(row["end_to_end_speedup"]),
             f"{row['end_to_end_bound']:.1f}",
         ]
-        for row in _read(results / XEON / "speed/results.json")["rows"]
-        if row["temperature"] == 0 and row["batch"] == 1
+        for row in _greedy(_read(results / XEON / "speed/results.json")["rows"])
+        if row["batch"] == 1
     ]
 
 
@@ -82,12 +81,7 @@ def passes(results: Path) -> Table:
 def bfloat16(results: Path) -> Table:
     """Greedy decoding in bfloat16: the loop and the governor."""
     folders = ("speed_bfloat16", "speed_bfloat16_25k")
-    rows = [
-        row
-        for name in folders
-        for row in _read(results / XEON / name / "results.json")["rows"]
-        if not row["temperature"]
-    ]
+    rows = [row for name in folders for row in _greedy(_read(results / XEON / name / "results.json")["rows"])]
     of = {(row["method"], row["visual_tokens"]): row for row in rows}
     head = [
         "visual tokens", "one-row loop", "over `generate`", "governor", "decode speedup", "over `generate`",
@@ -115,6 +109,11 @@ TABLES: Mapping[str, Callable[[Path], Table]] = {
     "passes": passes,
     "bfloat16": bfloat16,
 }
+
+
+def _greedy(rows: Iterable[Row]) -> list[Any]:
+    """Those at temperature 0; rows of an earlier version name no temperature and are all greedy."""
+    return [row for row in rows if not row.get("temperature")]
 
 
 def _crossed(corner: str, cells: Mapping[tuple[str, int], str], unit: str = "") -> Table:

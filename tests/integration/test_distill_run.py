@@ -45,7 +45,7 @@ REPOSITORY = Path(__file__).parents[2]
 STEPS, FIRST_STOP = 600, 100  # the first stop is on record some hundred steps after it was made
 CHECKPOINT_DEADLINE_S, RUN_DEADLINE_S = 300, 400
 
-# About 3 minutes on two free cores; the limit allows for a machine that is busy with other things.
+# About 5 minutes on two free cores; the limit allows for a machine that is busy with other things.
 pytestmark = pytest.mark.timeout(900)
 
 
