@@ -107,7 +107,10 @@ def measure(
     """
     settings = {
         "machine": machine,
+        "engines": plan.measure.workers,
+        "threads": plan.config.workers.threads,
         "target": checkpoint_identity(plan.config.target),
+        "dtype": plan.config.dtype,
         "draft": asdict(plan.measure.draft),
         "max_new_tokens": plan.measure.max_new_tokens,
     }

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ Row = Mapping[str, Any]
 Table = list[list[str]]  # cells, the headings first
 _BLOCK = re.compile(r"(?<=<!-- table: )([\w-]+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
-XEON = "xeon-2-cores"  # a folder of docs/results: one for each machine
+XEON, EPYC = "xeon-2-cores", "epyc-2-cores"  # a folder of docs/results: one for each machine
 DRAFTERS = {
     "sparrow": "Sparrow",
     "no_ivsb": "without IVSB",
@@ -26,6 +27,14 @@ WAYS = {
     "transformers generate": "transformers `generate`",
     "transformers prompt lookup": "its prompt lookup",
     "autoregressive": "our one-row loop",
+}
+METHODS = {
+    "sparrow": "Sparrow",
+    "text_only": "text only (HiViS)",
+    "msd": "MSD",
+    "vispec": "ViSpec",
+    "specvlm": "SpecVLM",
+    "prompt_lookup": "prompt lookup",
 }
 
 
@@ -102,18 +111,68 @@ def bfloat16(results: Path) -> Table:
     ]
 
 
+def method_taus(results: Path, temperature: float) -> Table:
+    """Tau of the paper's comparison, by visual tokens."""
+    return _crossed(
+        f"tau, T={temperature:g}",
+        {(METHODS[row["method"]], row["visual_tokens"]): _tau(row) for row in _compared(results, temperature)},
+    )
+
+
+def method_speedups(results: Path, temperature: float) -> Table:
+    """Decode speedup of the paper's comparison with its rank, by visual tokens."""
+    rows = _compared(results, temperature)
+    by_length: dict[int, list[float]] = defaultdict(list)
+    for row in rows:
+        by_length[row["visual_tokens"]].append(row["decode_speedup"])
+    cells = {}
+    for row in rows:
+        rank = 1 + sum(other > row["decode_speedup"] for other in by_length[row["visual_tokens"]])
+        cells[METHODS[row["method"]], row["visual_tokens"]] = f"{_interval(row, 'decode_speedup')} #{rank}"
+    return _crossed(f"decode speedup, T={temperature:g}", cells)
+
+
+def ablation(results: Path) -> Table:
+    """Greedy tau of each ablation over Sparrow's on the same windows, by visual tokens."""
+    rows = _read(results / EPYC / "paper_tables.json")["ablation"]
+    return _crossed(
+        "tau over Sparrow's", {(row["method"], row["visual_tokens"]): _interval(row, "tau_ratio") for row in rows}
+    )
+
+
+def layers(results: Path) -> Table:
+    """The layer study."""
+    found = _read(results / EPYC / "paper_tables.json")["layers"]
+    return [["without visual tokens from layer", "facts right", "cosine to the input"]] + [
+        [str(row["layer"]), f"{row['fact_score']:.2f}", _number(row["cosine"])] for row in found
+    ]
+
+
 TABLES: Mapping[str, Callable[[Path], Table]] = {
     "acceptance-tree": lambda results: acceptance(results, "tree of 25"),
     "acceptance-chain": lambda results: acceptance(results, "chain of 4"),
     "speed": speed,
     "passes": passes,
     "bfloat16": bfloat16,
+    "methods-tau-greedy": lambda results: method_taus(results, 0.0),
+    "methods-tau-sampled": lambda results: method_taus(results, 1.0),
+    "methods-speedup-greedy": lambda results: method_speedups(results, 0.0),
+    "methods-speedup-sampled": lambda results: method_speedups(results, 1.0),
+    "ablation": ablation,
+    "layers": layers,
 }
 
 
 def _greedy(rows: Iterable[Row]) -> list[Any]:
     """Those at temperature 0; rows of an earlier version name no temperature and are all greedy."""
     return [row for row in rows if not row.get("temperature")]
+
+
+def _compared(results: Path, temperature: float) -> list[Row]:
+    rows = _read(results / EPYC / "paper_tables.json")["rows"]
+    return sorted(
+        (row for row in rows if row["temperature"] == temperature), key=lambda row: list(METHODS).index(row["method"])
+    )
 
 
 def _crossed(corner: str, cells: Mapping[tuple[str, int], str], unit: str = "") -> Table:

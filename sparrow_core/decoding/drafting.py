@@ -1,6 +1,6 @@
 """What the engine needs from any drafter. Sparrow's and every rival implement it; the engine knows none by name.
 
-Shape letters: S prompt slots, T text tokens, R rows, D the target's hidden size.
+Shape letters: S prompt slots, T text tokens, R rows, D the target's hidden size; L layers, G KV heads, d head size.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,26 +16,31 @@ from sparrow_core.types import Draft, Sampling
 
 @dataclass(frozen=True)
 class VisualNeeds:
-    """What a drafter, or somebody who records states, reads of a prompt's video: its embeddings, and the outputs of
-    these target layers (counted from 1)."""
+    """What a drafter, or somebody who records states, reads of a prompt's video: its embeddings, the target's keys, and
+    the outputs of these target layers (counted from 1) at all slots or at the text alone."""
 
     tap_layers: tuple[int, ...] = ()
+    text_tap_layers: tuple[int, ...] = ()
 
     @staticmethod
     def of_all(needs: "Iterable[VisualNeeds | None]") -> "VisualNeeds | None":
         """What serves all of several readers; None if none of them looks at the video."""
         given = [need for need in needs if need is not None]
-        layers = {layer for need in given for layer in need.tap_layers}
-        return VisualNeeds(tuple(sorted(layers))) if given else None
+        everywhere = {layer for need in given for layer in need.tap_layers}
+        at_text = {layer for need in given for layer in need.text_tap_layers}
+        return VisualNeeds(tuple(sorted(everywhere)), tuple(sorted(at_text))) if given else None
 
 
 @dataclass(frozen=True)
 class VisualContext:
-    """A prefilled prompt with its visual slots. `taps[m]` are the outputs of target layer m at all slots [S, D]."""
+    """A prefilled prompt with its visual slots. `taps[m]` are the outputs of target layer m at all slots [S, D],
+    `text_taps[m]` those at text slots [T, D]; `keys_LGSd` what every layer's attention compares queries with."""
 
     is_text_S: torch.Tensor
     embedded: EmbeddedPrompt
+    keys_LGSd: torch.Tensor
     taps: dict[int, torch.Tensor]
+    text_taps: dict[int, torch.Tensor]
 
 
 @dataclass(frozen=True)

@@ -56,20 +56,29 @@ def prefill_by_layer(
     needs: VisualNeeds | None = None,
 ) -> Generator[None, None, PromptContext]:
     """`prefill` with a pause after every layer. `needs` asks for the video, too."""
-    tap_layers = needs.tap_layers if needs else ()
+    asked = needs or VisualNeeds()
     text_states: list[torch.Tensor] = []
-    taps: dict[int, list[torch.Tensor]] = {layer: [] for layer in tap_layers}
-    for chunk in prefill_passes(target, prompt, embedded, cache, config, tap_layers):
+    taps: dict[int, list[torch.Tensor]] = {layer: [] for layer in asked.tap_layers}
+    text_taps: dict[int, list[torch.Tensor]] = {layer: [] for layer in asked.text_tap_layers}
+    for chunk in prefill_passes(target, prompt, embedded, cache, config, (*taps, *text_taps)):
         if chunk is not None:
             text_states.append(chunk.result.states_RD[chunk.is_text_R])
-            for layer in tap_layers:
-                taps[layer].append(chunk.result.taps[layer])
+            for layer, parts in taps.items():
+                parts.append(chunk.result.taps[layer])
+            for layer, parts in text_taps.items():
+                parts.append(chunk.result.taps[layer][chunk.is_text_R])
         yield
     cache.seal_prompt()
     states_TD = torch.cat(text_states)
     visual = None
     if needs:
-        visual = VisualContext(prompt.is_text_S, embedded, {layer: torch.cat(taps[layer]) for layer in tap_layers})
+        visual = VisualContext(
+            prompt.is_text_S,
+            embedded,
+            cache.data_LKGSD[:, 0, :, : cache.length],
+            {layer: torch.cat(parts) for layer, parts in taps.items()},
+            {layer: torch.cat(parts) for layer, parts in text_taps.items()},
+        )
     return PromptContext(prompt.token_ids_S[text_slots(prompt.is_text_S)].to(states_TD.device), states_TD, visual)
 
 

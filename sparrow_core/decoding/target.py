@@ -177,10 +177,10 @@ class TargetModel(Protocol):
         ...
 
     def attention(
-        self, layer: int, states_SD: torch.Tensor, positions_AS: torch.Tensor, num_queries: int
+        self, layer: int, states_RD: torch.Tensor, positions_AR: torch.Tensor, keys_GSd: torch.Tensor
     ) -> torch.Tensor:
-        """How much the last `num_queries` slots of a sequence attend to each slot in a layer (counted from 1) that
-        reads `states_SD`, the outputs of the layer before: float32 [S], averaged over slots and heads."""
+        """How much the last R slots of a sequence attend to each slot in a layer (counted from 1) that reads
+        `states_RD`, the outputs of the layer before, and has these keys: float32 [S], averaged over slots and heads."""
         ...
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:

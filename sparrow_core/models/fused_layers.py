@@ -84,13 +84,13 @@ class FusedLayer:
         gate_RF, up_RF = linear(self._post_norm(x_RD), self._gate_up_weight).chunk(2, -1)
         return torch.addmm(x_RD, self._activation(gate_RF) * up_RF, self._down_weight.t())
 
-    def attention(self, inputs_SD: torch.Tensor, rotation: Rotation, num_queries: int) -> torch.Tensor:
-        """How much the last rows attend to each row of a sequence, averaged over them and the heads: [S]."""
-        queries_HSd, keys_GSd, _ = self._project(inputs_SD, rotation)
-        queries_GhRd = queries_HSd[:, -num_queries:].unflatten(0, (self._num_kv_heads, -1))
+    def attention(self, inputs_RD: torch.Tensor, rotation: Rotation, keys_GSd: torch.Tensor) -> torch.Tensor:
+        """How much the last rows attend to each slot of a sequence, averaged over them and the heads: [S]."""
+        queries_HRd, _, _ = self._project(inputs_RD, rotation)
+        queries_GhRd = queries_HRd.unflatten(0, (self._num_kv_heads, -1))
         scores_GhRS = queries_GhRd @ keys_GSd[:, None].transpose(-1, -2) * self._head_dim**-0.5
         unseen_RS = torch.ones(scores_GhRS.shape[-2:], dtype=torch.bool, device=scores_GhRS.device)
-        unseen_RS = unseen_RS.triu(len(inputs_SD) - num_queries + 1)
+        unseen_RS = unseen_RS.triu(keys_GSd.shape[1] - len(inputs_RD) + 1)
         return scores_GhRS.float().masked_fill(unseen_RS, float("-inf")).softmax(-1).mean((0, 1, 2))
 
     def _project(self, inputs_RD: torch.Tensor, rotation: Rotation) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -143,11 +143,11 @@ class FusedDecoder:
         return self._norm(x_RD), taps
 
     def attention(
-        self, layer: int, states_SD: torch.Tensor, positions_AS: torch.Tensor, num_queries: int
+        self, layer: int, states_RD: torch.Tensor, positions_AR: torch.Tensor, keys_GSd: torch.Tensor
     ) -> torch.Tensor:
         """`FusedLayer.attention` of a layer (counted from 1) that reads these states, the outputs of the one before."""
         input_norm, fused = self._layers[layer - 1]
-        return fused.attention(input_norm(states_SD), self._rotation(states_SD, positions_AS), num_queries)
+        return fused.attention(input_norm(states_RD), self._rotation(states_RD, positions_AR), keys_GSd)
 
     def _rotation(self, x_RD: torch.Tensor, positions_AR: torch.Tensor) -> Rotation:
         positions = positions_AR if len(positions_AR) == 1 else positions_AR[:, None]  # plain RoPE, or M-RoPE

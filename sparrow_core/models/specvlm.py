@@ -34,23 +34,20 @@ def kept_slots(is_text_S: torch.Tensor, attention_S: torch.Tensor, share: float)
 
 
 class SpecVLMDrafter:
-    """The target itself. The attention of three layers is asked, and averaged: at a quarter, at half and at three
-    quarters of its depth."""
+    """The target itself. The attention of all its layers counts alike, as in the released code."""
 
     name = "specvlm"
 
     def __init__(self, target: TargetModel, share: float = 0.1) -> None:
         self.target = target
         self._share = share
-        depth = target.info.num_layers
-        self._layers = tuple(sorted({max(2, depth * quarter // 4 + 1) for quarter in (1, 2, 3)}))
-        self.visual_needs = VisualNeeds(tuple(layer - 1 for layer in self._layers))
+        self.visual_needs = VisualNeeds(text_tap_layers=tuple(range(1, target.info.num_layers)))
 
     def open(self, context: PromptContext, max_new_tokens: int) -> "SpecVLMSession":
         visual, shape = context.visual, self.target.info.cache_shape
         if visual is None:  # nothing is known but the text: costs are being measured
             return SpecVLMSession(shape.cache(2 * max_new_tokens + 1024), position=0)
-        kept_K = kept_slots(visual.is_text_S, self._attention(visual), self._share)
+        kept_K = kept_slots(visual.is_text_S, self.attention(visual), self._share)
         cache = shape.cache(len(kept_K) + 2 * max_new_tokens + 1024)
         embedded = visual.embedded
         for chunk in kept_K.to(embedded.embeddings_SD.device).split(PrefillConfig().chunk_tokens):
@@ -59,13 +56,17 @@ class SpecVLMDrafter:
             cache.commit(list(range(len(chunk))))
         return SpecVLMSession(cache, len(visual.is_text_S) + embedded.position_offset)
 
-    def _attention(self, visual: VisualContext) -> torch.Tensor:
-        """Of the text behind the last visual token to every slot: float32 [S] on the CPU."""
+    def attention(self, visual: VisualContext) -> torch.Tensor:
+        """How much the text behind the last visual token attends to every slot: float32 [S] on the CPU, averaged over
+        layers and heads."""
         visual_slots = (~visual.is_text_S).nonzero()[:, 0].tolist()
         num_behind = len(visual.is_text_S) - (visual_slots[-1] if visual_slots else 0) - 1
-        positions_AS = visual.embedded.positions_AS
-        asked = [self.target.attention(n, visual.taps[n - 1], positions_AS, num_behind) for n in self._layers]
-        return torch.stack(asked).mean(0).cpu()
+        positions_AR = visual.embedded.positions_AS[:, -num_behind:]
+        of_layers = []
+        for layer, keys_GSd in enumerate(visual.keys_LGSd, start=1):
+            read = visual.text_taps[layer - 1] if layer > 1 else visual.embedded.embeddings_SD
+            of_layers.append(self.target.attention(layer, read[-num_behind:], positions_AR, keys_GSd))
+        return torch.stack(of_layers).mean(0).cpu()
 
     def propose(self, jobs: Sequence[DraftJob["SpecVLMSession"]]) -> list[Draft]:
         for job in jobs:

@@ -156,9 +156,9 @@ class FamilyTarget(TargetModel, ABC, Generic[Spec]):
 
     @torch.inference_mode()
     def attention(
-        self, layer: int, states_SD: torch.Tensor, positions_AS: torch.Tensor, num_queries: int
+        self, layer: int, states_RD: torch.Tensor, positions_AR: torch.Tensor, keys_GSd: torch.Tensor
     ) -> torch.Tensor:
-        return self._decoder.attention(layer, states_SD, positions_AS, num_queries)
+        return self._decoder.attention(layer, states_RD, positions_AR, keys_GSd)
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         rows_RD = states.reshape(-1, states.shape[-1])

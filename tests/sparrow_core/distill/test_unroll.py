@@ -180,7 +180,8 @@ def drafted(drafter: SparrowDrafter, window: CapturedWindow, accepted: int, dept
     is_text = torch.isin(slots, window.prompt_slots_P)
     embeddings, taps = torch.zeros(len(slots), WIDTH), torch.zeros(len(slots), WIDTH)
     embeddings[~is_text], taps[~is_text] = window.embeddings_VD, window.bridge_MD
-    visual = VisualContext(is_text, EmbeddedPrompt(embeddings, slots[None], 0), {2: taps})
+    no_keys = torch.empty(0)
+    visual = VisualContext(is_text, EmbeddedPrompt(embeddings, slots[None], 0), no_keys, {2: taps}, {})
     session = drafter.open(PromptContext(window.prompt_ids_P, window.prompt_states_PD, visual), 20)
     if accepted > 1:
         session.commit(tokens[: accepted - 1], caption.states_CD[: accepted - 1])

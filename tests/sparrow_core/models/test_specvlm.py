@@ -6,9 +6,10 @@ import pytest
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from sparrow_core.config import DraftConfig, EngineConfig
+from sparrow_core.config import DraftConfig, EngineConfig, PrefillConfig
 from sparrow_core.decoding.autoregressive import generate_autoregressively
-from sparrow_core.decoding.target import SequenceRows, TargetModel
+from sparrow_core.decoding.rounds import prefill_by_layer
+from sparrow_core.decoding.target import TargetModel, finish
 from sparrow_core.engine.engine import Engine
 from sparrow_core.models.reference import model_inputs
 from sparrow_core.models.specvlm import SpecVLMDrafter, kept_slots
@@ -37,14 +38,15 @@ def test_kept_slots_hold_the_text_the_best_and_a_spread_of_the_rest() -> None:
 @torch.inference_mode()
 def test_attention_is_that_of_transformers(tiny_target: TargetModel, tiny_checkpoint: Path) -> None:
     prompt = tiny_target.build_prompt(REQUESTS[0].messages)
-    embedded, num_slots = tiny_target.embed(prompt), len(prompt.token_ids_S)
-    rows = (SequenceRows(tiny_target.info.cache_shape.cache(num_slots), num_slots),)
-    taps = tiny_target.forward(embedded.embeddings_SD, embedded.positions_AS, rows, tap_layers=(1,)).taps
-    found = tiny_target.attention(2, taps[1], embedded.positions_AS, 3)
+    drafter, cache = SpecVLMDrafter(tiny_target), tiny_target.info.cache_shape.cache(len(prompt.token_ids_S))
+    embedded, chunks = tiny_target.embed(prompt), PrefillConfig(chunk_tokens=24)
+    context = finish(prefill_by_layer(tiny_target, prompt, embedded, cache, chunks, drafter.visual_needs))
     reference = Qwen2_5_VLForConditionalGeneration.from_pretrained(tiny_checkpoint, attn_implementation="eager").eval()
     output = reference(**model_inputs(prompt, reference), output_attentions=True)
-    expected = output.attentions[1][0, :, -3:].mean((0, 1))
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-3)
+    num_behind = int(prompt.is_text_S.flip(0).int().cumprod(0).sum())
+    expected = torch.stack(output.attentions)[:, 0, :, -num_behind:].mean((0, 1, 2))
+    assert context.visual is not None and 1 < num_behind < len(expected)
+    torch.testing.assert_close(drafter.attention(context.visual), expected, atol=1e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize(("shape", "least"), [(DraftConfig.chain(3), 3), (DraftConfig(3, 3, 9), 1)])
