@@ -14,7 +14,6 @@ from rich.console import Console
 from demo.windows import DemoWindows, Split
 from jobs.errors import told_errors
 from jobs.submitted import refuse_relative
-from pipeline.capture_run import captured_windows
 from pipeline.checkpoints import worker_draft, worker_path
 from pipeline.cluster import connected
 from pipeline.config import build_config, read_settings
@@ -22,8 +21,9 @@ from pipeline.distill_config import DistillRunConfig, EvaluationConfig
 from pipeline.distill_run import Distilled, distill
 from pipeline.evaluation_run import HeldOut, evaluate_drafters
 from pipeline.ids import window_number
-from pipeline.registry import EVALUATION, NotBetterError, Registry, add_measured
+from pipeline.registry import EVALUATION, JUDGED, NotBetterError, Registry, add_measured
 from pipeline.report.acceptance import drafter_card, show_acceptance, store_acceptance
+from pipeline.state_sources import captured_videos
 from pipeline.storage import Folder, absolute
 from pipeline.stored_windows import CaptionRunTable, StoredWindow, by_length, one_of_each_video, stored_windows
 from pipeline.triggers import TriggerConfig, least_new_captions
@@ -34,7 +34,6 @@ from sparrow_core.models.loading import read_frame_spec
 from sparrow_core.types import Request
 
 HELD_OUT_SEED, VALIDATION_SEED = 50_000, 30_000
-JUDGED = "judged.json"
 WindowsByLength = dict[int, list[StoredWindow]]
 
 
@@ -95,7 +94,7 @@ def main(
             with FileLock(output / "lease", timeout=0):
                 drafters = Registry(registry) if registry else None
                 made = run(checked, online, heldout, drafters, output, console)
-                if drafters and made.folder.exists() and not was_judged(made.folder, drafters):
+                if drafters and made.folder.exists() and not is_judged(made.folder, drafters):
                     put_on_record(made.folder, drafters, console)
         except Timeout:
             console.print(f"another run holds {output / 'lease'}: nothing done", highlight=False, soft_wrap=True)
@@ -156,14 +155,15 @@ def online_window(window: StoredWindow) -> OnlineWindow:
 
 
 def refuse_shared(states: str | None, online: Sequence[StoredWindow], heldout: WindowsByLength | None) -> None:
-    """Raise ConfigError where a drafter would be measured on what it learns from."""
-    measured = [window.row for windows in (heldout or {}).values() for window in windows]
-    captured = captured_windows(states) if states else frozenset()
-    videos = {window.row["source_uri"] for window in online}
-    if shared := [row for row in measured if row["window_id"] in captured or row["source_uri"] in videos]:
+    """Raise ConfigError where a drafter would be measured on a video that it learns from, be it another window."""
+    measured = [window.row["source_uri"] for windows in (heldout or {}).values() for window in windows]
+    learnt = {window.row["source_uri"] for window in online}
+    if states and measured:
+        learnt |= captured_videos(states)
+    if shared := [video for video in measured if video in learnt]:
         raise ConfigError(
-            f"{len(shared)} of the {len(measured)} held-out windows are also learnt from, such as one of "
-            f"{shared[0]['source_uri']}: hold out videos that are in neither --states nor --online"
+            f"{len(shared)} of the {len(measured)} held-out windows are of videos that are also learnt from, such as "
+            f"{shared[0]}: hold out videos that are in neither --states nor --online"
         )
 
 
@@ -196,9 +196,9 @@ def run(
             least_new=least_new,
             validation=validation,
             refuse_target=registry.refuse_other_target if registry else lambda fingerprint: None,
+            is_settled=partial(is_settled, registry=registry),
         )
-        evaluation = made.folder / EVALUATION
-        if not made.is_new and (evaluation.exists() or not made.folder.exists()):
+        if not made.is_new and (not made.folder.exists() or is_settled(made.folder, registry)):
             waiting = f"{made.num_waiting} new captions, fewer than {least_new}" if made.num_waiting else "nothing new"
             stays = f"{made.folder} stays" if made.folder.exists() else "no drafter yet"
             console.print(f"{waiting} to learn from: {stays}", highlight=False, soft_wrap=True)
@@ -209,7 +209,7 @@ def run(
     if registry and in_use:  # on the same windows, whatever it was measured on before
         registry.measured_again(in_use, [row for row in rows if row.drafter == in_use])
     own = [row for row in rows if row.drafter == made.folder.name]
-    store_acceptance(evaluation, own)
+    store_acceptance(made.folder / EVALUATION, own)
     (made.folder / "README.md").write_text(drafter_card(config, made.num_captions, own))
     show_acceptance(console, rows)
     console.print(f"drafter in {made.folder}", highlight=False, soft_wrap=True)
@@ -229,7 +229,12 @@ def put_on_record(folder: Path, drafters: Registry, console: Console) -> None:
     console.print(outcome, highlight=False, markup=False, soft_wrap=True)
 
 
-def was_judged(folder: Path, drafters: Registry) -> bool:
+def is_settled(folder: Path, registry: Registry | None) -> bool:
+    """Whether the drafter of a folder was measured, and judged by the registry, if there is one."""
+    return (folder / EVALUATION).exists() and (registry is None or is_judged(folder, registry))
+
+
+def is_judged(folder: Path, drafters: Registry) -> bool:
     """Whether `put_on_record` came to its end for this drafter and registry. What became of it there since, a rollback
     perhaps, is not undone."""
     note = folder / JUDGED

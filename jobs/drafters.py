@@ -1,5 +1,6 @@
 """Drafters on record: `python jobs/drafters.py list REGISTRY`, and `add`, `promote`, `rollback`, `import`."""
 
+from collections import defaultdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,8 @@ from rich.table import Table
 
 from jobs.errors import told_errors
 from pipeline.registry import Registry, add_measured
+from pipeline.report.acceptance import read_acceptance
+from sparrow_core.errors import ConfigError
 from sparrow_core.models.drafter_checkpoint import save_drafter
 from sparrow_core.models.drafter_import import import_drafter
 from sparrow_core.models.loading import load_target
@@ -31,6 +34,23 @@ def add(
     print(add_measured(Registry(registry), drafter, evaluation).id)
 
 
+@app.command()
+@told_errors()
+def measured(
+    registry: RegistryArgument,
+    evaluation: Annotated[Path, typer.Argument(help="Rows of jobs/evaluate_draft.py over REGISTRY/drafters/ID.")],
+) -> None:
+    """Put newer figures on the record of every drafter that they name, so that two can be compared."""
+    found = Registry(registry)
+    rows = read_acceptance(evaluation)
+    named = [record.id for record in found.records() if any(row.drafter == record.id for row in rows)]
+    if not named:
+        raise ConfigError(f"{evaluation} has no row of a drafter in {registry}: measure {registry}/drafters/ID")
+    for drafter in named:
+        found.measured_again(drafter, [row for row in rows if row.drafter == drafter])
+        print(drafter)
+
+
 @app.command("import")
 @told_errors()
 def take_over(
@@ -49,12 +69,14 @@ def take_over(
 def show(registry: RegistryArgument) -> None:
     """Every drafter with tau by visual length; the one in use is marked."""
     found = Registry(registry)
-    in_use = found.promotions[-1:]
     table = Table("", "id", "added", "draft", "tau by visual tokens", title=f"drafters in {registry}")
     for record in found.records():
-        for shape in dict.fromkeys(row.draft for row in record.evaluation):
-            taus = "  ".join(f"{row.bucket}: {row.tau:.2f}" for row in record.evaluation if row.draft == shape)
-            table.add_row("in use" if [record.id] == in_use else "", record.id, record.added_at, shape, taus)
+        taus: dict[str, list[str]] = defaultdict(list)
+        for row in record.evaluation:
+            taus[f"{row.draft}, T={row.temperature:g}"].append(f"{row.bucket}: {row.tau:.2f}")
+        for shape, cells in taus.items():
+            mark = "in use" if record.id == found.in_use else ""
+            table.add_row(mark, record.id, record.added_at, shape, "  ".join(cells))
     Console().print(table)
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from pipeline.paper_training import Variant, capture_all, train_variants, tune_v
 from pipeline.report.machine import describe_machine
 from pipeline.report.plots import plot_layers, plot_methods, plot_training
 from pipeline.trained_drafters import TrainedDrafter, keep_drafter, kept_drafters
-from pipeline.training_cells import CellResult, train_cells
+from pipeline.training_cells import CellResult, Validation, train_cells
 from sparrow_core.errors import ConfigError
 from sparrow_core.measure.layers import LayerFinding
 from sparrow_core.measure.methods import MethodRow, method_rows
@@ -143,10 +143,7 @@ def train(
     tuned, ablations = missing({**config.methods, **config.tuned}), missing(config.ablations)
     if not tuned and not ablations:
         return {}
-    validation = list(validation_requests(config.validation, config.measure.max_new_tokens))
-    cells = partial(
-        train_cells, output=output / "cells", validation=validation, shape=config.measure.draft, listener=tell
-    )
+    cells = partial(train_cells, output=output / "cells", validation=validation(config), listener=tell)
     keep = partial(keep_drafter, output / "drafters")
     with connected():
         folders = capture_all([*tuned, *ablations], output)
@@ -191,12 +188,16 @@ def variant(base: Mapping[str, Any], name: str, changes: Mapping[str, Any]) -> V
     return Variant(name, config, requests, asdict(config.windows))
 
 
-def validation_requests(config: RateChoiceConfig, max_new_tokens: int) -> Iterator[Callable[[], Request]]:
+def validation(config: PaperConfig) -> Validation:
     """Windows of the validation split."""
-    for length in config.lengths:
-        windows = DemoWindows("validation", (length,), VALIDATION_SEED)
-        for index in range(config.windows_per_length):
-            yield partial(windows.request, index, max_new_tokens)
+    rates, measure = config.validation, config.measure
+    windows = [
+        partial(DemoWindows("validation", (length,), VALIDATION_SEED).request, index, measure.max_new_tokens)
+        for length in rates.lengths
+        for index in range(rates.windows_per_length)
+    ]
+    settings = asdict(rates) | {"draft": asdict(measure.draft), "max_new_tokens": measure.max_new_tokens}
+    return Validation(windows, measure.draft, json.loads(json.dumps(settings)))
 
 
 def measured_request(max_new_tokens: int, length: int, number: int) -> Request:

@@ -70,7 +70,8 @@ def numbered_window(number: int) -> str:
 
 def _window_of_frames(row: Row, prompt: str) -> NamedWindow:
     messages = (Message("user", (frames_of(row), prompt)),)
-    return NamedWindow(row["window_id"], window_number(row["window_id"]), Request(messages))
+    window = row["window_id"]
+    return NamedWindow(window, window_number(window), Request(messages), row["source_uri"])
 
 
 def _window_of_number(row: Row, requests: RequestSource) -> NamedWindow:

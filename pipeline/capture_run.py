@@ -19,7 +19,7 @@ from pipeline.stages.capture import CaptureRun, CaptureSink
 from pipeline.storage import Folder, absolute
 from pipeline.worker_engine import WorkerModels
 from sparrow_core.config import EngineConfig
-from sparrow_core.distill.store import window_of_shard
+from sparrow_core.distill.store import shard_name, window_of_shard
 from sparrow_core.errors import CheckpointError
 from sparrow_core.models.loading import read_frame_spec
 
@@ -28,8 +28,8 @@ _STATUSES = {"success": "captured", "error": "errors", "skipped": "skipped"}
 
 @dataclass(frozen=True)
 class CaptureAccount:
-    """What became of the windows, by status, and what was stored. `lost` are videos, or numbered windows, that lack
-    rows: their worker died with them, and running again tries them again."""
+    """What became of the windows, by status, and what was stored. `lost` are videos that lack rows: their worker died
+    with them, and running again tries them again."""
 
     windows: Counter[str] = field(default_factory=Counter)
     captions: int = 0
@@ -108,6 +108,11 @@ def capture_numbered(config: DistillRunConfig, requests: RequestSource, folder: 
             f"{len(lost) + len(account.errors)} windows were not captured ({account}): "
             f"{'; '.join([*account.errors, *lost][:3])}; run again"
         )
+
+
+def numbered_shards(num_windows: int) -> list[str]:
+    """Names of the shards of windows 0 to `num_windows`."""
+    return [shard_name(numbered_window(number)) for number in range(num_windows)]
 
 
 def captured_windows(folder: str) -> frozenset[str]:

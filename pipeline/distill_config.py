@@ -70,6 +70,10 @@ class ValidationConfig:
     length: int = 512
     draft: DraftConfig = field(default_factory=lambda: DraftConfig.chain(4))
 
+    def __post_init__(self) -> None:
+        if self.windows < 0:
+            raise ConfigError(f"validation.windows={self.windows} must be 0 (the last checkpoint is taken) or more")
+
 
 @dataclass(frozen=True)
 class DistillRunConfig:
@@ -137,6 +141,16 @@ class EvaluationConfig:
     drafts: dict[str, DraftConfig] = field(
         default_factory=lambda: {"chain of 4": DraftConfig.chain(4), "tree of 25": DraftConfig(8, 4, 25)}
     )
+
+    def __post_init__(self) -> None:
+        for name in ("windows_per_length", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"evaluation.{name}={getattr(self, name)} must be at least 1")
+        for name in ("lengths", "temperatures", "drafts"):
+            if not getattr(self, name):
+                raise ConfigError(f"evaluation.{name} is empty: name one at least")
+        if min(self.lengths) < 1:
+            raise ConfigError(f"evaluation.lengths={list(self.lengths)} are visual tokens: each must be at least 1")
 
 
 def capture_settings(config: DistillRunConfig, windows: dict[str, Any]) -> str:

@@ -36,13 +36,13 @@ from ray.util.metrics import Gauge
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.capture_graph import RequestSource, numbered_window
-from pipeline.capture_run import capture_numbered
+from pipeline.capture_run import capture_numbered, numbered_shards
 from pipeline.checkpoints import checkpoint_identity
 from pipeline.distill_config import DistillRunConfig, capture_settings, refuse_impossible, run_name
 from pipeline.drafter_training import drafter_geometry, greedy_tau
 from pipeline.ids import settings_fingerprint
 from pipeline.provenance import provenance as versions
-from pipeline.registry import PROVENANCE
+from pipeline.registry import LEARNT, PROVENANCE
 from pipeline.report.acceptance import drafter_card
 from pipeline.state_sources import StateSource, online_states, stored_states
 from pipeline.storage import Folder, absolute
@@ -56,7 +56,6 @@ from sparrow_core.models.drafter_checkpoint import save_drafter
 from sparrow_core.models.loading import load_target
 from sparrow_core.types import Request
 
-LEARNT = "learnt.json"  # in a drafter's folder: how many captions of which windows it learnt from
 CHECKPOINT_FILE = "state.pt"
 TAU = "tau"  # the metric of a checkpoint by which the best one is chosen
 
@@ -81,11 +80,13 @@ def distill(
     least_new: int = 1,
     validation: Sequence[Callable[[], Request]] = (),
     refuse_target: Callable[[str], None] = lambda fingerprint: None,
+    is_settled: Callable[[Path], bool] = lambda folder: True,
 ) -> Distilled:
     """All stages, each continued where an earlier run of the same config stopped.
 
     No training begins before there are `least_new` captions that the drafter of the same settings, if there is one, did
-    not learn from. On the windows of `validation`, if there are any, the best checkpoint is chosen.
+    not learn from, nor while that one's folder is not settled: not yet measured, perhaps. On the windows of
+    `validation`, if there are any, the best checkpoint is chosen.
     `online` are the windows of a run with `config.online` (None: those of `requests`).
     `windows` are the settings of `requests`, as plain JSON values: they tell captures apart. Before anything is
     trained, states of another target raise CheckpointError, and `refuse_target` is asked about the target's
@@ -103,7 +104,10 @@ def distill(
         capture_numbered(config, requests, origin, capture_settings(config, windows))
     pending = _Pending(output / "training" / "pending.json")
     where = origin.removeprefix(f"{output}/")  # so that an output folder may be moved
-    recipe = settings_fingerprint({"run": run_name(config, ""), "target": info.fingerprint, "states": where})
+    num_windows = None if config.states or online is not None else config.num_windows
+    recipe = settings_fingerprint(
+        {"run": run_name(config, ""), "target": info.fingerprint, "states": where, "num_windows": num_windows}
+    )
     if config.online and online is None:
         online = [
             OnlineWindow(numbered_window(number), number, partial(requests, number))
@@ -115,7 +119,8 @@ def distill(
             return online_states(config, online, origin, info, names)
         return stored_states(config, origin, info, names)
 
-    source, begun = states(None), pending.names(recipe)
+    mine = numbered_shards(num_windows) if num_windows and not config.online else None
+    source, begun = states(mine), pending.names(recipe)
     if not begun or not set(begun) <= source.num_captions.keys():
         begun = None  # nothing was under way, or some of what it learnt from is gone
     if begun and len(begun) < len(source.num_captions):
@@ -124,7 +129,7 @@ def distill(
     name, folder = run_name(config, source.digest), output / "drafter"
     learnt = _learnt(folder, recipe)
     num_new = sum(count for window, count in source.num_captions.items() if window not in learnt)
-    if begun is None and num_new < least_new:
+    if begun is None and (num_new < least_new or (learnt and not is_settled(folder))):
         return Distilled(folder, sum(learnt.values()), is_new=False, num_waiting=num_new)
     pending.begin(recipe, list(source.num_captions))
     drafter = train_drafter(config, geometry, source, output / "training", name, validation)
@@ -137,11 +142,11 @@ def distill(
         "states": {"origin": origin, "digest": source.digest, "captions": num_captions},
     }
     (new / PROVENANCE).write_text(json.dumps(asdict(config) | made_from | {"versions": versions()}, indent=1) + "\n")
-    (new / LEARNT).write_text(json.dumps(dict(source.num_captions)) + "\n")
-    pending.end()
+    (new / LEARNT).write_text(json.dumps(dict(source.num_captions)) + "\n")  # by window
     if folder.exists():
         shutil.rmtree(folder)
     new.rename(folder)
+    pending.end()
     return Distilled(folder, num_captions, is_new=True)
 
 

@@ -15,6 +15,7 @@ import ray
 import torch
 from ray.data import ActorPoolStrategy
 
+from pipeline.caption_graph import finite_retries
 from pipeline.checkpoints import checkpoint_name
 from pipeline.cluster import errors_of_worker_start
 from pipeline.distill_config import DistillRunConfig, EvaluationConfig
@@ -111,6 +112,7 @@ def evaluate_drafters(
         compute=ActorPoolStrategy(size=min(config.workers.evaluate, len(items))),
         num_cpus=config.workers.cpus,
         num_gpus=config.workers.gpus or None,
+        **finite_retries(),
     )  # fmt: skip
     by_row: dict[tuple[str, str, float, int], list[WindowAcceptance]] = defaultdict(list)
     with errors_of_worker_start():

@@ -30,6 +30,7 @@ def study_layers(
     ConfigError where that was written with other settings."""
     settings = {
         "target": checkpoint_identity(config.target),
+        "dtype": config.dtype,
         "length": plan.layer_length,
         "max_new_tokens": plan.max_new_tokens,
     }

@@ -22,6 +22,7 @@ from pipeline.trained_drafters import TrainedDrafter
 from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding.drafting import Drafter
 from sparrow_core.engine.engine import Engine
+from sparrow_core.errors import ConfigError
 from sparrow_core.measure.methods import ALONE, MethodRun, Way, WayKey, method_runs, read_run, run_methods
 from sparrow_core.models.drafter_checkpoint import load_drafter
 from sparrow_core.models.loading import load_target
@@ -58,6 +59,13 @@ class MeasureConfig:
     draft: DraftConfig = field(default_factory=lambda: DraftConfig.chain(7))
     layer_length: int = 512
     layer_windows: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("windows", "workers", "loops", "squeezed_span", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"measure.{name}={getattr(self, name)} must be at least 1")
+        if not self.lengths or not self.temperatures:
+            raise ConfigError("measure.lengths and measure.temperatures must each name one at least")
 
 
 class Windows(NamedTuple):

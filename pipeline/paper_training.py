@@ -36,11 +36,9 @@ def capture_all(variants: Sequence[Variant], output: Path) -> dict[str, Path]:
     some could not be captured."""
     folders: dict[str, Path] = {}
     for variant in variants:
-        folder = states_folder(variant.config, variant.windows, output)
-        if folder not in folders.values():
-            settings = capture_settings(variant.config, variant.windows)
-            capture_numbered(variant.config, variant.requests, str(folder), settings)
-        folders[variant.name] = folder
+        folder = folders[variant.name] = states_folder(variant.config, variant.windows, output)
+        settings = capture_settings(variant.config, variant.windows)
+        capture_numbered(variant.config, variant.requests, str(folder), settings)
     return folders
 
 

@@ -23,7 +23,9 @@ from sparrow_core.measure.comparison import LEAST_WINDOWS, Gain, gains, is_bette
 
 PROMOTIONS = "promotions.json"
 DRAFTER_FILES = ("config.json", "model.safetensors", "README.md")
-PROVENANCE, EVALUATION = "provenance.json", "evaluation.json"  # beside them, where the drafter was trained
+# Beside them, where a drafter was trained: how it came to be, not what it is.
+RECORDS = ("provenance.json", "evaluation.json", "learnt.json", "judged.json", "training.json")
+PROVENANCE, EVALUATION, LEARNT, JUDGED, TRAINING = RECORDS
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Registry:
         return self._folder.url
 
     def add(self, drafter: Path, provenance: Mapping[str, Any], evaluation: Sequence[AcceptanceRow]) -> Record:
-        """Copy a drafter in; the same weights again are the same drafter. Raises ConfigError for another target's."""
+        """Copy a drafter in; the same weights again are the same drafter, whose origin stays on record if none is
+        given. Raises ConfigError for another target's."""
         missing = [name for name in DRAFTER_FILES if not (drafter / name).is_file()]
         if missing:
             raise ConfigError(f"{drafter} is no drafter's folder: it has no {', '.join(missing)}")
@@ -62,13 +65,13 @@ class Registry:
         config = json.loads(files["config.json"])
         self.refuse_other_target(config["target_fingerprint"])
         drafter_id = _id(files)
-        is_known = drafter_id in self._ids()
+        known = self.record(drafter_id) if drafter_id in self._ids() else None
         record = Record(
             id=drafter_id,
-            added_at=self.record(drafter_id).added_at if is_known else _now(),
+            added_at=known.added_at if known else _now(),
             target_fingerprint=config["target_fingerprint"],
             tokenizer_hash=config["tokenizer_hash"],
-            provenance=provenance,
+            provenance=provenance or (known.provenance if known else {}),
             evaluation=evaluation,
         )
         for name, content in files.items():

@@ -92,19 +92,31 @@ def learnable_store(
     config: DistillRunConfig, folder: str, info: TargetInfo, names: Sequence[str] | None = None
 ) -> StateStore:
     """A store of the target's, with all that the config's drafter learns from. Raises as `stored_states`."""
-    copy = local_folder(folder)
-    if names is None:  # the copy may hold shards that the folder does not hold any more
-        names = [file for file in Folder(folder).names() if window_of_shard(file)]
-    try:
-        store = StateStore(Path(copy), info.fingerprint, info.tokenizer_hash, names)
-    except CheckpointError as error:
-        raise CheckpointError(str(error).replace(copy, folder)) from error
+    store = _open_store(folder, (info.fingerprint, info.tokenizer_hash), names)
     if config.reads_embeddings and not store.has_embeddings:
         raise ConfigError(
             f"sees={config.sees} learns from visual embeddings, and {folder} was captured without them, or in part: "
             "capture into a new folder with capture.keep.keep_embeddings=true"
         )
     return store
+
+
+def captured_videos(folder: str) -> frozenset[str]:
+    """Videos that the stored windows of a folder are of. Raises CheckpointError as `StateStore`."""
+    return frozenset(_open_store(folder).videos)
+
+
+def _open_store(
+    folder: str, target: tuple[str | None, str | None] = (None, None), names: Sequence[str] | None = None
+) -> StateStore:
+    """A folder's own copy on this machine; `target` is its fingerprint and tokenizer hash."""
+    copy = local_folder(folder)
+    if names is None:  # the copy may hold shards that the folder does not hold any more
+        names = [file for file in Folder(folder).names() if window_of_shard(file)]
+    try:
+        return StateStore(Path(copy), *target, names)
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace(copy, folder)) from error
 
 
 def online_states(

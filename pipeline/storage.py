@@ -128,7 +128,7 @@ class Folder:
         """Content of a file, or its first bytes; None where there is no such file."""
         try:
             return bytes(self._filesystem.cat_file(self._path(name), end=num_bytes))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def write(self, name: str, content: bytes) -> None:

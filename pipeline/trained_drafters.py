@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.registry import TRAINING
 from pipeline.training_cells import RESULT, CellResult
 from sparrow_core.errors import ConfigError
 
-RECORD = "training.json"
 _SETTINGS = ("train", "capture", "sees", "num_windows")
 
 
@@ -36,26 +36,32 @@ def best_rate(results: Mapping[float, CellResult]) -> float:
 
 
 def keep_drafter(folder: Path, name: str, results: Mapping[float, CellResult]) -> TrainedDrafter:
-    """Copy the best of the drafters that were trained under a name, by learning rate, with the record of all."""
+    """Copy the best of the drafters that were trained under a name, by learning rate, with the record of all. Raises
+    ConfigError where all of them diverged."""
     chosen = best_rate(results)
+    if not (results[chosen].folder / "config.json").exists():
+        rates = ", ".join(f"{rate:g}" for rate in sorted(results))
+        raise ConfigError(f"{name!r} diverged at learning rate {rates}: let it find its own among `tuned`, or lower it")
     own = folder / name.replace(" ", "-")
-    shutil.copytree(results[chosen].folder, own, ignore=shutil.ignore_patterns(RESULT), dirs_exist_ok=True)
+    if own.exists():
+        shutil.rmtree(own)
+    shutil.copytree(results[chosen].folder, own, ignore=shutil.ignore_patterns(RESULT))
     trainings = [
         {"name": name, "learning_rate": rate, "chosen": rate == chosen, "tau": result.tau, "curve": result.curve}
         for rate, result in sorted(results.items())
     ]
     settings = {key: results[chosen].settings[key] for key in _SETTINGS}
     record = {"name": name, "learning_rate": chosen, "settings": settings, "trainings": trainings}
-    (own / RECORD).write_text(json.dumps(record) + "\n")
+    (own / TRAINING).write_text(json.dumps(record) + "\n")
     return TrainedDrafter(own, chosen, trainings)
 
 
 def kept_drafters(folder: Path) -> dict[str, TrainedDrafter]:
     """The drafters of a folder, by name. Raises ConfigError where it has none."""
     found = {}
-    for path in sorted(folder.glob(f"*/{RECORD}")):
+    for path in sorted(folder.glob(f"*/{TRAINING}")):
         record = json.loads(path.read_text())
         found[record["name"]] = TrainedDrafter(path.parent, record["learning_rate"], record["trainings"])
     if not found:
-        raise ConfigError(f"{folder} holds no trained drafter (a folder with {RECORD} each): leave --drafters out")
+        raise ConfigError(f"{folder} holds no trained drafter (a folder with {TRAINING} each): leave --drafters out")
     return found

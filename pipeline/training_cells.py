@@ -10,20 +10,22 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 import torch
 
+from pipeline.capture_run import numbered_shards
 from pipeline.distill_config import DistillRunConfig, run_name
 from pipeline.drafter_training import drafter_geometry, greedy_tau
+from pipeline.ids import differing_settings
 from pipeline.state_sources import learnable_store
 from pipeline.storage import Folder
 from sparrow_core.config import DraftConfig
 from sparrow_core.distill.store import StateStore
 from sparrow_core.distill.trainer import Hooks, StepMetrics, Trainer, Worker
 from sparrow_core.distill.unroll import UnrolledDrafter
-from sparrow_core.errors import TrainingDivergedError
+from sparrow_core.errors import ConfigError, TrainingDivergedError
 from sparrow_core.models.drafter import SparrowDrafterModel
 from sparrow_core.models.drafter_checkpoint import save_drafter
 from sparrow_core.models.loading import load_target
@@ -54,22 +56,34 @@ class CellResult:
     settings: Mapping[str, Any]
 
 
+class Validation(NamedTuple):
+    """Windows that a drafter is measured on when it is trained, the shape of drafts, and what tells both apart from
+    others, as plain JSON values."""
+
+    windows: Sequence[Callable[[], Request]]
+    shape: DraftConfig
+    settings: Mapping[str, Any]
+
+
 def train_cells(
-    cells: Sequence[Cell],
-    output: Path,
-    validation: Sequence[Callable[[], Request]],
-    shape: DraftConfig,
-    listener: Callable[[CellResult], None],
+    cells: Sequence[Cell], output: Path, validation: Validation, listener: Callable[[CellResult], None]
 ) -> dict[str, CellResult]:
     """Train those that `output` does not hold yet, cells of equal settings once; results by name. Ray must be
-    connected."""
+    connected. Raises ConfigError where `output` holds one that was measured on other validation windows."""
     results: dict[str, CellResult] = {}
     of_folder: dict[Path, list[Cell]] = defaultdict(list)
-    digests = {states: StateStore(states).digest for states in {cell.states for cell in cells}}
+    learnt = {(cell.states, cell.config.num_windows) for cell in cells}
+    digests = {states: StateStore(states[0], names=numbered_shards(states[1])).digest for states in learnt}
     for cell in cells:
-        of_folder[output / run_name(cell.config, digests[cell.states])].append(cell)
+        of_folder[output / run_name(cell.config, digests[cell.states, cell.config.num_windows])].append(cell)
 
     def found(folder: Path, content: Mapping[str, Any]) -> None:
+        if differing := differing_settings(content["validation"], validation.settings):
+            earlier = ", ".join(f"{key}={content['validation'].get(key)!r}" for key in differing)
+            raise ConfigError(
+                f"{folder} was measured on validation windows with {earlier}; set that as it was, or name another "
+                "--output"
+            )
         for cell in of_folder[folder]:
             results[cell.name] = CellResult(cell.name, folder, content["tau"], content["curve"], content["settings"])
             listener(results[cell.name])
@@ -80,7 +94,7 @@ def train_cells(
             found(folder, json.loads(content))
         else:
             options = {"num_cpus": 1, "num_gpus": cell.config.workers.gpus, "max_retries": 1}
-            waiting[_train.options(**options).remote(cell, folder, validation, shape)] = folder
+            waiting[_train.options(**options).remote(cell, folder, validation)] = folder
     while waiting:
         (done,), _ = ray.wait(list(waiting))
         found(waiting.pop(done), ray.get(done))
@@ -88,12 +102,12 @@ def train_cells(
 
 
 @ray.remote
-def _train(cell: Cell, folder: Path, validation: Sequence[Callable[[], Request]], shape: DraftConfig) -> dict[str, Any]:
+def _train(cell: Cell, folder: Path, validation: Validation) -> dict[str, Any]:
     """One cell from beginning to end -> the content of its result file."""
     config = cell.config
     torch.set_num_threads(config.workers.threads)
     target = load_target(config.target, device=config.device, dtype=config.dtype)
-    store = learnable_store(config, str(cell.states), target.info)
+    store = learnable_store(config, str(cell.states), target.info, numbered_shards(config.num_windows))
     geometry = drafter_geometry(config, target.info, store.header.bridge_layer)
     torch.manual_seed(config.train.seed)
     drafter = SparrowDrafterModel(geometry)
@@ -108,9 +122,15 @@ def _train(cell: Cell, folder: Path, validation: Sequence[Callable[[], Request]]
     try:
         Trainer(unrolled, store, config.train, Worker(device=device), Hooks(note)).run()
         save_drafter(folder, drafter, f"# {cell.name}\n")
-        tau = greedy_tau(drafter, target, validation, shape)
+        tau = greedy_tau(drafter, target, validation.windows, validation.shape)
     except TrainingDivergedError:
         tau = TAU_OF_NO_DRAFTER
-    content = {"name": cell.name, "tau": tau, "curve": points, "settings": asdict(config)}
+    content = {
+        "name": cell.name,
+        "tau": tau,
+        "validation": validation.settings,
+        "curve": points,
+        "settings": asdict(config),
+    }
     Folder(str(folder)).write(RESULT, (json.dumps(content, indent=1) + "\n").encode())
     return content

@@ -36,6 +36,8 @@ class TriggerConfig:
                 f"trigger.min_new_captions={self.min_new_captions} and trigger.recent_windows={self.recent_windows} "
                 "must both be at least 1"
             )
+        if not 0 <= self.max_drop < 1:
+            raise ConfigError(f"trigger.max_drop={self.max_drop} is a share of tau: use a value from 0 to below 1")
 
 
 @dataclass(frozen=True)

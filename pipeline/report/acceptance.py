@@ -14,6 +14,12 @@ from pipeline.storage import Folder
 from sparrow_core.errors import ConfigError
 from sparrow_core.measure.acceptance import AcceptanceRow
 
+_SIGHTS = {
+    "text": "text positions",
+    "bridge": "text and the states of the bridge layer at visual positions",
+    "embeddings": "text and visual embeddings",
+    "summary": "text and a summary of visual embeddings",
+}
 _HEADINGS = ("drafter", "draft", "T", "visual tokens", "windows", "tau", "95 % interval", "by depth", "entropy (nats)")
 
 
@@ -47,15 +53,15 @@ def read_acceptance(path: Path) -> list[AcceptanceRow]:
 def drafter_card(config: DistillRunConfig, num_captions: int, rows: Sequence[AcceptanceRow]) -> str:
     """The model card: what the drafter is for, how it was made, and what it reached."""
     train = config.train
-    bridge = f"shown to a share of {train.bridge_share:g} of the windows" if train.bridge_share else "not used"
+    bridge = f"shown to a share of {train.bridge_share:g} of the windows" if config.shows_bridge else "not used"
     lines = [
         "---",
         "library_name: sparrow",
         "---",
         f"# Sparrow drafter for `{Path(config.target).name}`",
         "",
-        "One decoder layer over text positions that reads the target's final-norm states. It works with the target",
-        "that `target_fingerprint` in `config.json` names, and with no other.",
+        f"One decoder layer over {_SIGHTS[config.sees]} that reads the target's final-norm states. It works with the",
+        "target that `target_fingerprint` in `config.json` names, and with no other.",
         "",
         f"- Data: {num_captions} captions of the target's own.",
         f"- Training: {train.steps} steps of {train.batch_size} captions, {train.recursions} recursions (MTP), "

@@ -95,7 +95,8 @@ class CaptionWindows:
         began = time.perf_counter()
         outcome: Row = {"capture": "failed", "window_id": row["window_id"], "source_uri": row["source_uri"]}
         with row_boundary(outcome):
-            outcome["capture"], outcome["captured_bytes"] = await self._capture.store(row["window_id"], arms, written)
+            stored = await self._capture.store(row["window_id"], row["source_uri"], arms, written)
+            outcome["capture"], outcome["captured_bytes"] = stored
         row.update(capture=outcome["capture"], captured_bytes=outcome.get("captured_bytes", 0))
         row["t_capture_s"] = time.perf_counter() - began
 

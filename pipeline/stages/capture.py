@@ -80,17 +80,21 @@ class WindowCapture:
         arms = [self._engine.default_arm(sampling) for sampling in capture_samplings(self._sink.config, number)]
         return [replace(arm, recording=self.recorder()) for arm in arms]
 
-    async def store(self, window: str, arms: Sequence[Arm], written: Sequence[Completion]) -> tuple[Stored, int]:
-        """Write what the recorders of these arms took down -> whether that was done, and bytes.
+    async def store(
+        self, window: str, source_uri: str | None, arms: Sequence[Arm], written: Sequence[Completion]
+    ) -> tuple[Stored, int]:
+        """Write what the recorders of these arms took down of a window -> whether that was done, and bytes.
 
         On a thread of its own: a large shard, or a slow storage, keeps no other window waiting.
         """
-        return await asyncio.to_thread(self._store, window, arms, written)
+        return await asyncio.to_thread(self._store, window, source_uri, arms, written)
 
-    def _store(self, window: str, arms: Sequence[Arm], written: Sequence[Completion]) -> tuple[Stored, int]:
+    def _store(
+        self, window: str, source_uri: str | None, arms: Sequence[Arm], written: Sequence[Completion]
+    ) -> tuple[Stored, int]:
         recorders = [arm.recording for arm in arms if isinstance(arm.recording, CaptionRecorder)]
         captions = [recorder.caption(c.token_ids) for recorder, c in zip(recorders, written, strict=True)]
-        content = shard_file(recorders[0].window(captions), self._header)
+        content = shard_file(recorders[0].window(captions), replace(self._header, source_uri=source_uri))
         with self._quota:
             if len(content) > self._room:
                 self.is_full = True
@@ -102,11 +106,13 @@ class WindowCapture:
 
 @dataclass(frozen=True)
 class NamedWindow:
-    """A window to capture: its name, its number (which its captions are sampled by), and the request to read it."""
+    """A window to capture: its name, its number (which its captions are sampled by), the request to read it, and the
+    video that it is of, if any."""
 
     name: str
     number: int
     request: Request
+    source_uri: str | None = None
 
 
 WindowOf = Callable[[Row], NamedWindow]
@@ -150,7 +156,7 @@ class CaptureWindows:
         arms = self._capture.arms(window.number)
         request = replace(window.request, max_new_tokens=self._config.max_new_tokens)
         written = await completions(self._engine, request, arms)
-        status, size = await self._capture.store(window.name, arms, written)
+        status, size = await self._capture.store(window.name, window.source_uri, arms, written)
         row.update(
             status="success" if status == "stored" else "skipped",
             reason=None if status == "stored" else status,

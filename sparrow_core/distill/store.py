@@ -6,7 +6,7 @@ where the bytes go.
     FOLDER/target_tables.safetensors     the target's embedding and lm_head: all that training needs of it
     FOLDER/shard-<window>.safetensors    a window with its captions; header: schema version, fingerprint, settings
 
-A shard is immutable and named by its window, so that a capture that is run again adds only what is missing.
+A shard is named by its window, so that a capture that is run again adds only what is missing.
 
 Shape letters: P text tokens of a prompt, C caption tokens, M bridge tokens, V visual tokens, D hidden size.
 """
@@ -38,7 +38,8 @@ SHARD_PREFIX, _SUFFIX = "shard-", ".safetensors"
 @dataclass(frozen=True)
 class StoreHeader:
     """What is written into every shard. `settings` is a digest of whatever else decides a window's contents; windows
-    of different settings may be learnt together, those of different targets or bridge layers may not."""
+    of different settings may be learnt together, those of different targets or bridge layers may not. `source_uri` is
+    the window's video, if it is of one."""
 
     fingerprint: str
     tokenizer_hash: str
@@ -47,6 +48,7 @@ class StoreHeader:
     bridge_layer: int
     settings: str
     schema_version: int = SCHEMA_VERSION
+    source_uri: str | None = None
 
     @staticmethod
     def of(target: TargetModel, bridge_layer: int, settings: str) -> "StoreHeader":
@@ -188,6 +190,7 @@ class StateStore:
                     f"{folder} was captured from {what} {have}, not {want}: capture into a new folder"
                 )
         self.has_embeddings = True  # of every window
+        self.videos: set[str] = set()  # that windows are of
         self._settings: list[str] = []
         self._places: list[tuple[Path, int]] = []
         longest = 0
@@ -197,6 +200,8 @@ class StateStore:
             self._settings.append(shard.header.settings)
             self._places += [(path, number) for number in range(len(shard.caption_lengths))]
             self.has_embeddings &= shard.has_embeddings
+            if shard.header.source_uri:
+                self.videos.add(shard.header.source_uri)
             longest = max(longest, *shard.caption_lengths)
         if longest < 2:
             raise CheckpointError(f"no caption in {folder} has two tokens or more: nothing can be learnt from it")

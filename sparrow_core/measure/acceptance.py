@@ -112,7 +112,7 @@ def summarise(
         tau=_ratio(tokens.sum(), rounds.sum()),
         tau_low=low,
         tau_high=high,
-        depth_acceptance=depth_acceptance(n for window in windows for n in window.accepted_per_round),
+        depth_acceptance=depth_acceptance(window.accepted_per_round for window in windows),
         mean_entropy=_ratio(sum(w.entropy_sum for w in windows), sum(w.num_tokens for w in windows)),
         mean_visual_tokens=float(np.mean([window.visual_tokens for window in windows])),
         counts=tuple((window.tokens_from_rounds, window.rounds) for window in windows),
@@ -131,9 +131,10 @@ def bootstrap_interval(tokens: np.ndarray, rounds: np.ndarray, seed: int = 0) ->
     return float(low), float(high)
 
 
-def depth_acceptance(accepted_per_round: Iterable[int]) -> tuple[float, ...]:
-    """Share of rounds that accept a token at depth 1, 2, ... among the rounds that accepted all depths before it."""
-    accepted = np.array(list(accepted_per_round))
+def depth_acceptance(captions: Iterable[Sequence[int]]) -> tuple[float, ...]:
+    """Share of rounds that accept a token at depth 1, 2, ... among the rounds that accepted all depths before it; of
+    every caption all but the last round, in which it ends, whatever was drafted behind its end."""
+    accepted = np.array([number for accepted_per_round in captions for number in accepted_per_round[:-1]])
     if accepted.size == 0:
         return ()
     reached = [int((accepted >= depth).sum()) for depth in range(int(accepted.max()) + 1)]

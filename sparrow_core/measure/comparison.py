@@ -65,4 +65,7 @@ def _gain(bucket: str, ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray
 
 
 def _unlike(what: str) -> str:
-    return f"the two were measured on {what}; measure both in one call of jobs/evaluate_draft.py"
+    return (
+        f"the two were measured on {what}; measure both in one call of jobs/evaluate_draft.py, and put that on record "
+        "with jobs/drafters.py measured"
+    )

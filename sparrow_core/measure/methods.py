@@ -72,10 +72,10 @@ class MethodRow:
 
     `tau` pools rounds; `tau_ratio` is the baseline's rounds over those of this method on the same windows, which is the
     ratio of their taus, since they bring the same tokens. `decode_speedup` is the loop's decoding time over that of
-    this method, `speedup_ratio` the baseline's decoding time over it on the same windows (both ratios are None without
-    a baseline); `speedup_after_drafter_prefill` leaves the drafter's prefill out, and `end_to_end_speedup` counts
-    vision and the target's prefill too. `round_cost` is what a round takes in steps of the loop. `unequal` counts
-    captions that differ from the loop's.
+    this method, `speedup_ratio` that over the baseline's on the same windows, each beside the loops of its own run
+    (both ratios are None without a baseline); `speedup_after_drafter_prefill` leaves the drafter's prefill out, and
+    `end_to_end_speedup` counts vision and the target's prefill too. `round_cost` is what a round takes in steps of the
+    loop, its part of the drafter's prefill included. `unequal` counts captions that differ from the loop's.
     """
 
     method: str
@@ -179,7 +179,7 @@ def _row(key: tuple[str, int, float], group: Sequence[MethodRun], baseline: Sequ
     tau = _ratio(runs, _tokens, _rounds)
     speedup = _ratio(runs, _alone_s, _decode_s)
     tau_ratio = _ratio(shared, lambda run: _rounds(of_baseline[run.window]), _rounds)
-    speedup_ratio = _ratio(shared, lambda run: _decode_s(of_baseline[run.window]), _decode_s)
+    speedup_ratio = _ratio(shared, lambda run: run.alone_s * _share_of_alone(of_baseline[run.window]), _decode_s)
     after_prefill = _ratio(runs, _alone_s, lambda run: _decode_s(run) - run.timings.drafter_prefill_s)
     end_to_end = _ratio(runs, lambda run: run.alone_s + _before_s(run), lambda run: _decode_s(run) + _before_s(run))
     method, visual_tokens, temperature = key
@@ -189,7 +189,7 @@ def _row(key: tuple[str, int, float], group: Sequence[MethodRun], baseline: Sequ
         temperature=temperature,
         **tau.fields("tau"),
         **tau_ratio.fields("tau_ratio"),
-        depth_acceptance=depth_acceptance(accepted for run in runs for accepted in run.stats.accepted_per_round),
+        depth_acceptance=depth_acceptance(run.stats.accepted_per_round for run in runs),
         round_cost=tau.value / speedup.value,
         **speedup.fields("decode_speedup"),
         **speedup_ratio.fields("speedup_ratio"),
@@ -227,6 +227,10 @@ _tokens = attrgetter("stats.tokens_from_rounds")
 _rounds = attrgetter("stats.rounds")
 _alone_s = attrgetter("alone_s")
 _decode_s = attrgetter("timings.decode_s")
+
+
+def _share_of_alone(run: MethodRun) -> float:
+    return run.timings.decode_s / run.alone_s
 
 
 def _before_s(run: MethodRun) -> float:

@@ -37,9 +37,10 @@ def registry(tmp_path: Path) -> Registry:
 
 
 def window(tau: float) -> WindowAcceptance:
-    """100 rounds, each of which accepts all of a draft of 10 or none, so that tau is this."""
+    """100 rounds, each of which accepts all of a draft of 10 or none, so that tau is this, and a last one, which does
+    not count."""
     full = round(10 * (tau - 1))
-    return WindowAcceptance(64, 100, 100 + 10 * full, (10,) * full + (0,) * (100 - full), 0.0, 1)
+    return WindowAcceptance(64, 100, 100 + 10 * full, (10,) * full + (0,) * (101 - full), 0.0, 1)
 
 
 def captioned(folder: Path, drafter: str, taus: list[tuple[int, float]], drafted: int = 10) -> str:

@@ -120,6 +120,22 @@ def test_shared_noise_equals_the_autoregressive_loop(tiny_target: TargetModel, n
             assert completion.stats.rounds < len(answer) / 2
 
 
+def test_decoding_is_charged_with_what_the_drafter_takes_to_begin(tiny_target: TargetModel) -> None:
+    class Slow(OracleDrafter):
+        def open(self, context: PromptContext, max_new_tokens: int) -> OracleDrafter:
+            time.sleep(0.2)
+            return self
+
+    with Engine(tiny_target, Slow((), 1), EngineConfig(SHAPES["chain"])) as engine:
+        slow = engine.submit_arms(
+            Request(video_messages(), max_new_tokens=3),
+            [engine.default_arm(Sampling()), Arm(None, None, Sampling())],
+        )
+        timings, alone = (ticket.result(60).timings for ticket in slow)
+    assert timings.drafter_prefill_s >= 0.2 and timings.decode_s >= 0.2
+    assert alone.drafter_prefill_s < 0.1
+
+
 def mixed_requests() -> list[Request]:
     """Prompts of many lengths, greedy and sampled by both rules, with short and long answers."""
     samplings = (Sampling(), Sampling(0.9, 0.95, 50, 3), Sampling(1.0, seed=4), Sampling(0.8, seed=5, rule="rejection"))

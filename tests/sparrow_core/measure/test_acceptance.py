@@ -30,8 +30,8 @@ def window(rounds: int, tokens: int, accepted: tuple[int, ...]) -> WindowAccepta
 
 
 def test_summary_pools_rounds_of_all_windows() -> None:
-    row = summarise("sparrow", "chain", "64", [window(2, 6, (1, 3)), window(1, 1, (0,))])
-    assert row.tau == 7 / 3 and row.windows == 2 and row.mean_visual_tokens == 64
+    row = summarise("sparrow", "chain", "64", [window(3, 6, (1, 3, 2)), window(2, 1, (0, 4))])
+    assert row.tau == 7 / 5 and row.windows == 2 and row.mean_visual_tokens == 64
     assert row.depth_acceptance == (2 / 3, 1 / 2, 1.0)
     assert math.isclose(row.mean_entropy, 3.0 / 9)
     assert row.tau_low <= row.tau <= row.tau_high
@@ -47,7 +47,7 @@ def test_interval_is_that_of_the_mean_for_equal_rounds() -> None:
 
 
 def test_no_round_gives_no_figure() -> None:
-    assert depth_acceptance([]) == () and depth_acceptance([0, 0]) == ()
+    assert depth_acceptance([]) == () and depth_acceptance([[0, 0], [1]]) == ()
     assert math.isnan(summarise("none", "chain", "64", [window(0, 0, ())]).tau)
     with pytest.raises(ConfigError, match="bucket '64' has no window"):
         summarise("none", "chain", "64", [])

@@ -1,7 +1,7 @@
 """Rows of the paper's tables against hand counts, and methods side by side against the one-row loop."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from sparrow_core.config import DraftConfig, EngineConfig
@@ -53,6 +53,9 @@ def test_rows_pool_usable_windows() -> None:
     assert row.round_cost == 3.0 / 4.0 and row.depth_acceptance == (1.0, 1.0)
     assert row.speedup_after_drafter_prefill == 20 / 4 and row.end_to_end_speedup == 30 / 15
     assert (base.method, base.tau, base.tau_ratio, base.speedup_ratio) == ("base", 2, 1, 1)
+    slower_machine = [replace(run, alone_s=30.0, timings=replace(run.timings, decode_s=6.0)) for run in runs[3:5]]
+    elsewhere, _ = method_rows([*runs[:2], *slower_machine], "base")
+    assert elsewhere.speedup_ratio == 4 / 5, "of the baseline, what counts is its share of its own loop"
     (unpaired,) = method_rows([runs[0]], "base")
     assert unpaired.tau_ratio is None and unpaired.speedup_ratio_low is None
 

@@ -152,6 +152,31 @@ def test_a_drafter_that_sees_the_video_serves_prompts_without_one(tiny_target: T
         assert completion.token_ids == alone
 
 
+@torch.no_grad()
+def test_a_summary_is_attention_by_two_learned_queries(tiny_target: TargetModel) -> None:
+    torch.manual_seed(0)
+    summary = SparrowDrafterModel(DrafterConfig.for_target(tiny_target.info, sees="summary")).summary
+    assert summary is not None
+    size, heads = summary.queries.shape[1], summary.num_heads
+    embeddings_MD = torch.randn(7, size)
+    x_MD = embeddings_MD / embeddings_MD.pow(2).mean(-1, keepdim=True).sqrt()
+    keys_MHd, values_MHd = (layer(x_MD).view(7, heads, -1) for layer in (summary.k_proj, summary.v_proj))
+    found = []
+    for query_D in summary.queries:
+        parts = []
+        for head, query_d in enumerate(query_D.view(heads, -1)):
+            share_M = (keys_MHd[:, head] @ query_d / (size // heads) ** 0.5).softmax(0)
+            parts.append(share_M @ values_MHd[:, head])
+        found.append(summary.o_proj(torch.cat(parts)))
+    padded_BMD = torch.cat([embeddings_MD, torch.randn(2, size)])[None]
+    seen = summary(padded_BMD, torch.arange(9)[None] < 7)
+    torch.testing.assert_close(seen.z_BMD[0, 0], found[0], atol=1e-5, rtol=1e-4)
+    assert seen.added_B1D is not None
+    torch.testing.assert_close(seen.added_B1D[0, 0], summary.to_text(found[1]), atol=1e-5, rtol=1e-4)
+    nothing = summary(padded_BMD, torch.zeros(1, 9, dtype=torch.bool))
+    assert not nothing.present_BM.any() and not nothing.z_BMD.any() and not nothing.added_B1D.any()
+
+
 def test_fingerprints_reach_the_end_of_large_weights() -> None:
     # 3,584 x 18,944: the MLP of a 7B, more values than float32 counts one by one.
     layer = torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(3584 * 18944, dtype=torch.bfloat16))])

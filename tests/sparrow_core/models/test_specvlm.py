@@ -8,6 +8,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from sparrow_core.config import DraftConfig, EngineConfig, PrefillConfig
 from sparrow_core.decoding.autoregressive import generate_autoregressively
+from sparrow_core.decoding.drafting import DraftJob, Turn
 from sparrow_core.decoding.rounds import prefill_by_layer
 from sparrow_core.decoding.target import TargetModel, finish
 from sparrow_core.engine.engine import Engine
@@ -57,6 +58,31 @@ def test_with_every_token_it_is_never_wrong(tiny_target: TargetModel, shape: Dra
     for completion in completions:
         # 16 tokens after the first: four rounds of a chain. The tree keeps what is likeliest, which need not be deep.
         assert min(completion.stats.accepted_per_round[:-1]) >= least
+
+
+@torch.inference_mode()
+def test_with_some_it_drafts_what_the_library_says_of_those(tiny_target: TargetModel, tiny_checkpoint: Path) -> None:
+    """Transformers reads the kept slots alone, whole and anew for every token."""
+    prompt = tiny_target.build_prompt(video_messages(seed=4, num_frames=240))
+    drafter, cache = SpecVLMDrafter(tiny_target, share=0.9), tiny_target.info.cache_shape.cache(len(prompt.token_ids_S))
+    embedded = tiny_target.embed(prompt)
+    context = finish(prefill_by_layer(tiny_target, prompt, embedded, cache, PrefillConfig(), drafter.visual_needs))
+    assert context.visual is not None
+    kept = kept_slots(prompt.is_text_S, drafter.attention(context.visual), 0.9)
+    assert PrefillConfig().chunk_tokens < len(kept) < len(prompt.token_ids_S), "more than one chunk"
+    reference = Qwen2_5_VLForConditionalGeneration.from_pretrained(tiny_checkpoint).eval()
+    expected = [5]
+    for _ in range(4):
+        written = tiny_target.embed_tokens(torch.tensor(expected))
+        places = torch.arange(len(expected)) + len(prompt.token_ids_S) + embedded.position_offset
+        output = reference.model.language_model(
+            inputs_embeds=torch.cat([embedded.embeddings_SD[kept], written])[None],
+            position_ids=torch.cat([embedded.positions_AS[:, kept], places.expand(3, -1)], 1)[:, None],
+        )
+        expected.append(int(reference.lm_head(output.last_hidden_state[0, -1]).argmax()))
+    session = drafter.open(context, 16)
+    (draft,) = drafter.propose([DraftJob(session, Turn(5, 1, 0, Sampling()), DraftConfig.chain(4))])
+    assert draft.tokens_N.tolist() == expected
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
