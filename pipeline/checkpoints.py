@@ -10,14 +10,14 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from pipeline.registry import RECORDS, drafter_in_use
+from pipeline.registry import drafter_in_use
 from pipeline.storage import is_url, local_folder
 from sparrow_core.errors import CheckpointError
+from sparrow_core.models.drafter_checkpoint import is_drafter
 
 _SAMPLES_PER_FILE = 256
 _SAMPLE_BYTES = 4096
 _WHOLE_BELOW_BYTES = 4 * 2**20
-_RECORDS = {"trainer_state.json", *RECORDS}  # of how a checkpoint came to be, not what it is
 
 
 def checkpoint_identity(source: str) -> str:
@@ -57,7 +57,10 @@ def _folder_identity(folder: Path) -> str:
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise CheckpointError(f"checkpoint folder {folder} holds no *.safetensors file")
-    configs = sorted(file for file in folder.glob("*.json") if file.name not in _RECORDS)
+    if is_drafter(folder):  # beside it may stand how it came to be, which is not what it is
+        configs = [folder / "config.json"]
+    else:
+        configs = sorted(file for file in folder.glob("*.json") if file.name != "trainer_state.json")
     digest = hashlib.sha256()
     for file in (*configs, *sorted(folder.glob("*.jinja")), *weights):
         size = file.stat().st_size

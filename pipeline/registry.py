@@ -23,9 +23,9 @@ from sparrow_core.measure.comparison import LEAST_WINDOWS, Gain, gains, is_bette
 
 PROMOTIONS = "promotions.json"
 DRAFTER_FILES = ("config.json", "model.safetensors", "README.md")
-# Beside them, where a drafter was trained: how it came to be, not what it is.
-RECORDS = ("provenance.json", "evaluation.json", "learnt.json", "judged.json", "training.json")
-PROVENANCE, EVALUATION, LEARNT, JUDGED, TRAINING = RECORDS
+# Beside them, where a drafter was trained: how it came to be.
+PROVENANCE, EVALUATION, LEARNT = "provenance.json", "evaluation.json", "learnt.json"
+JUDGED, TRAINING = "judged.json", "training.json"
 
 
 @dataclass(frozen=True)

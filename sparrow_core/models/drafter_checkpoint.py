@@ -31,6 +31,14 @@ def save_drafter(folder: str | Path, model: SparrowDrafterModel, card: str) -> N
     (path / "README.md").write_text(card)
 
 
+def is_drafter(folder: Path) -> bool:
+    """Whether a folder holds a drafter, by its config."""
+    try:
+        return bool(json.loads((folder / "config.json").read_text())["model_type"] == _MODEL_TYPE)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def load_drafter(source: str, target: TargetModel) -> SparrowDrafter:
     """Load a drafter for `target`. Raises CheckpointError if it is missing, malformed or made for another target."""
     folder = _local_folder(source)

@@ -92,4 +92,6 @@ def test_all_methods_are_trained_measured_and_not_done_twice(tiny_checkpoint: Pa
     }
 
     other = run(config, output, "--set", "measure.draft.depth=3")
+    assert other.exit_code == 2 and "measured on validation windows with draft={'depth': 7" in other.output
+    other = run(config, output, "--drafters", str(output / "drafters"), "--set", "measure.draft.depth=3")
     assert other.exit_code == 2 and "measured with draft={'depth': 7" in other.output

@@ -29,6 +29,15 @@ def test_identity_notices_every_file_that_shapes_captions(tiny_checkpoint: Path,
     assert checkpoint_identity(str(copy)) != checkpoint_identity(str(tiny_checkpoint))
 
 
+def test_identity_of_a_drafter_is_not_that_of_its_records(tmp_path: Path) -> None:
+    copy = shutil.copytree(Path(__file__).parents[2] / "demo/weights/drafter", tmp_path / "copy")
+    before = checkpoint_identity(str(copy))
+    (copy / "training.json").write_text("{}")
+    assert checkpoint_identity(str(copy)) == before
+    (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
+    assert checkpoint_identity(str(copy)) != before
+
+
 def test_identity_of_large_files_samples_all_of_them(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     content = bytearray(8 * 2**20)
