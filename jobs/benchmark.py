@@ -76,6 +76,11 @@ def main(
         torch.set_num_threads(threads)
         if synthetic and synthetic not in GEOMETRIES:
             raise typer.BadParameter(f"{synthetic!r} is not one of {', '.join(GEOMETRIES)}", param_hint="--synthetic")
+        if synthetic and (batch, temperatures, join) != ("1", "0", ""):
+            raise typer.BadParameter(
+                "greedy captions one at a time are all that is measured: leave out --batch, --temperatures and --join",
+                param_hint="--synthetic",
+            )
         shapes = EvaluationConfig().drafts
         counts = demo_windows(lengths, "--lengths", windows)
         plan = Plan(tuple(counts), shapes, repeats, numbers(batch), _samplings(temperatures), _pair(join))

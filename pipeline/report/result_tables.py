@@ -132,6 +132,17 @@ def method_speedups(results: Path, temperature: float) -> Table:
     return _crossed(f"decode speedup, T={temperature:g}", cells)
 
 
+def speedups_after_prefill(results: Path) -> Table:
+    """Greedy decode speedup of the paper's comparison if the drafter's own prefill cost nothing, by visual tokens."""
+    return _crossed(
+        "drafter's prefill left out, T=0",
+        {
+            (METHODS[row["method"]], row["visual_tokens"]): _number(row["speedup_after_drafter_prefill"])
+            for row in _compared(results, 0.0)
+        },
+    )
+
+
 def ablation(results: Path) -> Table:
     """Greedy tau of each ablation over Sparrow's on the same windows, by visual tokens."""
     rows = _read(results / EPYC / "paper_tables.json")["ablation"]
@@ -158,6 +169,7 @@ TABLES: Mapping[str, Callable[[Path], Table]] = {
     "methods-tau-sampled": lambda results: method_taus(results, 1.0),
     "methods-speedup-greedy": lambda results: method_speedups(results, 0.0),
     "methods-speedup-sampled": lambda results: method_speedups(results, 1.0),
+    "methods-speedup-after-prefill": speedups_after_prefill,
     "ablation": ablation,
     "layers": layers,
 }
