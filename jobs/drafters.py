@@ -1,4 +1,4 @@
-"""Drafters on record: `python jobs/drafters.py list REGISTRY`, and `add`, `promote`, `rollback`, `import`."""
+"""Drafters on record: `python jobs/drafters.py list REGISTRY`; `--help` names what else there is."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -43,10 +43,10 @@ def measured(
     """Put newer figures on the record of every drafter that they name, so that two can be compared."""
     found = Registry(registry)
     rows = read_acceptance(evaluation)
-    named = [record.id for record in found.records() if any(row.drafter == record.id for row in rows)]
+    named = {row.drafter for row in rows} & {record.id for record in found.records()}
     if not named:
         raise ConfigError(f"{evaluation} has no row of a drafter in {registry}: measure {registry}/drafters/ID")
-    for drafter in named:
+    for drafter in sorted(named):
         found.measured_again(drafter, [row for row in rows if row.drafter == drafter])
         print(drafter)
 
@@ -69,13 +69,14 @@ def take_over(
 def show(registry: RegistryArgument) -> None:
     """Every drafter with tau by visual length; the one in use is marked."""
     found = Registry(registry)
+    in_use = found.in_use
     table = Table("", "id", "added", "draft", "tau by visual tokens", title=f"drafters in {registry}")
     for record in found.records():
         taus: dict[str, list[str]] = defaultdict(list)
         for row in record.evaluation:
             taus[f"{row.draft}, T={row.temperature:g}"].append(f"{row.bucket}: {row.tau:.2f}")
         for shape, cells in taus.items():
-            mark = "in use" if record.id == found.in_use else ""
+            mark = "in use" if record.id == in_use else ""
             table.add_row(mark, record.id, record.added_at, shape, "  ".join(cells))
     Console().print(table)
 

@@ -72,8 +72,10 @@ def train_cells(
     connected. Raises ConfigError where `output` holds one that was measured on other validation windows."""
     results: dict[str, CellResult] = {}
     of_folder: dict[Path, list[Cell]] = defaultdict(list)
-    learnt = {(cell.states, cell.config.num_windows) for cell in cells}
-    digests = {states: StateStore(states[0], names=numbered_shards(states[1])).digest for states in learnt}
+    digests = {
+        (states, num_windows): StateStore(states, names=numbered_shards(num_windows)).digest
+        for states, num_windows in {(cell.states, cell.config.num_windows) for cell in cells}
+    }
     for cell in cells:
         of_folder[output / run_name(cell.config, digests[cell.states, cell.config.num_windows])].append(cell)
 

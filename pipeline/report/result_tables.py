@@ -113,10 +113,7 @@ def bfloat16(results: Path) -> Table:
 
 def method_taus(results: Path, temperature: float) -> Table:
     """Tau of the paper's comparison, by visual tokens."""
-    return _crossed(
-        f"tau, T={temperature:g}",
-        {(METHODS[row["method"]], row["visual_tokens"]): _tau(row) for row in _compared(results, temperature)},
-    )
+    return _by_method(f"tau, T={temperature:g}", _compared(results, temperature), _tau)
 
 
 def method_speedups(results: Path, temperature: float) -> Table:
@@ -125,21 +122,20 @@ def method_speedups(results: Path, temperature: float) -> Table:
     by_length: dict[int, list[float]] = defaultdict(list)
     for row in rows:
         by_length[row["visual_tokens"]].append(row["decode_speedup"])
-    cells = {}
-    for row in rows:
+
+    def ranked(row: Row) -> str:
         rank = 1 + sum(other > row["decode_speedup"] for other in by_length[row["visual_tokens"]])
-        cells[METHODS[row["method"]], row["visual_tokens"]] = f"{_interval(row, 'decode_speedup')} #{rank}"
-    return _crossed(f"decode speedup, T={temperature:g}", cells)
+        return f"{_interval(row, 'decode_speedup')} #{rank}"
+
+    return _by_method(f"decode speedup, T={temperature:g}", rows, ranked)
 
 
 def speedups_after_prefill(results: Path) -> Table:
     """Greedy decode speedup of the paper's comparison if the drafter's own prefill cost nothing, by visual tokens."""
-    return _crossed(
+    return _by_method(
         "drafter's prefill left out, T=0",
-        {
-            (METHODS[row["method"]], row["visual_tokens"]): _number(row["speedup_after_drafter_prefill"])
-            for row in _compared(results, 0.0)
-        },
+        _compared(results, 0.0),
+        lambda row: _number(row["speedup_after_drafter_prefill"]),
     )
 
 
@@ -185,6 +181,11 @@ def _compared(results: Path, temperature: float) -> list[Row]:
     return sorted(
         (row for row in rows if row["temperature"] == temperature), key=lambda row: list(METHODS).index(row["method"])
     )
+
+
+def _by_method(corner: str, rows: Iterable[Row], cell: Callable[[Row], str]) -> Table:
+    """A cell for each row of the paper's comparison, by visual tokens."""
+    return _crossed(corner, {(METHODS[row["method"]], row["visual_tokens"]): cell(row) for row in rows})
 
 
 def _crossed(corner: str, cells: Mapping[tuple[str, int], str], unit: str = "") -> Table:

@@ -41,10 +41,15 @@ class ChunkPass(NamedTuple):
 
 
 def prefill(
-    target: TargetModel, prompt: Prompt, embedded: EmbeddedPrompt, cache: KVCache, config: PrefillConfig = PREFILL
+    target: TargetModel,
+    prompt: Prompt,
+    embedded: EmbeddedPrompt,
+    cache: KVCache,
+    config: PrefillConfig = PREFILL,
+    needs: VisualNeeds | None = None,
 ) -> PromptContext:
-    """Fill `cache` with the prompt; return its text positions with their states."""
-    return finish(prefill_by_layer(target, prompt, embedded, cache, config))
+    """Fill `cache` with the prompt; return its text positions with their states. `needs` asks for the video, too."""
+    return finish(prefill_by_layer(target, prompt, embedded, cache, config, needs))
 
 
 def prefill_by_layer(
@@ -55,7 +60,7 @@ def prefill_by_layer(
     config: PrefillConfig = PREFILL,
     needs: VisualNeeds | None = None,
 ) -> Generator[None, None, PromptContext]:
-    """`prefill` with a pause after every layer. `needs` asks for the video, too."""
+    """`prefill` with a pause after every layer."""
     asked = needs or VisualNeeds()
     text_states: list[torch.Tensor] = []
     taps: dict[int, list[torch.Tensor]] = {layer: [] for layer in asked.tap_layers}

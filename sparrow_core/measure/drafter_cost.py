@@ -9,10 +9,9 @@ from statistics import median
 
 import torch
 
-from sparrow_core.config import DraftConfig, PrefillConfig
+from sparrow_core.config import DraftConfig
 from sparrow_core.decoding.drafting import DraftJob, Turn
-from sparrow_core.decoding.rounds import first_token, prefill_by_layer
-from sparrow_core.decoding.target import finish
+from sparrow_core.decoding.rounds import first_token, prefill
 from sparrow_core.models.sparrow import SparrowDrafter
 from sparrow_core.types import Request
 
@@ -39,9 +38,7 @@ def drafter_cost(drafter: SparrowDrafter, request: Request, shape: DraftConfig) 
     info = target.info
     num_tokens = prompt.token_ids_S.numel()
     cache = info.cache_shape.cache(num_tokens)
-    context = finish(
-        prefill_by_layer(target, prompt, target.embed(prompt), cache, PrefillConfig(), drafter.visual_needs)
-    )
+    context = prefill(target, prompt, target.embed(prompt), cache, needs=drafter.visual_needs)
     turn = Turn(first_token(target, context, request.sampling), 1, 0, request.sampling)
     opening, proposing = [], []
     for _ in range(NUM_PROPOSALS):

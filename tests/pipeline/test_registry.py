@@ -146,3 +146,15 @@ def test_a_drafter_is_known_by_its_weights(url: str, tmp_path: Path) -> None:
     registry.promote(registry.add(drafter(tmp_path / "one", "w"), {}, measured(100)).id)
     assert registry.uses(tmp_path / "one") and registry.uses(drafter(tmp_path / "same", "w"))
     assert not registry.uses(drafter(tmp_path / "two", "other"))
+
+
+def test_newer_figures_go_on_record(tmp_path: Path) -> None:
+    registry, rows = Registry(str(tmp_path / "registry")), tmp_path / "rows.json"
+    first, second = (registry.add(drafter(tmp_path / name, name), {"of": name}, measured(100)) for name in "ab")
+    store_acceptance(rows, [*measured(50, first.id), *measured(75, "another")])
+    result = CliRunner().invoke(app, ["measured", registry.url, str(rows)])
+    assert result.exit_code == 0 and result.output.split() == [first.id]
+    assert registry.record(first.id).evaluation[0].tau == 12 and registry.record(first.id).provenance == {"of": "a"}
+    assert registry.record(second.id).evaluation[0].tau == 6
+    store_acceptance(rows, measured(75, "another"))
+    assert CliRunner().invoke(app, ["measured", registry.url, str(rows)]).exit_code == 2

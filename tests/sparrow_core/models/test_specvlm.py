@@ -9,8 +9,8 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from sparrow_core.config import DraftConfig, EngineConfig, PrefillConfig
 from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.drafting import DraftJob, Turn
-from sparrow_core.decoding.rounds import prefill_by_layer
-from sparrow_core.decoding.target import TargetModel, finish
+from sparrow_core.decoding.rounds import prefill
+from sparrow_core.decoding.target import TargetModel
 from sparrow_core.engine.engine import Engine
 from sparrow_core.models.reference import model_inputs
 from sparrow_core.models.specvlm import SpecVLMDrafter, kept_slots
@@ -41,7 +41,7 @@ def test_attention_is_that_of_transformers(tiny_target: TargetModel, tiny_checkp
     prompt = tiny_target.build_prompt(REQUESTS[0].messages)
     drafter, cache = SpecVLMDrafter(tiny_target), tiny_target.info.cache_shape.cache(len(prompt.token_ids_S))
     embedded, chunks = tiny_target.embed(prompt), PrefillConfig(chunk_tokens=24)
-    context = finish(prefill_by_layer(tiny_target, prompt, embedded, cache, chunks, drafter.visual_needs))
+    context = prefill(tiny_target, prompt, embedded, cache, chunks, drafter.visual_needs)
     reference = Qwen2_5_VLForConditionalGeneration.from_pretrained(tiny_checkpoint, attn_implementation="eager").eval()
     output = reference(**model_inputs(prompt, reference), output_attentions=True)
     num_behind = int(prompt.is_text_S.flip(0).int().cumprod(0).sum())
@@ -66,7 +66,7 @@ def test_with_some_it_drafts_what_the_library_says_of_those(tiny_target: TargetM
     prompt = tiny_target.build_prompt(video_messages(seed=4, num_frames=240))
     drafter, cache = SpecVLMDrafter(tiny_target, share=0.9), tiny_target.info.cache_shape.cache(len(prompt.token_ids_S))
     embedded = tiny_target.embed(prompt)
-    context = finish(prefill_by_layer(tiny_target, prompt, embedded, cache, PrefillConfig(), drafter.visual_needs))
+    context = prefill(tiny_target, prompt, embedded, cache, needs=drafter.visual_needs)
     assert context.visual is not None
     kept = kept_slots(prompt.is_text_S, drafter.attention(context.visual), 0.9)
     assert PrefillConfig().chunk_tokens < len(kept) < len(prompt.token_ids_S), "more than one chunk"
