@@ -25,6 +25,8 @@ LAYER_PANELS = {
     "fact_score": "share of facts right",
     "cosine": "cosine of visual states to their embeddings",
 }
+
+matplotlib.rcParams["svg.hashsalt"] = "sparrow"  # the same figures make the same file
 TRAINING_COLUMNS = 4
 
 

@@ -23,6 +23,12 @@ def test_methods_and_machine_are_named(tmp_path: Path) -> None:
         assert f"<!-- {text}" in content
 
 
+def test_the_same_figures_make_the_same_file(tmp_path: Path) -> None:
+    plot_speed(RESULTS, tmp_path / "one.svg")
+    plot_speed(RESULTS, tmp_path / "other.svg")
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "other.svg").read_bytes()
+
+
 def test_a_comparison_is_drawn_with_its_trainings_and_layers(tmp_path: Path) -> None:
     row = {"tau": 4.0, "decode_speedup": 2.0, "end_to_end_speedup": 1.5}
     training = {"name": "text_only", "tau": 3.0, "curve": [[0, 5.0, [0.1]], [20, 1.0, [0.9]]]}
