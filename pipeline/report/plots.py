@@ -11,6 +11,8 @@ matplotlib.use("svg")
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
+matplotlib.rcParams["svg.hashsalt"] = "sparrow"  # the same figures make the same file
+
 PANELS = {
     "decode_speedup": "decode speedup over our one-row loop",
     "tau": "tau (tokens per target call)",
@@ -25,8 +27,6 @@ LAYER_PANELS = {
     "fact_score": "share of facts right",
     "cosine": "cosine of visual states to their embeddings",
 }
-
-matplotlib.rcParams["svg.hashsalt"] = "sparrow"  # the same figures make the same file
 TRAINING_COLUMNS = 4
 
 
