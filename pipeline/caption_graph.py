@@ -3,7 +3,6 @@
 Owns what Ray must be told, and nothing of what a stage does. Rows are keyed by window id throughout; order is free.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -129,7 +128,6 @@ def engine_pool(config: CaptionConfig, plan: ResourcePlan) -> dict[str, Any]:
 @contextmanager
 def data_context(num_videos: int) -> Iterator[None]:
     """Settings of Ray Data for graphs over so many videos, for as long as the context lasts."""
-    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")  # see finite_retries
     settings = {
         # One row per block, everywhere: a window is the unit of scheduling, of retry, and of what a worker holds in
         # memory. (A repartition would do it between two stages, but it asks for a whole CPU, which a small machine has
@@ -161,5 +159,8 @@ def name_of_window(source_uri: str, span: tuple[float, float] | None, *, prompt:
 
 
 def finite_retries() -> dict[str, Any]:
-    """Actor options without a named parameter yet. Ray's own default is to retry a deadly window for ever."""
+    """Actor options without a named parameter yet: `cluster.connected` hides Ray's warning of it.
+
+    Ray's own default is to retry a deadly window for ever.
+    """
     return {"max_restarts": -1, "max_task_retries": _MAX_TASK_RETRIES}

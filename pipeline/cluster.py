@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import secrets
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -41,6 +42,7 @@ def connected() -> Iterator[Cluster]:
     else:
         _start_own_ray()
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")  # see finite_retries
     try:
         totals = ray.cluster_resources()
         memory = max(int(node["Resources"].get("memory", 0)) for node in ray.nodes() if node["Alive"])

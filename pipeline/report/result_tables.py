@@ -53,7 +53,7 @@ def with_tables(text: str, results: Path) -> str:
 
 def acceptance(results: Path, draft: str) -> Table:
     """Greedy tau of drafters in one shape, by visual tokens."""
-    rows = [row for row in _greedy(_read(results / XEON / "acceptance.json")) if row["draft"] == draft]
+    rows = [row for row in _greedy(_read(results / EPYC / "acceptance.json")) if row["draft"] == draft]
     rows.sort(key=lambda row: list(DRAFTERS).index(row["drafter"]))
     return _crossed(draft, {(DRAFTERS[row["drafter"]], int(row["bucket"])): _tau(row) for row in rows})
 
@@ -76,14 +76,14 @@ def speed(results: Path) -> Table:
             _number(row["end_to_end_speedup"]),
             f"{row['end_to_end_bound']:.1f}",
         ]
-        for row in _greedy(_read(results / XEON / "speed/results.json")["rows"])
+        for row in _greedy(_read(results / EPYC / "speed/results.json")["rows"])
         if row["batch"] == 1
     ]
 
 
 def passes(results: Path) -> Table:
     """Time of a pass by its rows and context, and how many one-row steps that is."""
-    found = _read(results / XEON / "speed/results.json")["passes"]
+    found = _read(results / EPYC / "speed/results.json")["passes"]
     return _crossed("rows of a pass", {(str(row["rows"]), row["context"]): _pass(row) for row in found}, " slots")
 
 
@@ -172,8 +172,8 @@ TABLES: Mapping[str, Callable[[Path], Table]] = {
 
 
 def _greedy(rows: Iterable[Row]) -> list[Any]:
-    """Those at temperature 0; rows of an earlier version name no temperature and are all greedy."""
-    return [row for row in rows if not row.get("temperature")]
+    """Those at temperature 0."""
+    return [row for row in rows if row["temperature"] == 0]
 
 
 def _compared(results: Path, temperature: float) -> list[Row]:
