@@ -173,7 +173,8 @@ def method_rows(runs: Sequence[MethodRun], baseline: str) -> list[MethodRow]:
 
 
 def _row(key: tuple[str, int, float], group: Sequence[MethodRun], baseline: Sequence[MethodRun]) -> MethodRow:
-    runs = [run for run in group if run.usable]
+    # A bootstrap depends on the order: always the same, however the measurement was stopped and gone on with.
+    runs = sorted((run for run in group if run.usable), key=lambda run: run.window)
     of_baseline = {run.window: run for run in baseline}
     shared = [run for run in runs if run.window in of_baseline]
     tau = _ratio(runs, _tokens, _rounds)

@@ -60,6 +60,11 @@ def test_rows_pool_usable_windows() -> None:
     assert unpaired.tau_ratio is None and unpaired.speedup_ratio_low is None
 
 
+def test_the_order_of_measuring_does_not_matter() -> None:
+    runs = [run("base", f"w{index}", 10 + index, 40 + 7 * index % 30, 2.0 + index) for index in range(12)]
+    assert method_rows(runs, "base") == method_rows(runs[::-1], "base")
+
+
 def test_runs_survive_json() -> None:
     before = run("a", "v", 10, 40, 2.0)
     assert read_run(json.loads(json.dumps(asdict(before)))) == before
