@@ -15,12 +15,12 @@ from rich.table import Table
 from jobs.caption_corpus import DEMO
 from jobs.errors import told_errors
 from jobs.submitted import refuse_relative
-from pipeline.audit_run import Finding, WindowReader, compare_runs, compare_with_oracle
-from pipeline.rows import Row
-from pipeline.stored_windows import CaptionRunTable
+from pipeline.captioning.audit import Finding, WindowReader, compare_runs, compare_with_oracle
+from pipeline.captioning.stored_windows import CaptionRunTable
+from pipeline.common.rows import Row
 from sparrow_core.config import DecodeConfig
 from sparrow_core.errors import ConfigError
-from sparrow_core.models.loading import load_target, read_frame_spec
+from sparrow_core.targets.loading import load_target, read_frame_spec
 
 ALL_EQUAL, USAGE, DIFFERENT = 0, 2, 4
 

@@ -19,17 +19,17 @@ from demo.windows import DemoWindows
 from jobs.caption_corpus import DEMO
 from jobs.errors import told_errors
 from jobs.options import demo_windows, numbers
-from pipeline.distill_config import EvaluationConfig
-from pipeline.report.machine import describe_machine
-from pipeline.report.plots import plot_speed
+from pipeline.common.machine import describe_machine
+from pipeline.comparison.plots import plot_speed
+from pipeline.drafters.config import EvaluationConfig
 from sparrow_core.config import Sampling
+from sparrow_core.drafters.artefact import load_drafter
+from sparrow_core.drafters.sparrow import SparrowDrafter
 from sparrow_core.measure.benchmark import Plan, Subject, Tables, decoding, imposed_decoding, single_costs
 from sparrow_core.measure.floors import measure_rates
-from sparrow_core.models.drafter_checkpoint import load_drafter
-from sparrow_core.models.loading import load_target, resolve_device, resolve_dtype
-from sparrow_core.models.reference import load_reference
-from sparrow_core.models.sparrow import SparrowDrafter
-from sparrow_core.models.synthetic import GEOMETRIES, random_target
+from sparrow_core.targets.loading import load_target, resolve_device, resolve_dtype
+from sparrow_core.targets.reference import load_reference
+from sparrow_core.targets.synthetic import GEOMETRIES, random_target
 from sparrow_core.threads import on_passing_thread
 from sparrow_core.types import Request
 

@@ -9,10 +9,18 @@ from rich.console import Console
 
 from jobs.errors import told_errors
 from jobs.submitted import refuse_relative
-from pipeline.caption_run import ExitCode, Listener, Prepared, execute, exit_code, exit_code_of_nothing_to_do, prepare
-from pipeline.config import CaptionConfig, caption_config
-from pipeline.report.console import advance, progress_bar, show_captions, show_start, show_summary
-from pipeline.storage import list_videos
+from pipeline.captioning.config import CaptionConfig, caption_config
+from pipeline.captioning.console import advance, progress_bar, show_captions, show_start, show_summary
+from pipeline.captioning.run import (
+    ExitCode,
+    Listener,
+    Prepared,
+    execute,
+    exit_code,
+    exit_code_of_nothing_to_do,
+    prepare,
+)
+from pipeline.common.storage import list_videos
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

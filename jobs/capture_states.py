@@ -10,10 +10,10 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from jobs.caption_corpus import DEMO
 from jobs.errors import told_errors
 from jobs.submitted import refuse_relative
-from pipeline.caption_run import ExitCode
-from pipeline.capture_run import CaptureAccount, capture_videos
-from pipeline.config import caption_config
-from pipeline.storage import list_videos
+from pipeline.captioning.config import caption_config
+from pipeline.captioning.run import ExitCode
+from pipeline.common.storage import list_videos
+from pipeline.drafters.capture_run import CaptureAccount, capture_videos
 
 MOST_ERRORS_SHOWN = 20
 

@@ -19,17 +19,17 @@ from demo.windows import DemoWindows
 from jobs.caption_corpus import DEMO
 from jobs.errors import told_errors
 from jobs.options import demo_windows, numbers
-from pipeline.distill_config import EvaluationConfig
-from pipeline.journal import Journal
-from pipeline.report.machine import describe_machine
+from pipeline.common.journal import Journal
+from pipeline.common.machine import describe_machine
+from pipeline.drafters.config import EvaluationConfig
 from sparrow_core.config import EngineConfig, Sampling
-from sparrow_core.decoding.drafting import Drafter
+from sparrow_core.decoding.drafter import Drafter
 from sparrow_core.decoding.target import TargetModel
+from sparrow_core.drafters.artefact import load_drafter
+from sparrow_core.drafters.constant import ConstantDrafter
+from sparrow_core.drafters.sparrow import SparrowDrafter
 from sparrow_core.measure.equality import Comparison, EqualityCheck
-from sparrow_core.models.drafter_checkpoint import load_drafter
-from sparrow_core.models.loading import load_target
-from sparrow_core.models.rivals import ConstantDrafter
-from sparrow_core.models.sparrow import SparrowDrafter
+from sparrow_core.targets.loading import load_target
 from sparrow_core.types import Request
 
 SHAPES = {**EvaluationConfig().drafts, "governor": None}

@@ -14,23 +14,30 @@ from rich.console import Console
 from demo.windows import DemoWindows, Split
 from jobs.errors import told_errors
 from jobs.submitted import refuse_relative
-from pipeline.checkpoints import worker_draft, worker_path
-from pipeline.cluster import connected
-from pipeline.config import build_config, read_settings
-from pipeline.distill_config import DistillRunConfig, EvaluationConfig
-from pipeline.distill_run import Distilled, distill
-from pipeline.evaluation_run import HeldOut, evaluate_drafters
-from pipeline.ids import window_number
-from pipeline.registry import EVALUATION, JUDGED, NotBetterError, Registry, add_measured
-from pipeline.report.acceptance import drafter_card, show_acceptance, store_acceptance
-from pipeline.state_sources import captured_videos
-from pipeline.storage import Folder, absolute
-from pipeline.stored_windows import CaptionRunTable, StoredWindow, by_length, one_of_each_video, stored_windows
-from pipeline.triggers import TriggerConfig, least_new_captions
+from pipeline.captioning.stored_windows import (
+    CaptionRunTable,
+    StoredWindow,
+    by_length,
+    one_of_each_video,
+    stored_windows,
+)
+from pipeline.common.acceptance_rows import store_acceptance
+from pipeline.common.checkpoints import worker_draft, worker_path
+from pipeline.common.cluster import connected
+from pipeline.common.ids import window_number
+from pipeline.common.registry import EVALUATION, JUDGED, NotBetterError, Registry, add_measured
+from pipeline.common.settings import build_config, read_settings
+from pipeline.common.storage import Folder, absolute
+from pipeline.drafters.config import DistillRunConfig, EvaluationConfig
+from pipeline.drafters.distillation import Distilled, distill
+from pipeline.drafters.evaluation import HeldOut, evaluate_drafters
+from pipeline.drafters.report import drafter_card, show_acceptance
+from pipeline.drafters.state_sources import captured_videos
+from pipeline.drafters.triggers import TriggerConfig, least_new_captions
 from sparrow_core.config import DecodeConfig
 from sparrow_core.distill.online import OnlineWindow
 from sparrow_core.errors import ConfigError
-from sparrow_core.models.loading import read_frame_spec
+from sparrow_core.targets.loading import read_frame_spec
 from sparrow_core.types import Request
 
 HELD_OUT_SEED, VALIDATION_SEED = 50_000, 30_000

@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.errors import told_errors
-from pipeline.registry import Registry, add_measured
-from pipeline.report.acceptance import read_acceptance
+from pipeline.common.acceptance_rows import read_acceptance
+from pipeline.common.registry import Registry, add_measured
+from sparrow_core.drafters.artefact import save_drafter
+from sparrow_core.drafters.eagle_import import import_drafter
 from sparrow_core.errors import ConfigError
-from sparrow_core.models.drafter_checkpoint import save_drafter
-from sparrow_core.models.drafter_import import import_drafter
-from sparrow_core.models.loading import load_target
+from sparrow_core.targets.loading import load_target
 
 app = typer.Typer(help="Which drafters there are, which one is in use, and the way back.", no_args_is_help=True)
 RegistryArgument = Annotated[str, typer.Argument(help="Folder or fsspec URL of the registry.")]

@@ -10,12 +10,13 @@ from rich.console import Console
 from jobs.distill_draft import DistillJobConfig, held_out, read_heldout
 from jobs.errors import told_errors
 from jobs.submitted import refuse_relative
-from pipeline.checkpoints import worker_path
-from pipeline.cluster import connected
-from pipeline.config import build_config, read_settings
-from pipeline.evaluation_run import evaluate_drafters
-from pipeline.registry import drafter_in_use
-from pipeline.report.acceptance import show_acceptance, store_acceptance
+from pipeline.common.acceptance_rows import store_acceptance
+from pipeline.common.checkpoints import worker_path
+from pipeline.common.cluster import connected
+from pipeline.common.registry import drafter_in_use
+from pipeline.common.settings import build_config, read_settings
+from pipeline.drafters.evaluation import evaluate_drafters
+from pipeline.drafters.report import show_acceptance
 
 
 def main(

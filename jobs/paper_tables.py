@@ -19,20 +19,20 @@ from demo.world import mean_scores, score
 from jobs.distill_draft import DistillJobConfig
 from jobs.errors import told_errors
 from jobs.submitted import refuse_relative
-from pipeline.checkpoints import worker_draft, worker_path
-from pipeline.cluster import connected, errors_of_worker_start
-from pipeline.config import build_config, read_settings
-from pipeline.layer_study import study_layers
-from pipeline.paper_measurement import SPARROW, UNTRAINED, MeasureConfig, Plan, Windows, measure
-from pipeline.paper_training import Variant, capture_all, train_variants, tune_variants
-from pipeline.report.machine import describe_machine
-from pipeline.report.plots import plot_layers, plot_methods, plot_training
-from pipeline.trained_drafters import TrainedDrafter, keep_drafter, kept_drafters
-from pipeline.training_cells import CellResult, Validation, train_cells
+from pipeline.common.checkpoints import worker_draft, worker_path
+from pipeline.common.cluster import connected, errors_of_worker_start
+from pipeline.common.machine import describe_machine
+from pipeline.common.settings import build_config, read_settings
+from pipeline.comparison.layer_study import study_layers
+from pipeline.comparison.measurement import SPARROW, UNTRAINED, MeasureConfig, Plan, Windows, measure
+from pipeline.comparison.plots import plot_layers, plot_methods, plot_training
+from pipeline.comparison.trained_drafters import TrainedDrafter, keep_drafter, kept_drafters
+from pipeline.comparison.training import Variant, capture_all, train_variants, tune_variants
+from pipeline.comparison.trials import CellResult, Validation, train_cells
 from sparrow_core.errors import ConfigError
 from sparrow_core.measure.layers import LayerFinding
 from sparrow_core.measure.methods import MethodRow, method_rows
-from sparrow_core.models.loading import resolve_device
+from sparrow_core.targets.loading import resolve_device
 from sparrow_core.types import Request
 
 VALIDATION_SEED, MEASURED_SEED = 40_000, 90_000

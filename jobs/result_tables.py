@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from jobs.errors import told_errors
-from pipeline.report.result_tables import with_tables
+from pipeline.comparison.result_tables import with_tables
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs/paper_tables.md")

@@ -11,9 +11,8 @@ from rich.console import Console
 
 from jobs.caption_corpus import DEMO
 from jobs.errors import told_errors
-from pipeline.cluster import connected
-from pipeline.report.endpoint import show_endpoint, show_ready
-from pipeline.serve_app import (
+from pipeline.common.cluster import connected
+from pipeline.serving.app import (
     plan_replicas,
     refuse_busy_port,
     refuse_missing_checkpoints,
@@ -23,6 +22,7 @@ from pipeline.serve_app import (
 )
 from pipeline.serving.auth import TOKEN_VARIABLE, chosen_token
 from pipeline.serving.config import ServeConfig, serve_config
+from pipeline.serving.console import show_endpoint, show_ready
 
 
 def main(

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.cluster import is_submitted_job
-from pipeline.storage import is_url
+from pipeline.common.cluster import is_submitted_job
+from pipeline.common.storage import is_url
 from sparrow_core.errors import ConfigError
 
 

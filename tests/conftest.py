@@ -10,7 +10,7 @@ import torch
 from demo.model import PREPROCESSOR_CONFIG, target_config
 from demo.tokenizer import train_tokenizer
 from sparrow_core.decoding.target import TargetModel
-from sparrow_core.models.loading import load_target
+from sparrow_core.targets.loading import load_target
 from sparrow_core.types import Frames, Message
 
 torch.set_num_threads(1)

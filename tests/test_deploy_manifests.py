@@ -11,7 +11,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from jobs.distill_draft import DistillJobConfig, main
-from pipeline.config import build_config, read_settings
+from pipeline.common.settings import build_config, read_settings
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "docs" / "deploy"

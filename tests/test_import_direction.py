@@ -1,74 +1,124 @@
-"""Imports point down: jobs -> pipeline -> sparrow_core, and each outside library has one home."""
+"""Imports point down, wing by wing, as the table of ARCHITECTURE.md says; each outside library has one home."""
 
 import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("sparrow_core", "pipeline", "jobs", "demo")
+FILES = [path.relative_to(ROOT) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def wing(path: Path) -> str:
+    """A folder right below one of the two packages, or the package itself for what lies in its root."""
+    parts = path.parts[:-1]
+    return "/".join(parts[:2]) if parts[0] in ("sparrow_core", "pipeline") else parts[0]
 
 
 def imported(path: Path) -> set[str]:
     """Dotted names of all modules that a file imports, at any depth of its code."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
     return names
 
 
-def importers(module: str, folder: str) -> list[str]:
-    """Files below `folder` that import `module` or anything inside it."""
-    return sorted(
-        str(path.relative_to(ROOT))
-        for path in (ROOT / folder).rglob("*.py")
-        if any(name == module or name.startswith(f"{module}.") for name in imported(path))
-    )
+def wings_imported(path: Path) -> set[str]:
+    """Other wings that a file imports from."""
+    of_module = {str(file.with_suffix("")).replace("/", ".").removesuffix(".__init__"): wing(file) for file in FILES}
+    return {of_module[name] for name in imported(path) if name in of_module} - {wing(path)}
+
+
+def table() -> dict[str, set[str]]:
+    """What each wing may import, by ARCHITECTURE.md: the rows `| \\`wing\\` | what it is | \\`other\\`, ... |`."""
+    rows = re.findall(r"^\| `([\w/]+)` \|[^|]*\|([^|]*)\|$", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
+    return {name: set(re.findall(r"`([\w/]+)`", allowed)) for name, allowed in rows}
+
+
+def test_the_table_is_what_the_code_does() -> None:
+    """Neither more nor less: an arrow that nobody needs any more is taken out of the table."""
+    found: dict[str, set[str]] = {}
+    for path in FILES:
+        if path.name != "__init__.py" or imported(path):
+            found.setdefault(wing(path), set()).update(wings_imported(path))
+    assert found == table()
+
+
+def test_wings_form_a_line() -> None:
+    tuple(TopologicalSorter(table()).static_order())  # raises CycleError
+
+
+def test_the_pipelines_root_is_empty() -> None:
+    assert [path.name for path in (ROOT / "pipeline").glob("*.py")] == ["__init__.py"]
 
 
 @pytest.mark.parametrize(
-    ("folder", "forbidden"),
+    ("module", "homes"),
     [
-        ("sparrow_core", ("ray", "pipeline", "jobs", "demo", "fsspec", "pyarrow")),
-        ("sparrow_core/decoding", ("transformers", "sparrow_core.models", "sparrow_core.engine", "sparrow_core.media")),
-        ("sparrow_core/engine", ("transformers", "sparrow_core.models", "sparrow_core.distill")),
-        ("sparrow_core/models", ("sparrow_core.engine", "sparrow_core.distill")),
-        ("sparrow_core/media", ("transformers", "sparrow_core.models", "sparrow_core.decoding")),
-        ("pipeline", ("transformers", "jobs", "demo")),
-        ("pipeline/stages", ("ray",)),
-        ("demo", ("ray", "pipeline", "jobs")),
+        ("ray", ("pipeline/",)),
+        ("transformers", ("sparrow_core/targets/", "demo/")),
+        ("fsspec", ("pipeline/common/storage.py",)),
+        ("av", ("sparrow_core/media/", "demo/")),
+        ("decord", ("sparrow_core/media/",)),
+        ("fastapi", ("pipeline/serving/",)),
     ],
 )
-def test_folder_does_not_import(folder: str, forbidden: tuple[str, ...]) -> None:
-    assert {module: importers(module, folder) for module in forbidden} == {module: [] for module in forbidden}
+def test_library_has_one_home(module: str, homes: tuple[str, ...]) -> None:
+    importers = [
+        str(path) for path in FILES if any(n == module or n.startswith(f"{module}.") for n in imported(path))
+    ]
+    assert importers, f"nobody imports {module}; the rule is stale"
+    assert [path for path in importers if not path.startswith(homes)] == []
 
 
-@pytest.mark.parametrize(
-    ("module", "home"),
-    [
-        ("ray", "pipeline/"),
-        ("transformers", "sparrow_core/models/"),
-        ("fsspec", "pipeline/storage.py"),
-    ],
-)
-def test_library_has_one_home(module: str, home: str) -> None:
-    outside = [path for folder in ("sparrow_core", "pipeline") for path in importers(module, folder)]
-    assert outside, f"nobody imports {module}; the rule is stale"
-    assert [path for path in outside if not path.startswith(home)] == []
+def test_stages_know_no_ray() -> None:
+    """What a stage does can be tried without a cluster."""
+    stages = [path for path in FILES if "captioning/stages" in str(path)]
+    assert stages and not any(name.split(".")[0] == "ray" for path in stages for name in imported(path))
 
 
-def test_config_needs_no_heavy_library() -> None:
-    """Settings can be checked on a machine without torch, Ray or transformers."""
-    reachable, waiting = set(), ["sparrow_core.config"]
+CORE_WITHOUT_MEDIA = "decoding", "engine", "targets", "drafters"
+
+
+@pytest.mark.parametrize("missing", ["ray", "av", "decord"])
+def test_the_core_is_imported_without(missing: str) -> None:
+    """As on a machine that has torch and transformers alone."""
+    modules = [
+        str(path.with_suffix("")).replace("/", ".")
+        for path in FILES
+        if path.parts[0] == "sparrow_core" and path.parts[1] in CORE_WITHOUT_MEDIA and path.name != "__init__.py"
+    ]
+    blocked = f"import sys; sys.modules[{missing!r}] = None"
+    code = f"{blocked}\nimport {', '.join(modules)}"
+    outcome = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr
+
+
+def reachable(module: str) -> Iterator[Path]:
+    """Files that a module of ours brings in, itself among them."""
+    seen, waiting = set(), [Path(module.replace(".", "/") + ".py")]
     while waiting:
-        path = ROOT / (waiting.pop().replace(".", "/") + ".py")
+        path = waiting.pop()
+        seen.add(path)
+        yield path
         for name in imported(path):
-            module = name if (ROOT / (name.replace(".", "/") + ".py")).exists() else name.rpartition(".")[0]
-            if module.startswith("sparrow_core.") and module not in reachable:
-                reachable.add(module)
-                waiting.append(module)
-            assert name.split(".")[0] not in {"torch", "ray", "transformers"}, f"{path} imports {name}"
+            file = Path(name.replace(".", "/") + ".py")
+            if (ROOT / file).exists() and file not in seen:
+                waiting.append(file)
+
+
+@pytest.mark.parametrize("module", ["sparrow_core.config", "pipeline.common.settings", "pipeline.common.ids"])
+def test_settings_need_no_heavy_library(module: str) -> None:
+    """They can be checked on a machine without torch, Ray or transformers."""
+    names = {name.split(".")[0] for path in reachable(module) for name in imported(path)}
+    assert not names & {"torch", "ray", "transformers"}

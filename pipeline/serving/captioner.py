@@ -6,15 +6,15 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
+from pipeline.common.worker_engine import worker_engine
 from pipeline.serving.config import ServeConfig
 from pipeline.serving.errors import ApiError, overloaded
 from pipeline.serving.protocol import ChatMessage, ChatRequest, Part
 from pipeline.serving.video_reader import VideoReader
-from pipeline.worker_engine import worker_engine
 from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.ticket import Ticket
 from sparrow_core.errors import EngineClosedError
-from sparrow_core.models.loading import read_frame_spec
+from sparrow_core.targets.loading import read_frame_spec
 from sparrow_core.types import Frames, Message, Request
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import CaptionConfig, build_config, job_settings
+from pipeline.captioning.config import CaptionConfig
+from pipeline.common.settings import build_config, job_settings
 from sparrow_core.errors import ConfigError
 
 

@@ -3,9 +3,10 @@
 import torch
 
 from sparrow_core.config import PrefillConfig
-from sparrow_core.decoding.rounds import PREFILL, first_token, prefill, read_alone
+from sparrow_core.decoding.cache import KVCache
+from sparrow_core.decoding.prefill import PREFILL, first_token, prefill
 from sparrow_core.decoding.sampling import choose
-from sparrow_core.decoding.target import Prompt, TargetModel
+from sparrow_core.decoding.target import Prompt, SequenceRows, TargetModel
 from sparrow_core.types import Sampling
 
 
@@ -29,3 +30,14 @@ def generate_autoregressively(
         position_1 = torch.tensor([len(tokens)], device=info.device)
         tokens.append(int(choose(target.logits(state_1D), sampling, position_1)))
     return tuple(tokens)
+
+
+def read_alone(target: TargetModel, cache: KVCache, position_offset: int, token: int) -> torch.Tensor:
+    """The step of the autoregressive loop: one row in a pass of its own, committed -> its state [1, D]."""
+    info = target.info
+    token_1 = torch.tensor([token], device=info.device)
+    position_A1 = torch.full((info.position_axes, 1), cache.length + position_offset, device=info.device)
+    rows = (SequenceRows(cache, num_rows=1),)
+    state_1D = target.forward(target.embed_tokens(token_1), position_A1, rows).states_RD
+    cache.commit([0])
+    return state_1D

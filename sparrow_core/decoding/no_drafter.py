@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from sparrow_core.decoding.drafting import DraftJob, PromptContext, VisualNeeds
+from sparrow_core.decoding.drafter import DraftJob, PromptContext, VisualNeeds
 from sparrow_core.types import Draft
 
 

@@ -4,127 +4,28 @@ Shape letters: S prompt tokens, R rows of one pass, N nodes of one draft, A axes
 """
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from sparrow_core.config import DraftConfig, PrefillConfig
-from sparrow_core.decoding.anchors import text_slots
+from sparrow_core.config import DraftConfig
+from sparrow_core.decoding.autoregressive import read_alone
 from sparrow_core.decoding.cache import KVCache
-from sparrow_core.decoding.drafting import (
+from sparrow_core.decoding.drafter import (
     Drafter,
     DraftJob,
     DraftSession,
-    PromptContext,
     Recording,
     Turn,
-    VisualContext,
-    VisualNeeds,
 )
 from sparrow_core.decoding.near_ties import first_in_doubt
 from sparrow_core.decoding.sampling import choose
-from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, SequenceRows, TargetModel, TargetPass, finish
+from sparrow_core.decoding.target import SequenceRows, TargetModel
 from sparrow_core.decoding.tree import ancestors, depths
 from sparrow_core.decoding.verify import verify
-from sparrow_core.types import Draft, Sampling
-
-PREFILL = PrefillConfig()
-
-
-class ChunkPass(NamedTuple):
-    """Which rows of a chunk of a prompt are text (bool [R]), and its pass."""
-
-    is_text_R: torch.Tensor
-    result: TargetPass
-
-
-def prefill(
-    target: TargetModel,
-    prompt: Prompt,
-    embedded: EmbeddedPrompt,
-    cache: KVCache,
-    config: PrefillConfig = PREFILL,
-    needs: VisualNeeds | None = None,
-) -> PromptContext:
-    """Fill `cache` with the prompt; return its text positions with their states. `needs` asks for the video, too."""
-    return finish(prefill_by_layer(target, prompt, embedded, cache, config, needs))
-
-
-def prefill_by_layer(
-    target: TargetModel,
-    prompt: Prompt,
-    embedded: EmbeddedPrompt,
-    cache: KVCache,
-    config: PrefillConfig = PREFILL,
-    needs: VisualNeeds | None = None,
-) -> Generator[None, None, PromptContext]:
-    """`prefill` with a pause after every layer."""
-    asked = needs or VisualNeeds()
-    text_states: list[torch.Tensor] = []
-    taps: dict[int, list[torch.Tensor]] = {layer: [] for layer in asked.tap_layers}
-    text_taps: dict[int, list[torch.Tensor]] = {layer: [] for layer in asked.text_tap_layers}
-    for chunk in prefill_passes(target, prompt, embedded, cache, config, (*taps, *text_taps)):
-        if chunk is not None:
-            text_states.append(chunk.result.states_RD[chunk.is_text_R])
-            for layer, parts in taps.items():
-                parts.append(chunk.result.taps[layer])
-            for layer, parts in text_taps.items():
-                parts.append(chunk.result.taps[layer][chunk.is_text_R])
-        yield
-    cache.seal_prompt()
-    states_TD = torch.cat(text_states)
-    visual = None
-    if needs:
-        visual = VisualContext(
-            prompt.is_text_S,
-            embedded,
-            cache.data_LKGSD[:, 0, :, : cache.length],
-            {layer: torch.cat(parts) for layer, parts in taps.items()},
-            {layer: torch.cat(parts) for layer, parts in text_taps.items()},
-        )
-    return PromptContext(prompt.token_ids_S[text_slots(prompt.is_text_S)].to(states_TD.device), states_TD, visual)
-
-
-def prefill_passes(
-    target: TargetModel,
-    prompt: Prompt,
-    embedded: EmbeddedPrompt,
-    cache: KVCache,
-    config: PrefillConfig = PREFILL,
-    tap_layers: tuple[int, ...] = (),
-) -> Iterator[ChunkPass | None]:
-    """Fill `cache` chunk by chunk; yields after each layer: None, or at the end of a chunk its pass.
-
-    Chunks lie at the same places however this is interleaved with other work.
-    """
-    device = embedded.embeddings_SD.device
-    num_tokens = prompt.token_ids_S.numel()
-    for start in range(0, num_tokens, config.chunk_tokens):
-        window = slice(start, min(start + config.chunk_tokens, num_tokens))
-        rows = SequenceRows(cache, window.stop - start)
-        embeddings_RD, positions_AR = embedded.embeddings_SD[window], embedded.positions_AS[:, window]
-        result = yield from target.forward_by_layer(embeddings_RD, positions_AR, (rows,), tap_layers)
-        cache.commit(list(range(rows.num_rows)))
-        yield ChunkPass(prompt.is_text_S[window].to(device), result)
-
-
-def first_token(target: TargetModel, context: PromptContext, sampling: Sampling) -> int:
-    """The token that prefill itself decides on."""
-    logits_1V = target.logits(context.states_TD[-1:])
-    return int(choose(logits_1V, sampling, torch.zeros(1, dtype=torch.int64, device=logits_1V.device)))
-
-
-def read_alone(target: TargetModel, cache: KVCache, position_offset: int, token: int) -> torch.Tensor:
-    """The step of the autoregressive loop: one row in a pass of its own, committed -> its state [1, D]."""
-    info = target.info
-    token_1 = torch.tensor([token], device=info.device)
-    position_A1 = torch.full((info.position_axes, 1), cache.length + position_offset, device=info.device)
-    rows = (SequenceRows(cache, num_rows=1),)
-    state_1D = target.forward(target.embed_tokens(token_1), position_A1, rows).states_RD
-    cache.commit([0])
-    return state_1D
+from sparrow_core.types import Draft
 
 
 @dataclass(frozen=True)

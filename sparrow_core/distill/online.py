@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from sparrow_core.config import CaptureConfig
+from sparrow_core.distill.hidden_states import WindowStates, window_states
 from sparrow_core.distill.recorder import CaptionRecorder, bridge_layer, capture_samplings
-from sparrow_core.distill.states import WindowStates, window_states
 from sparrow_core.engine.engine import Engine
 from sparrow_core.types import Request
 

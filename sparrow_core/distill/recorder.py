@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from sparrow_core.config import CaptureConfig
-from sparrow_core.decoding.anchors import text_slots
-from sparrow_core.decoding.drafting import PromptContext, VisualNeeds
+from sparrow_core.decoding.drafter import PromptContext, VisualNeeds
+from sparrow_core.decoding.prefill import text_slots
 from sparrow_core.decoding.target import TargetInfo
-from sparrow_core.distill.states import CapturedCaption, CapturedWindow
+from sparrow_core.distill.hidden_states import CapturedCaption, CapturedWindow
 from sparrow_core.errors import CheckpointError
 from sparrow_core.types import Sampling
 

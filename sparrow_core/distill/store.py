@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from sparrow_core.decoding.target import TargetModel
-from sparrow_core.distill.states import CapturedCaption, CapturedWindow, WindowStates, window_states
+from sparrow_core.distill.hidden_states import CapturedCaption, CapturedWindow, WindowStates, window_states
 from sparrow_core.errors import CheckpointError
 
 SCHEMA_VERSION = 2

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from sparrow_core.config import DistillConfig
+from sparrow_core.distill.batch import StateBatch, num_learnt
+from sparrow_core.distill.hidden_states import WindowStates
 from sparrow_core.distill.sampler import WindowSampler, noise_seeds, shows_bridge
-from sparrow_core.distill.states import StateBatch, WindowStates, num_learnt
 from sparrow_core.distill.unroll import UnrolledDrafter, UnrollSums
 from sparrow_core.errors import TrainingDivergedError
 

@@ -25,10 +25,11 @@ from torch import nn
 from torch.nn import functional
 
 from sparrow_core.config import DistillConfig
+from sparrow_core.distill.batch import NOBODY, StateBatch, collate, learnt_slots
+from sparrow_core.distill.hidden_states import VisualSource, WindowStates
 from sparrow_core.distill.losses import combined
-from sparrow_core.distill.states import NOBODY, StateBatch, VisualSource, WindowStates, collate, learnt_slots
 from sparrow_core.distill.store import TargetTables
-from sparrow_core.models.drafter import DrafterAttention, DrafterLayer, SparrowDrafterModel
+from sparrow_core.drafters.network import DrafterAttention, DrafterLayer, SparrowDrafterModel
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sparrow_core.config import DraftConfig, Sampling
-from sparrow_core.decoding.drafting import Drafter, DraftJob, PromptContext, Turn
+from sparrow_core.decoding.drafter import Drafter, DraftJob, PromptContext, Turn
 from sparrow_core.decoding.target import SequenceRows, TargetModel
 from sparrow_core.engine.governor import CANDIDATES, NOTHING, Costs
 

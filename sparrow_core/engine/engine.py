@@ -11,13 +11,13 @@ from typing import Any
 
 from sparrow_core.config import EngineConfig, Sampling
 from sparrow_core.decoding.cache import KVArena
-from sparrow_core.decoding.drafting import Drafter, VisualNeeds
+from sparrow_core.decoding.drafter import Drafter, VisualNeeds
 from sparrow_core.decoding.rounds import decode_round
 from sparrow_core.decoding.target import Prompt, TargetModel
+from sparrow_core.engine.batch_invariance import row_noise
 from sparrow_core.engine.costs import measure_costs
 from sparrow_core.engine.generation import Generation, num_slots
 from sparrow_core.engine.governor import NOTHING, Governor
-from sparrow_core.engine.row_noise import row_noise
 from sparrow_core.engine.scheduler import Reading, can_join, next_to_read
 from sparrow_core.engine.ticket import Arm, Ticket
 from sparrow_core.engine.waiting import WaitingLine, settle_cancelled

@@ -15,9 +15,10 @@ import torch
 
 from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding.cache import KVCache
-from sparrow_core.decoding.drafting import PromptContext, Turn, VisualNeeds
+from sparrow_core.decoding.drafter import PromptContext, Turn, VisualNeeds
 from sparrow_core.decoding.no_drafter import NoDrafter
-from sparrow_core.decoding.rounds import RoundResult, Running, first_token, prefill_by_layer
+from sparrow_core.decoding.prefill import first_token, prefill_by_layer
+from sparrow_core.decoding.rounds import RoundResult, Running
 from sparrow_core.decoding.target import Prompt, TargetModel
 from sparrow_core.engine.governor import MAX_TOTAL, NOTHING
 from sparrow_core.engine.ticket import Arm

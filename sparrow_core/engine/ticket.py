@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparrow_core.config import DraftConfig, Sampling
-from sparrow_core.decoding.drafting import Drafter, Recording
+from sparrow_core.decoding.drafter import Drafter, Recording
 from sparrow_core.types import Completion, Request
 
 

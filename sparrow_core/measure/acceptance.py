@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from sparrow_core.decoding.drafting import PromptContext, VisualNeeds
+from sparrow_core.decoding.drafter import PromptContext, VisualNeeds
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.ticket import Arm

@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 from sparrow_core.config import DraftConfig, EngineConfig, Sampling
 from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.target import TargetModel
+from sparrow_core.drafters.sparrow import SparrowDrafter
 from sparrow_core.engine.costs import draft_seconds
 from sparrow_core.measure.drafter_cost import drafter_cost
 from sparrow_core.measure.floors import MachineRates
-from sparrow_core.measure.imposed import ImposedDrafter
 from sparrow_core.measure.joining import measure_joining
 from sparrow_core.measure.passes import measure_passes
 from sparrow_core.measure.speed import SpeedCheck
-from sparrow_core.models.reference import ReferenceModel
-from sparrow_core.models.sparrow import SparrowDrafter
+from sparrow_core.measure.synthetic_acceptance import ImposedDrafter
+from sparrow_core.targets.reference import ReferenceModel
 from sparrow_core.threads import on_passing_thread
 from sparrow_core.types import Request
 

@@ -10,9 +10,9 @@ from statistics import median
 import torch
 
 from sparrow_core.config import DraftConfig
-from sparrow_core.decoding.drafting import DraftJob, Turn
-from sparrow_core.decoding.rounds import first_token, prefill
-from sparrow_core.models.sparrow import SparrowDrafter
+from sparrow_core.decoding.drafter import DraftJob, Turn
+from sparrow_core.decoding.prefill import first_token, prefill
+from sparrow_core.drafters.sparrow import SparrowDrafter
 from sparrow_core.types import Request
 
 NUM_PROPOSALS = 30

@@ -12,12 +12,12 @@ import torch
 
 from sparrow_core.config import DraftConfig, EngineConfig, Sampling
 from sparrow_core.decoding.autoregressive import generate_autoregressively
-from sparrow_core.decoding.drafting import Drafter
+from sparrow_core.decoding.drafter import Drafter
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.ticket import Arm
-from sparrow_core.models import reference
-from sparrow_core.models.loading import load_target
+from sparrow_core.targets import reference
+from sparrow_core.targets.loading import load_target
 from sparrow_core.types import Completion, Request
 
 MAX_TIE_GAP = 1e-5

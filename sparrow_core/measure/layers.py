@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sparrow_core.decoding.target import Prompt, TargetModel
-from sparrow_core.models.reference import ReferenceModel, generate, hiding_visual, visual_cosines
+from sparrow_core.targets.reference import ReferenceModel, generate, hiding_visual, visual_cosines
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sparrow_core.config import DraftConfig, Sampling
-from sparrow_core.decoding.drafting import Drafter
+from sparrow_core.decoding.drafter import Drafter
 from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.ticket import Arm
 from sparrow_core.measure.acceptance import bootstrap_interval, depth_acceptance

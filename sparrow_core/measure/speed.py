@@ -13,12 +13,12 @@ from statistics import median
 from typing import Any
 
 from sparrow_core.config import DraftConfig, EngineConfig, Sampling
-from sparrow_core.decoding.drafting import Drafter
+from sparrow_core.decoding.drafter import Drafter
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.ticket import Arm
-from sparrow_core.models import reference
-from sparrow_core.models.reference import ReferenceModel
+from sparrow_core.targets import reference
+from sparrow_core.targets.reference import ReferenceModel
 from sparrow_core.threads import on_passing_thread
 from sparrow_core.types import Completion, Request
 

@@ -13,7 +13,7 @@ import torch
 from demo.windows import DemoWindows
 from sparrow_core.config import EngineConfig, Sampling
 from sparrow_core.decoding.autoregressive import generate_autoregressively
-from sparrow_core.models.loading import load_target
+from sparrow_core.targets.loading import load_target
 from sparrow_core.types import Request
 
 FILE = Path(__file__).with_name("captions.json")

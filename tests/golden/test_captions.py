@@ -8,14 +8,15 @@ import torch
 
 from sparrow_core.config import DraftConfig, PrefillConfig, Sampling
 from sparrow_core.decoding.autoregressive import generate_autoregressively
-from sparrow_core.decoding.rounds import prefill, read_alone
+from sparrow_core.decoding.prefill import prefill
+from sparrow_core.decoding.rounds import read_alone
 from sparrow_core.decoding.sampling import noisy_scores
 from sparrow_core.decoding.target import TargetModel
+from sparrow_core.drafters.artefact import load_drafter
 from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.ticket import Arm
 from sparrow_core.measure.equality import MAX_TIE_GAP, first_difference
-from sparrow_core.models.drafter_checkpoint import load_drafter
-from sparrow_core.models.loading import load_target
+from sparrow_core.targets.loading import load_target
 from sparrow_core.types import Request
 from tests.golden.captions import DRAFTER, ENGINE, NUM_WINDOWS, TARGET, golden_captions, golden_windows
 

@@ -8,9 +8,9 @@ import torch
 
 from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding.autoregressive import generate_autoregressively
+from sparrow_core.drafters.sparrow import SparrowDrafter
 from sparrow_core.engine.engine import Engine
-from sparrow_core.models.loading import load_target
-from sparrow_core.models.sparrow import SparrowDrafter
+from sparrow_core.targets.loading import load_target
 from sparrow_core.types import Request, Sampling
 from tests.conftest import video_messages
 

@@ -23,14 +23,14 @@ from demo.world.video import write_mp4
 from jobs.audit import main as audit_main
 from jobs.caption_corpus import app
 from jobs.capture_states import main as capture_main
-from pipeline.caption_run import ExitCode
-from pipeline.stored_windows import CaptionRunTable, by_length, stored_windows
+from pipeline.captioning.run import ExitCode
+from pipeline.captioning.stored_windows import CaptionRunTable, by_length, stored_windows
 from sparrow_core.config import DecodeConfig
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.distill.store import StateStore
-from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
-from sparrow_core.models.drafter_checkpoint import save_drafter
-from sparrow_core.models.loading import read_frame_spec
+from sparrow_core.drafters.artefact import save_drafter
+from sparrow_core.drafters.network import DrafterConfig, SparrowDrafterModel
+from sparrow_core.targets.loading import read_frame_spec
 from sparrow_core.types import Frames
 
 REPOSITORY = Path(__file__).parents[2]

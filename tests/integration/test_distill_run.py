@@ -27,19 +27,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 from demo.windows import DemoWindows
 from jobs.distill_draft import DistillJobConfig
-from pipeline.checkpoints import worker_draft
-from pipeline.config import build_config
-from pipeline.distill_config import run_name
-from pipeline.registry import Registry
+from pipeline.common.checkpoints import worker_draft
+from pipeline.common.registry import Registry
+from pipeline.common.settings import build_config
+from pipeline.drafters.config import run_name
 from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.distill.store import StateStore
 from sparrow_core.distill.trainer import Hooks, StepMetrics, Trainer, Worker
 from sparrow_core.distill.unroll import UnrolledDrafter
+from sparrow_core.drafters.artefact import load_drafter
+from sparrow_core.drafters.network import DrafterConfig, SparrowDrafterModel
 from sparrow_core.engine.engine import Engine
-from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
-from sparrow_core.models.drafter_checkpoint import load_drafter
 
 REPOSITORY = Path(__file__).parents[2]
 STEPS, FIRST_STOP = 600, 100  # the first stop is on record some hundred steps after it was made

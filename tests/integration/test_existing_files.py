@@ -11,14 +11,15 @@ import pytest
 import torch
 
 from jobs.distill_draft import DistillJobConfig
-from pipeline.caption_run import caption_settings
-from pipeline.checkpoints import worker_draft
-from pipeline.config import build_config, caption_config, read_settings
-from pipeline.distill_config import capture_settings, run_name
-from pipeline.ledger import Ledger
-from pipeline.registry import Registry
-from pipeline.storage import Folder
-from pipeline.stored_windows import CaptionRunTable
+from pipeline.captioning.config import caption_config
+from pipeline.captioning.ledger import Ledger
+from pipeline.captioning.run import caption_settings
+from pipeline.captioning.stored_windows import CaptionRunTable
+from pipeline.common.checkpoints import worker_draft
+from pipeline.common.registry import Registry
+from pipeline.common.settings import build_config, read_settings
+from pipeline.common.storage import Folder
+from pipeline.drafters.config import capture_settings, run_name
 from sparrow_core.distill.store import read_shard
 
 ROOT = Path(__file__).parents[2]

@@ -15,22 +15,22 @@ import pytest
 import torch
 
 from demo.world.video import write_mp4
-from pipeline.cluster import connected
-from pipeline.config import CaptionConfig
-from pipeline.report.endpoint import base_url
-from pipeline.rows import VIDEO, to_table
-from pipeline.serve_app import ReplicaPlan, refuse_busy_port, settle, start_endpoint, stop_endpoint
+from pipeline.captioning.config import CaptionConfig
+from pipeline.captioning.stages.caption import CaptionRun, CaptionWindows
+from pipeline.captioning.stages.decode import DecodeWindows
+from pipeline.captioning.stages.probe import ProbeVideos
+from pipeline.captioning.stages.segment import make_segmenter
+from pipeline.common.cluster import connected
+from pipeline.common.rows import VIDEO, to_table
+from pipeline.serving.app import ReplicaPlan, refuse_busy_port, settle, start_endpoint, stop_endpoint
 from pipeline.serving.config import HttpConfig, ServeConfig
-from pipeline.stages.caption import CaptionRun, CaptionWindows
-from pipeline.stages.decode import DecodeWindows
-from pipeline.stages.probe import ProbeVideos
-from pipeline.stages.segment import make_segmenter
+from pipeline.serving.console import base_url
 from sparrow_core.config import DraftConfig, EngineConfig, FrameSamplingConfig
 from sparrow_core.decoding.target import TargetModel
+from sparrow_core.drafters.artefact import save_drafter
+from sparrow_core.drafters.network import DrafterConfig, SparrowDrafterModel
 from sparrow_core.errors import ConfigError
-from sparrow_core.models.drafter import DrafterConfig, SparrowDrafterModel
-from sparrow_core.models.drafter_checkpoint import save_drafter
-from sparrow_core.models.loading import read_frame_spec
+from sparrow_core.targets.loading import read_frame_spec
 
 TOKEN = "integration-token"
 # So many tokens take even the tiny model (1.6 ms each, since its drafter knows nothing) far longer than this.

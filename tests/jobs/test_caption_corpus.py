@@ -6,13 +6,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from jobs.caption_corpus import app
-from pipeline.caption_run import ExitCode, caption_settings, exit_code
-from pipeline.config import CaptionConfig
-from pipeline.ids import video_id
-from pipeline.ledger import Ledger
-from pipeline.rows import CAPTION, to_table
-from pipeline.stages.write import make_writer
-from pipeline.storage import Folder
+from pipeline.captioning.config import CaptionConfig
+from pipeline.captioning.ledger import Ledger
+from pipeline.captioning.run import ExitCode, caption_settings, exit_code
+from pipeline.captioning.stages.write import make_writer
+from pipeline.common.ids import video_id
+from pipeline.common.rows import CAPTION, to_table
+from pipeline.common.storage import Folder
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from jobs.distill_draft import refuse_shared
-from pipeline.stored_windows import RowRequests, StoredWindow, one_of_each_video
+from pipeline.captioning.stored_windows import RowRequests, StoredWindow, one_of_each_video
 from sparrow_core.config import DecodeConfig
 from sparrow_core.distill.store import TABLES_FILE, shard_file, shard_name, tables_file
 from sparrow_core.errors import ConfigError
-from sparrow_core.models.loading import read_frame_spec
+from sparrow_core.targets.loading import read_frame_spec
 from tests.sparrow_core.distill.toys import HEADER, captured_window, random_tables
 
 TARGET = str(Path(__file__).parents[2] / "demo" / "weights" / "target")

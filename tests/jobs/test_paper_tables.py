@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from jobs.paper_tables import PaperConfig, store_results
-from pipeline.paper_measurement import MeasureConfig
-from pipeline.trained_drafters import kept_drafters
+from pipeline.comparison.measurement import MeasureConfig
+from pipeline.comparison.trained_drafters import kept_drafters
 from sparrow_core.errors import ConfigError
 from sparrow_core.measure.methods import MethodRun, method_rows
 from sparrow_core.types import SpecStats, Timings

@@ -9,10 +9,10 @@ from collections.abc import Generator, Sequence
 
 import torch
 
-from sparrow_core.decoding.drafting import DraftJob, PromptContext
-from sparrow_core.decoding.proposal import Level, grow_all
+from sparrow_core.decoding.drafter import DraftJob, PromptContext
 from sparrow_core.decoding.sampling import probabilities
 from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, SequenceRows, TargetInfo, TargetModel, TargetPass
+from sparrow_core.drafters.tree_growth import Level, grow_all
 from sparrow_core.types import Draft, Message, Sampling
 
 CPU = torch.device("cpu")

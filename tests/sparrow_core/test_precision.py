@@ -12,10 +12,11 @@ from transformers import PreTrainedModel
 
 from demo.windows import DemoWindows
 from sparrow_core.decoding.autoregressive import generate_autoregressively
-from sparrow_core.decoding.rounds import prefill, read_alone
+from sparrow_core.decoding.prefill import prefill
+from sparrow_core.decoding.rounds import read_alone
 from sparrow_core.decoding.target import Prompt, TargetModel
-from sparrow_core.models.loading import load_target
-from sparrow_core.models.reference import load_reference, model_inputs
+from sparrow_core.targets.loading import load_target
+from sparrow_core.targets.reference import load_reference, model_inputs
 from sparrow_core.types import Sampling
 
 TARGET = "demo/weights/target"

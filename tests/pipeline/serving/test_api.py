@@ -22,10 +22,10 @@ from pipeline.serving.protocol import ChatRequest, parse_request
 from pipeline.serving.video_reader import VideoReader
 from sparrow_core.config import DraftConfig, EngineConfig, FrameSamplingConfig
 from sparrow_core.decoding.target import TargetModel
+from sparrow_core.drafters.prompt_lookup import PromptLookupDrafter
 from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.ticket import Ticket
 from sparrow_core.media.patches import PatchSpec
-from sparrow_core.models.rivals import PromptLookupDrafter
 from sparrow_core.types import Request
 
 TOKEN = "a token"

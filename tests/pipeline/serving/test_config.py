@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import caption_config
+from pipeline.captioning.config import caption_config
 from pipeline.serving.config import ServeConfig, serve_config
 from sparrow_core.errors import ConfigError
 

@@ -7,10 +7,10 @@ from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.near_ties import SAFETY, first_in_doubt
 from sparrow_core.decoding.target import TargetModel
+from sparrow_core.drafters.prompt_lookup import PromptLookupDrafter
+from sparrow_core.engine.batch_invariance import row_noise
 from sparrow_core.engine.engine import Engine
-from sparrow_core.engine.row_noise import row_noise
-from sparrow_core.models.loading import load_target
-from sparrow_core.models.rivals import PromptLookupDrafter
+from sparrow_core.targets.loading import load_target
 from sparrow_core.types import Request, Sampling
 from tests.conftest import video_messages
 

@@ -4,17 +4,17 @@ import pytest
 import torch
 
 from sparrow_core.config import CaptureConfig, DraftConfig, EngineConfig
-from sparrow_core.decoding.anchors import text_slots
 from sparrow_core.decoding.autoregressive import generate_autoregressively
-from sparrow_core.decoding.rounds import prefill, read_alone
+from sparrow_core.decoding.prefill import prefill, text_slots
+from sparrow_core.decoding.rounds import read_alone
 from sparrow_core.decoding.target import Prompt, SequenceRows, TargetModel
+from sparrow_core.distill.hidden_states import CapturedWindow, window_states
 from sparrow_core.distill.recorder import CaptionRecorder, bridge_layer, capture_samplings
-from sparrow_core.distill.states import CapturedWindow, window_states
 from sparrow_core.distill.store import StoreHeader, target_tables
+from sparrow_core.drafters.sparrow import SparrowDrafter
 from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.ticket import Arm
 from sparrow_core.errors import CheckpointError
-from sparrow_core.models.sparrow import SparrowDrafter
 from sparrow_core.types import Request
 from tests.conftest import video_messages
 

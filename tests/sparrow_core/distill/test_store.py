@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparrow_core.distill.states import CapturedWindow, WindowStates, window_states
+from sparrow_core.distill.hidden_states import CapturedWindow, WindowStates, window_states
 from sparrow_core.distill.store import (
     TABLES_FILE,
     StateStore,

@@ -8,13 +8,14 @@ import torch
 
 from sparrow_core.config import DistillConfig, DraftConfig, Sampling
 from sparrow_core.decoding.cache import CacheShape
-from sparrow_core.decoding.drafting import DraftJob, PromptContext, Turn, VisualContext
+from sparrow_core.decoding.drafter import DraftJob, PromptContext, Turn, VisualContext
 from sparrow_core.decoding.target import EmbeddedPrompt, SequenceRows
-from sparrow_core.distill.states import CapturedWindow, collate, window_states
+from sparrow_core.distill.batch import collate
+from sparrow_core.distill.hidden_states import CapturedWindow, window_states
 from sparrow_core.distill.unroll import UnrolledDrafter
-from sparrow_core.models.drafter import Sight
-from sparrow_core.models.drafter_steps import DrafterSteps
-from sparrow_core.models.sparrow import SparrowDrafter
+from sparrow_core.drafters.fused_network import DrafterSteps
+from sparrow_core.drafters.network import Sight
+from sparrow_core.drafters.sparrow import SparrowDrafter
 from tests.sparrow_core.distill.toys import WIDTH, captured_window, random_tables, random_window, tiny_drafter
 
 # Whole-sequence attention and the cached step sum in another order; float32 with values of order 1.

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from sparrow_core.distill.states import CapturedCaption, CapturedWindow, WindowStates, window_states
+from sparrow_core.distill.hidden_states import CapturedCaption, CapturedWindow, WindowStates, window_states
 from sparrow_core.distill.store import StoreHeader, TargetTables
-from sparrow_core.models.drafter import DrafterConfig, Sight, SparrowDrafterModel
+from sparrow_core.drafters.network import DrafterConfig, Sight, SparrowDrafterModel
 
 WIDTH, VOCAB = 32, 40
 

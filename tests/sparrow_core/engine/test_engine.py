@@ -16,17 +16,17 @@ import torch
 
 from sparrow_core.config import DraftConfig, EngineConfig, PrefillConfig
 from sparrow_core.decoding.autoregressive import generate_autoregressively
-from sparrow_core.decoding.drafting import Drafter, DraftJob, PromptContext
+from sparrow_core.decoding.drafter import Drafter, DraftJob, PromptContext
 from sparrow_core.decoding.target import TargetModel
+from sparrow_core.drafters.prompt_lookup import PromptLookupDrafter
+from sparrow_core.drafters.sparrow import SparrowDrafter
 from sparrow_core.engine import engine as engine_module
 from sparrow_core.engine.costs import measure_costs
 from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.governor import Costs
 from sparrow_core.engine.ticket import Arm, Ticket
 from sparrow_core.errors import ConfigError, EngineClosedError
-from sparrow_core.models import reference
-from sparrow_core.models.rivals import PromptLookupDrafter
-from sparrow_core.models.sparrow import SparrowDrafter
+from sparrow_core.targets import reference
 from sparrow_core.types import Draft, Message, Request, Sampling
 from tests.conftest import video_messages
 

@@ -9,6 +9,7 @@ import torch
 
 from sparrow_core.config import DraftConfig
 from sparrow_core.decoding.target import TargetModel
+from sparrow_core.drafters.prompt_lookup import PromptLookupDrafter
 from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.ticket import Arm
 from sparrow_core.errors import ConfigError
@@ -19,8 +20,7 @@ from sparrow_core.measure.acceptance import (
     measure_window,
     summarise,
 )
-from sparrow_core.models.reference import load_reference, model_inputs
-from sparrow_core.models.rivals import PromptLookupDrafter
+from sparrow_core.targets.reference import load_reference, model_inputs
 from sparrow_core.types import Request, Sampling
 from tests.conftest import video_messages
 

@@ -10,12 +10,12 @@ import torch
 from demo.tokenizer import load_tokenizer
 from sparrow_core.config import DraftConfig, Sampling
 from sparrow_core.decoding.target import TargetModel
+from sparrow_core.drafters.sparrow import SparrowDrafter
 from sparrow_core.measure.benchmark import Plan, Subject, decoding, imposed_decoding, single_costs
 from sparrow_core.measure.floors import MachineRates
-from sparrow_core.models.families.qwen2_5_vl import Qwen25VLTarget
-from sparrow_core.models.reference import load_reference
-from sparrow_core.models.sparrow import SparrowDrafter
-from sparrow_core.models.synthetic import Geometry, random_target
+from sparrow_core.targets.qwen2_5_vl import Qwen25VLTarget
+from sparrow_core.targets.reference import load_reference
+from sparrow_core.targets.synthetic import Geometry, random_target
 from sparrow_core.types import Request
 from tests.conftest import video_messages
 

@@ -8,8 +8,8 @@ import torch
 from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding import verify as verify_module
 from sparrow_core.decoding.target import TargetModel
+from sparrow_core.drafters.constant import ConstantDrafter
 from sparrow_core.measure.equality import Comparison, EqualityCheck, first_difference
-from sparrow_core.models.rivals import ConstantDrafter
 from sparrow_core.types import Draft, Request, Sampling, Verdict
 from tests.conftest import video_messages
 

@@ -7,7 +7,7 @@ import torch
 
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.measure.layers import study_window
-from sparrow_core.models.reference import generate, hiding_visual, load_reference, visual_cosines
+from sparrow_core.targets.reference import generate, hiding_visual, load_reference, visual_cosines
 from tests.conftest import video_messages
 
 

@@ -7,6 +7,8 @@ from typing import Any
 from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.target import TargetModel
+from sparrow_core.drafters.prompt_lookup import PromptLookupDrafter
+from sparrow_core.drafters.specvlm import SpecVLMDrafter
 from sparrow_core.engine.engine import Engine
 from sparrow_core.measure.methods import (
     ALONE,
@@ -18,8 +20,6 @@ from sparrow_core.measure.methods import (
     read_run,
     run_methods,
 )
-from sparrow_core.models.rivals import PromptLookupDrafter
-from sparrow_core.models.specvlm import SpecVLMDrafter
 from sparrow_core.types import Request, Sampling, SpecStats, Timings
 from tests.conftest import video_messages
 

@@ -7,11 +7,11 @@ import torch
 
 from sparrow_core.config import DraftConfig, EngineConfig, Sampling
 from sparrow_core.decoding.target import TargetModel
+from sparrow_core.drafters.sparrow import SparrowDrafter
 from sparrow_core.measure.floors import MachineRates, pass_floor
 from sparrow_core.measure.passes import measure_passes
 from sparrow_core.measure.speed import ALONE, GOVERNED, LIBRARY, LIBRARY_LOOKUP, SpeedCheck
-from sparrow_core.models.reference import load_reference
-from sparrow_core.models.sparrow import SparrowDrafter
+from sparrow_core.targets.reference import load_reference
 from sparrow_core.types import Request
 from tests.conftest import video_messages
 

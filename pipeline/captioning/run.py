@@ -1,0 +1,155 @@
+"""One captioning run from a config to an exit code: ledger, plan, graph, report. What a person sees is `report`'s."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import IntEnum
+from typing import Any
+
+import torch
+
+from pipeline.captioning.config import CaptionConfig
+from pipeline.captioning.graph import Output, caption_graph, data_context
+from pipeline.captioning.ledger import Ledger, Work
+from pipeline.captioning.report import RunFigures, build_report, store_report, table_figures
+from pipeline.captioning.stages.caption import CaptionRun
+from pipeline.captioning.stages.capture import CaptureSink
+from pipeline.common.checkpoints import checkpoint_identity, worker_draft, worker_path
+from pipeline.common.cluster import Cluster, connected, errors_of_worker_start
+from pipeline.common.ids import settings_fingerprint
+from pipeline.common.memory import MemoryNeed, memory_need, refuse_impossible
+from pipeline.common.resources import ResourcePlan, plan_resources
+from pipeline.common.storage import Folder, absolute
+from sparrow_core.decoding.target import dtype_name
+from sparrow_core.targets.loading import read_frame_spec, resolve_device, resolve_dtype
+
+
+class ExitCode(IntEnum):
+    """How a captioning job ends."""
+
+    DONE = 0
+    USAGE = 2
+    ERROR_ROWS = 3
+    AUDIT_DIVERGED = 4
+    INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Listener:
+    """What a run tells while it goes on: once before anything is loaded, then after every stored part."""
+
+    on_start: Callable[[CaptionConfig, ResourcePlan, MemoryNeed, Work], None]
+    on_part: Callable[[RunFigures], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run before Ray: the checked config, the folder's ledger, and what is left to do."""
+
+    config: CaptionConfig
+    settings: dict[str, Any]
+    sources: tuple[str, ...]
+    ledger: Ledger
+    work: Work
+
+
+def caption_settings(config: CaptionConfig) -> dict[str, Any]:
+    """The settings that shape captions, as plain JSON values. The drafter is none of them."""
+    return {
+        "schema_version": config.schema_version,
+        "target_checkpoint": checkpoint_identity(config.target),
+        "dtype": config.dtype,
+        "prompt": config.prompt,
+        "max_new_tokens": config.max_new_tokens,
+        "segment": asdict(config.segment),
+        "frames": asdict(config.frames),
+        "sampling": asdict(config.sampling),
+    }
+
+
+def prepare(config: CaptionConfig, sources: Sequence[str], output: str) -> Prepared:
+    """Open the output folder and see what is missing. Raises ConfigError where it was made with other settings."""
+    config = replace(config, target=worker_path(config.target), draft=worker_draft(config.draft))
+    settings = caption_settings(config)
+    ledger = Ledger(Folder(output), settings)
+    work = ledger.remaining(sources, retry_errors=config.retry_errors)
+    return Prepared(config, settings, tuple(sources), ledger, work)
+
+
+def execute(prepared: Prepared, listener: Listener) -> dict[str, Any]:
+    """Caption what is missing and store the report, which is returned. Ctrl-C ends the run early, not badly."""
+    with connected() as cluster:
+        config, plan = settle(prepared.config, cluster)
+        need = memory_need(config)
+        listener.on_start(config, plan, need, prepared.work)
+        refuse_impossible(need, device_memory_bytes(config, cluster), config)
+        with errors_of_worker_start():
+            figures = _run(prepared, config, plan, listener)
+    prepared.ledger.compact()
+    lost = () if figures.interrupted else prepared.ledger.remaining(prepared.sources, retry_errors=False).sources
+    report = build_report(prepared.ledger, config, prepared.settings, figures, plan.threads, lost)
+    store_report(prepared.ledger.folder, report)
+    return report
+
+
+def exit_code(report: dict[str, Any]) -> ExitCode:
+    """The exit code that a report stands for."""
+    return ExitCode.INTERRUPTED if report["run"]["interrupted"] else _table_code(report, report["lost_videos"])
+
+
+def exit_code_of_nothing_to_do(prepared: Prepared) -> ExitCode:
+    """The exit code where every window has its row already."""
+    return _table_code(table_figures(prepared.ledger), ())
+
+
+def _table_code(figures: dict[str, Any], lost_videos: Sequence[str]) -> ExitCode:
+    if figures["audit"]["equal"] < figures["audit"]["checked"]:
+        return ExitCode.AUDIT_DIVERGED
+    return ExitCode.ERROR_ROWS if figures["windows"]["error"] or lost_videos else ExitCode.DONE
+
+
+def settle(config: CaptionConfig, cluster: Cluster) -> tuple[CaptionConfig, ResourcePlan]:
+    """Decide the device, which follows from whether caption workers are granted GPUs, and with it the dtype."""
+    plan = plan_resources(config.resources, device=config.device, num_cpus=cluster.num_cpus, num_gpus=cluster.num_gpus)
+    device = config.device if config.device != "auto" else ("cuda" if plan.caption_gpus else "cpu")
+    dtype = dtype_name(resolve_dtype(config.dtype, resolve_device(device)))
+    return replace(config, device=device, dtype=dtype), plan
+
+
+def _run(prepared: Prepared, config: CaptionConfig, plan: ResourcePlan, listener: Listener) -> RunFigures:
+    states = config.capture.folder or f"{prepared.ledger.folder.url}/states"
+    run = CaptionRun(
+        config=config,
+        settings_fingerprint=settings_fingerprint(prepared.settings),
+        draft_fingerprint=checkpoint_identity(config.draft) if config.draft else None,
+        threads=plan.threads,
+        capture=capture_sink(config, prepared.settings, states, plan) if config.capture.share else None,
+    )
+    output = Output(prepared.ledger.folder.url, prepared.ledger.next_run)
+    began = time.monotonic()
+    figures = RunFigures(number=output.run)
+    try:
+        with data_context(len(prepared.work.sources)):
+            graph = caption_graph(
+                prepared.work.sources, prepared.work.done_windows, run, plan, read_frame_spec(config.target), output
+            )
+            for part in graph.iter_rows():
+                figures = figures.with_part(part, time.monotonic() - began)
+                listener.on_part(figures)
+    except KeyboardInterrupt:
+        figures = replace(figures, interrupted=True)
+    return replace(figures, wall_s=time.monotonic() - began)
+
+
+def capture_sink(config: CaptionConfig, settings: dict[str, Any], folder: str, plan: ResourcePlan) -> CaptureSink:
+    """Where caption workers put states. `settings` are those that shape captions."""
+    capture = config.capture
+    digest = settings_fingerprint({"captions": settings, "capture": asdict(capture.keep)})
+    return CaptureSink(capture.keep, absolute(folder), digest, capture.max_bytes, plan.caption_workers)
+
+
+def device_memory_bytes(config: CaptionConfig, cluster: Cluster) -> int:
+    """Memory that a caption worker can count on. A GPU that the driver cannot see is not second-guessed."""
+    if not config.device.startswith("cuda"):
+        return cluster.node_memory_bytes
+    return torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else 2**63

@@ -1,0 +1,194 @@
+"""Drafters on record: what each was made from and how it measured, which one is in use, and the way back.
+
+A folder on any storage, written by one process at a time:
+
+    drafters/<id>/config.json ...   the drafter, as `save_drafter` wrote it
+    records/<id>.json               its `Record`
+    promotions.json                 ids in the order in which they came into use; the last one is in use
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.common.acceptance_rows import read_acceptance
+from pipeline.common.storage import Folder
+from sparrow_core.errors import ConfigError
+from sparrow_core.measure.acceptance import AcceptanceRow
+from sparrow_core.measure.paired_gains import LEAST_WINDOWS, Gain, gains, is_better
+
+PROMOTIONS = "promotions.json"
+DRAFTER_FILES = ("config.json", "model.safetensors", "README.md")
+# Beside them, where a drafter was trained: how it came to be.
+PROVENANCE, EVALUATION, LEARNT = "provenance.json", "evaluation.json", "learnt.json"
+JUDGED, TRAINING = "judged.json", "training.json"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A drafter's origin and figures."""
+
+    id: str
+    added_at: str
+    target_fingerprint: str
+    tokenizer_hash: str
+    provenance: Mapping[str, Any]
+    evaluation: Sequence[AcceptanceRow]
+
+
+class NotBetterError(ConfigError):
+    """A drafter is not promoted: it is not better than the one in use by more than chance explains."""
+
+
+class Registry:
+    """The drafters of one target."""
+
+    def __init__(self, url: str) -> None:
+        self._folder = Folder(url)
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self._folder.url
+
+    def add(self, drafter: Path, provenance: Mapping[str, Any], evaluation: Sequence[AcceptanceRow]) -> Record:
+        """Copy a drafter in; the same weights again are the same drafter, whose origin stays on record if none is
+        given. Raises ConfigError for another target's."""
+        missing = [name for name in DRAFTER_FILES if not (drafter / name).is_file()]
+        if missing:
+            raise ConfigError(f"{drafter} is no drafter's folder: it has no {', '.join(missing)}")
+        files = {name: (drafter / name).read_bytes() for name in DRAFTER_FILES}
+        config = json.loads(files["config.json"])
+        self.refuse_other_target(config["target_fingerprint"])
+        drafter_id = _id(files)
+        known = self.record(drafter_id) if drafter_id in self._ids() else None
+        record = Record(
+            id=drafter_id,
+            added_at=known.added_at if known else _now(),
+            target_fingerprint=config["target_fingerprint"],
+            tokenizer_hash=config["tokenizer_hash"],
+            provenance=provenance or (known.provenance if known else {}),
+            evaluation=evaluation,
+        )
+        for name, content in files.items():
+            self._folder.write(f"drafters/{record.id}/{name}", content)
+        self._store(record)
+        return record
+
+    def refuse_other_target(self, fingerprint: str) -> None:
+        """Raise ConfigError where the drafters on record are those of another target."""
+        for known in self._ids()[:1]:  # all are of one target
+            if (have := self.record(known).target_fingerprint) != fingerprint:
+                raise ConfigError(
+                    f"the drafter is for target {fingerprint}, but {self._folder.url} holds drafters of {have}; "
+                    "keep a registry for each target"
+                )
+
+    def measured_again(self, drafter: str, evaluation: Sequence[AcceptanceRow]) -> None:
+        """Put newer figures of a drafter on its record."""
+        self._store(replace(self.record(drafter), evaluation=evaluation))
+
+    def uses(self, drafter: Path) -> bool:
+        """Whether the drafter of a folder is the one in use."""
+        return self.in_use == _id({name: (drafter / name).read_bytes() for name in DRAFTER_FILES})
+
+    def records(self) -> list[Record]:
+        """All drafters, in the order in which they were added."""
+        return sorted(map(self.record, self._ids()), key=lambda record: record.added_at)
+
+    def record(self, drafter: str) -> Record:
+        """One drafter's record. Raises ConfigError where there is none of this id."""
+        content = self._folder.read(f"records/{drafter}.json")
+        if content is None:
+            known = ", ".join(self._ids()) or "none"
+            raise ConfigError(f"{self._folder.url} holds no drafter {drafter!r}; there are: {known}")
+        fields = json.loads(content)
+        return Record(**fields | {"evaluation": [AcceptanceRow(**row) for row in fields["evaluation"]]})
+
+    @property
+    def promotions(self) -> list[str]:
+        """Ids in the order in which they came into use."""
+        return list(json.loads(self._folder.read(PROMOTIONS) or b"[]"))
+
+    def promote(self, drafter: str, margin: float = 0.0) -> list[Gain]:
+        """Bring a drafter into use -> its gains over the one before, none for the first.
+
+        Raises NotBetterError unless it is better (`comparison.is_better`), and ConfigError where both were not measured
+        on the same windows.
+        """
+        record, promotions = self.record(drafter), self.promotions
+        if promotions[-1:] == [drafter]:
+            return []
+        found = gains(record.evaluation, self.record(promotions[-1]).evaluation) if promotions else []
+        if found and not is_better(found, margin):
+            by_bucket = "; ".join(f"{gain.bucket}: {gain}" for gain in found)
+            raise NotBetterError(
+                f"drafter {drafter} stays out: its tau against that of {promotions[-1]}, by visual tokens, is "
+                f"{by_bucket}; the longest must be above {margin:+.1%} with its whole interval, over {LEAST_WINDOWS} "
+                "windows or more, and none below 0"
+            )
+        self._write([*promotions, drafter])
+        return found
+
+    def rollback(self) -> str:
+        """Go back to the drafter that was in use before -> its id. Raises ConfigError where there was none."""
+        *before, last = self.promotions or [""]
+        if not before:
+            raise ConfigError(f"{self._folder.url} has no drafter to go back to{f' from {last}' if last else ''}")
+        self._write(before)
+        return before[-1]
+
+    @property
+    def in_use(self) -> str | None:
+        """The id of the drafter in use, if there is one."""
+        return next(reversed(self.promotions), None)
+
+    def files(self, drafter: str) -> str:
+        """Where a drafter's folder is: a path, or a URL."""
+        return f"{self._folder.url}/drafters/{drafter}"
+
+    def _store(self, record: Record) -> None:
+        self._folder.write(f"records/{record.id}.json", (json.dumps(asdict(record), indent=1) + "\n").encode())
+
+    def _ids(self) -> list[str]:
+        return [name.removesuffix(".json") for name in self._folder.names("records") if name.endswith(".json")]
+
+    def _write(self, promotions: Sequence[str]) -> None:
+        self._folder.write(PROMOTIONS, (json.dumps(promotions) + "\n").encode())
+
+
+def _id(files: Mapping[str, bytes]) -> str:
+    return hashlib.sha256(files["config.json"] + files["model.safetensors"]).hexdigest()[:12]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def add_measured(registry: Registry, drafter: Path, evaluation: Path | None = None) -> Record:
+    """Add the drafter of a folder with its PROVENANCE, if there is one, and its rows in `evaluation`, else in the
+    folder's EVALUATION. Raises ConfigError where it was not measured."""
+    file = evaluation or drafter / EVALUATION
+    rows = [row for row in read_acceptance(file) if row.drafter == drafter.name]
+    if not rows:
+        raise ConfigError(f"{file} has no row of a drafter {drafter.name!r}; measure it with jobs/evaluate_draft.py")
+    provenance = drafter / PROVENANCE
+    return registry.add(drafter, json.loads(provenance.read_text()) if provenance.exists() else {}, rows)
+
+
+def drafter_in_use(source: str) -> str:
+    """Where the drafter is that a registry has in use; anything that is no registry stands for itself. Raises
+    ConfigError for a registry that has none in use."""
+    registry = Registry(source)
+    if drafter := registry.in_use:
+        return registry.files(drafter)
+    if waiting := registry.records():
+        raise ConfigError(
+            f"registry {registry.url} has no drafter in use, only {len(waiting)} on record: bring one into use with "
+            "jobs/drafters.py promote"
+        )
+    return source

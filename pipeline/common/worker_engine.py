@@ -1,0 +1,88 @@
+"""The engine of a worker, from the checkpoints that its config names; how a worker waits for it, and ends with it."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import pyarrow as pa
+
+from pipeline.common.rows import Row, to_table
+from pipeline.common.storage import local_folder
+from sparrow_core.config import EngineConfig
+from sparrow_core.drafters.artefact import load_drafter
+from sparrow_core.engine.engine import Engine
+from sparrow_core.engine.ticket import Arm
+from sparrow_core.errors import EngineClosedError, SparrowError
+from sparrow_core.targets.loading import load_target
+from sparrow_core.threads import on_passing_thread
+from sparrow_core.types import Completion, Request
+
+_log = logging.getLogger(__name__)
+
+
+class Models(Protocol):
+    """Checkpoints, where they run, and the engine's limits: what every config of a worker says."""
+
+    @property
+    def target(self) -> str: ...
+    @property
+    def draft(self) -> str | None: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def engine(self) -> EngineConfig: ...
+
+
+@dataclass(frozen=True)
+class WorkerModels:
+    """`Models` and nothing else."""
+
+    target: str
+    draft: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+
+def worker_engine(models: Models) -> Engine:
+    """Load the target and, if one is named, the drafter. Raises CheckpointError as `load_target` and `load_drafter`."""
+
+    def load() -> Engine:
+        target = load_target(models.target, device=models.device, dtype=models.dtype)
+        return Engine(target, load_drafter(local_folder(models.draft), target) if models.draft else None, models.engine)
+
+    return on_passing_thread(load)
+
+
+async def completions(engine: Engine, request: Request, arms: Sequence[Arm]) -> list[Completion]:
+    """A completion for each arm, all from one prefill.
+
+    Raises a request's own fault as it is, and EngineClosedError for anything else: the worker is of no use then.
+    """
+    futures = [asyncio.wrap_future(ticket.future) for ticket in engine.submit_arms(request, arms)]
+    outcomes = await asyncio.gather(*futures, return_exceptions=True)
+    for error in outcomes:
+        if isinstance(error, SparrowError):
+            raise error
+        if isinstance(error, BaseException):
+            raise EngineClosedError(f"the engine failed: {type(error).__name__}: {error}") from error
+    return [outcome for outcome in outcomes if isinstance(outcome, Completion)]
+
+
+async def fill_rows(windows: pa.Table, fill: Callable[[Row], Awaitable[None]], schema: pa.Schema) -> pa.Table:
+    """Complete all rows of a table in place, side by side -> `schema`.
+
+    A worker whose engine has died ends its process: only then does Ray try its windows again, in a fresh one.
+    """
+    rows = windows.to_pylist()
+    try:
+        await asyncio.gather(*(fill(row) for row in rows))
+    except EngineClosedError:
+        _log.critical("the engine of this worker died; ending the worker", exc_info=True)
+        os._exit(1)
+    return to_table(rows, schema)

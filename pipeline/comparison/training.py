@@ -1,0 +1,96 @@
+"""The drafters of the paper's comparison: every method's, trained alike. Resumable.
+
+Owns the order of the work. Windows come from outside.
+
+    OUTPUT/states-<target>-<settings>/   captured windows, shared by all cells that learn from them
+    OUTPUT/cells/<run>/                  a trained drafter each, with its loss curve and tau on validation windows
+    OUTPUT/drafters/<name>/              the best one of every name
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.comparison.trained_drafters import best_rate
+from pipeline.comparison.trials import Cell, CellResult
+from pipeline.drafters.capture_graph import RequestSource
+from pipeline.drafters.capture_run import capture_numbered
+from pipeline.drafters.config import DistillRunConfig, capture_settings
+from pipeline.drafters.distillation import states_folder
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way of making a drafter, and the windows that it learns from (`windows` tells captures apart)."""
+
+    name: str
+    config: DistillRunConfig
+    requests: RequestSource
+    windows: dict[str, Any]
+
+
+def capture_all(variants: Sequence[Variant], output: Path) -> dict[str, Path]:
+    """Where each variant's windows are; captures what is missing. Ray must be connected. Raises CheckpointError where
+    some could not be captured."""
+    folders: dict[str, Path] = {}
+    for variant in variants:
+        folder = folders[variant.name] = states_folder(variant.config, variant.windows, output)
+        settings = capture_settings(variant.config, variant.windows)
+        capture_numbered(variant.config, variant.requests, str(folder), settings)
+    return folders
+
+
+TrainCells = Callable[[Sequence[Cell]], Mapping[str, CellResult]]
+"""Trains cells, all side by side: results by name."""
+
+
+def train_variants(
+    variants: Sequence[Variant], rates: Sequence[float], folders: Mapping[str, Path], train: TrainCells
+) -> dict[str, dict[float, CellResult]]:
+    """Every variant with every learning rate: results by name and rate."""
+    return _train_pairs([(variant, rate) for variant in variants for rate in rates], folders, train)
+
+
+def tune_variants(
+    variants: Sequence[Variant],
+    rates: Sequence[float],
+    most_rates: int,
+    folders: Mapping[str, Path],
+    train: TrainCells,
+) -> dict[str, dict[float, CellResult]]:
+    """Every variant with these learning rates, and, while a variant's best one is its lowest or its highest, with half
+    or twice that, up to `most_rates` in all: results by name and rate."""
+    results: dict[str, dict[float, CellResult]] = {variant.name: {} for variant in variants}
+    missing = [(variant, rate) for variant in variants for rate in rates]
+    while missing:
+        for name, found in _train_pairs(missing, folders, train).items():
+            results[name] |= found
+        missing = [
+            (variant, rate)
+            for variant in variants
+            if len(results[variant.name]) < most_rates and (rate := _beyond_edge(results[variant.name]))
+        ]
+    return results
+
+
+def _train_pairs(
+    pairs: Sequence[tuple[Variant, float]], folders: Mapping[str, Path], train: TrainCells
+) -> dict[str, dict[float, CellResult]]:
+    named = {f"{variant.name} at {rate:g}": (variant, rate) for variant, rate in pairs}
+    results = train([Cell(n, _at_rate(v.config, rate), folders[v.name]) for n, (v, rate) in named.items()])
+    found: dict[str, dict[float, CellResult]] = defaultdict(dict)
+    for name, (variant, rate) in named.items():
+        found[variant.name][rate] = results[name]
+    return found
+
+
+def _beyond_edge(results: Mapping[float, CellResult]) -> float | None:
+    """The rate to try next where the best one is an outermost one."""
+    best = best_rate(results)
+    return best / 2 if best == min(results) else best * 2 if best == max(results) else None
+
+
+def _at_rate(config: DistillRunConfig, rate: float) -> DistillRunConfig:
+    return replace(config, train=replace(config.train, learning_rate=rate))

@@ -1,0 +1,135 @@
+"""One capture from a config to its account: success + error + skipped = input."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pipeline.captioning.config import CaptionConfig
+from pipeline.captioning.graph import data_context
+from pipeline.captioning.run import caption_settings, capture_sink, device_memory_bytes, settle
+from pipeline.captioning.stages.capture import CaptureSink
+from pipeline.common.checkpoints import worker_draft, worker_path
+from pipeline.common.cluster import connected, errors_of_worker_start
+from pipeline.common.memory import memory_need, refuse_impossible
+from pipeline.common.rows import Row
+from pipeline.common.storage import Folder, absolute
+from pipeline.common.worker_engine import WorkerModels
+from pipeline.drafters.capture_graph import RequestSource, capture_archive, capture_requests, numbered_window
+from pipeline.drafters.capture_stage import CaptureRun
+from pipeline.drafters.config import DistillRunConfig
+from sparrow_core.config import EngineConfig
+from sparrow_core.distill.store import shard_name, window_of_shard
+from sparrow_core.errors import CheckpointError
+from sparrow_core.targets.loading import read_frame_spec
+
+_STATUSES = {"success": "captured", "error": "errors", "skipped": "skipped"}
+
+
+@dataclass(frozen=True)
+class CaptureAccount:
+    """What became of the windows, by status, and what was stored. `lost` are videos that lack rows: their worker died
+    with them, and running again tries them again."""
+
+    windows: Counter[str] = field(default_factory=Counter)
+    captions: int = 0
+    num_bytes: int = 0
+    seconds: float = 0.0
+    errors: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> int:
+        """All windows that came in."""
+        return self.windows.total()
+
+    def __str__(self) -> str:
+        kinds = ", ".join(f"{self.windows[status]} {word}" for status, word in _STATUSES.items())
+        return f"{self.total} windows = {kinds}; {self.captions} captions, {self.num_bytes / 2**20:.1f} MiB"
+
+    def with_row(self, row: Row) -> "CaptureAccount":
+        """The account after one more CAPTURED row."""
+        errors = self.errors
+        if row["status"] == "error":
+            errors = (*errors, f"{row['source_uri'] or row['window_id']}: {row['reason']}: {row['error']}")
+        return replace(
+            self,
+            windows=self.windows + Counter([row["status"]]),
+            captions=self.captions + row["captions"],
+            num_bytes=self.num_bytes + row["captured_bytes"],
+            errors=errors,
+        )
+
+
+Listener = Callable[[CaptureAccount], None]
+
+
+def capture_videos(
+    config: CaptionConfig, sources: Sequence[str], folder: str, listener: Listener = lambda account: None
+) -> CaptureAccount:
+    """Capture what `folder` does not hold yet of the windows of video files; `config.capture.share` plays no part."""
+    config = replace(config, target=worker_path(config.target), draft=worker_draft(config.draft))
+    settings = caption_settings(config)
+    with connected() as cluster:
+        config, plan = settle(config, cluster)
+        refuse_impossible(memory_need(config), device_memory_bytes(config, cluster), config)
+        sink = capture_sink(config, settings, folder, plan)
+        run = CaptureRun(_models(config, config.engine), sink, plan.threads)
+        with data_context(len(sources)), errors_of_worker_start():
+            graph = capture_archive(
+                sources, captured_windows(folder), config, run, plan, read_frame_spec(config.target)
+            )
+            rows, account = _account(graph.iter_rows(), listener)
+    found = Counter(row["source_uri"] for row in rows)
+    expected = dict.fromkeys(sources, 1) | {row["source_uri"]: row["num_windows"] or 1 for row in rows}
+    return replace(account, lost=tuple(source for source in sources if found[source] < expected[source]))
+
+
+def capture_numbered(config: DistillRunConfig, requests: RequestSource, folder: str, settings: str) -> None:
+    """Capture what `folder` does not hold yet of windows 0 to `config.num_windows`. Ray must be connected.
+
+    Raises CheckpointError where one is missing afterwards: what is learnt must not depend on which worker died.
+    """
+    done = captured_windows(folder)
+    names = {number: numbered_window(number) for number in range(config.num_windows)}
+    missing = [number for number, name in names.items() if name not in done]
+    if not missing:
+        return
+    sink = CaptureSink(config.capture, absolute(folder), settings)
+    run = CaptureRun(_models(config, EngineConfig()), sink, config.workers.threads)
+    with data_context(len(missing)), errors_of_worker_start():
+        rows, account = _account(capture_requests(requests, missing, run, config.workers).iter_rows())
+    found = {row["window_id"] for row in rows}
+    lost = [names[number] for number in missing if names[number] not in found]
+    if lost or account.errors:
+        skipped = Counter(skipped=config.num_windows - len(missing))
+        account = replace(account, windows=account.windows + skipped)
+        raise CheckpointError(
+            f"{len(lost) + len(account.errors)} windows were not captured ({account}): "
+            f"{'; '.join([*account.errors, *lost][:3])}; run again"
+        )
+
+
+def numbered_shards(num_windows: int) -> list[str]:
+    """Names of the shards of windows 0 to `num_windows`."""
+    return [shard_name(numbered_window(number)) for number in range(num_windows)]
+
+
+def captured_windows(folder: str) -> frozenset[str]:
+    """Names of the windows whose shards a folder holds."""
+    return frozenset(name for file in Folder(folder).names() if (name := window_of_shard(file)))
+
+
+def _account(coming: Iterable[Row], listener: Listener = lambda account: None) -> tuple[list[Row], CaptureAccount]:
+    """All rows, and the account of them."""
+    account, rows, began = CaptureAccount(), [], time.monotonic()
+    for row in coming:
+        rows.append(row)
+        account = replace(account.with_row(row), seconds=time.monotonic() - began)
+        listener(account)
+    return rows, account
+
+
+def _models(config: Any, engine: EngineConfig) -> WorkerModels:
+    return WorkerModels(config.target, config.draft, config.device, config.dtype, engine)

@@ -1,0 +1,80 @@
+"""Stage: a window's hidden states and nothing else, from the one Engine that its worker hosts.
+
+Owns the account of a window; what is recorded and where it goes is `captioning.stages.capture`'s.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import torch
+
+from pipeline.captioning.stages.boundary import row_boundary
+from pipeline.captioning.stages.capture import CaptureSink, WindowCapture
+from pipeline.common.rows import CAPTURED, Row
+from pipeline.common.worker_engine import WorkerModels, completions, fill_rows, worker_engine
+from sparrow_core.types import Request
+
+
+@dataclass(frozen=True)
+class NamedWindow:
+    """A window to capture: its name, its number (which its captions are sampled by), the request to read it, and the
+    video that it is of, if any."""
+
+    name: str
+    number: int
+    request: Request
+    source_uri: str | None = None
+
+
+WindowOf = Callable[[Row], NamedWindow]
+
+
+@dataclass(frozen=True)
+class CaptureRun:
+    """What a capture worker must know."""
+
+    models: WorkerModels
+    sink: CaptureSink
+    threads: int
+
+
+class CaptureWindows:
+    """Async callable on tables of rows that each stand for a window: captures it and reports on it (CAPTURED)."""
+
+    def __init__(self, run: CaptureRun, window_of: WindowOf) -> None:
+        torch.set_num_threads(run.threads)
+        self._window_of = window_of
+        self._engine = worker_engine(run.models)
+        self._capture = WindowCapture(self._engine, run.sink)
+        self._config = run.sink.config
+
+    async def __call__(self, windows: pa.Table) -> pa.Table:
+        return await fill_rows(windows, self._capture_row, CAPTURED)
+
+    async def _capture_row(self, row: Row) -> None:
+        """Complete a row in place: with what was stored, or with the error that it carries or meets here."""
+        row.update(captions=0, captured_bytes=0, t_capture_s=0.0)
+        if row.get("status") is None:
+            with row_boundary(row):
+                await self._store(row)
+
+    async def _store(self, row: Row) -> None:
+        if self._capture.is_full:
+            row.update(status="skipped", reason="over_quota")
+            return
+        began = time.perf_counter()
+        window = await asyncio.to_thread(self._window_of, row)
+        arms = self._capture.arms(window.number)
+        request = replace(window.request, max_new_tokens=self._config.max_new_tokens)
+        written = await completions(self._engine, request, arms)
+        status, size = await self._capture.store(window.name, window.source_uri, arms, written)
+        row.update(
+            status="success" if status == "stored" else "skipped",
+            reason=None if status == "stored" else status,
+            captions=len(arms) if size else 0,
+            captured_bytes=size,
+            t_capture_s=time.perf_counter() - began,
+        )

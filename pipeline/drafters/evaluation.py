@@ -1,0 +1,136 @@
+"""Acceptance of drafters on held-out windows: one Ray Data map over a pool of engines, one window per task.
+
+Owns the pool; what is measured and how it is summarised belongs to `sparrow_core.measure.acceptance`.
+"""
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from operator import itemgetter
+from typing import Any
+
+import ray
+import torch
+from ray.data import ActorPoolStrategy
+
+from pipeline.captioning.graph import finite_retries
+from pipeline.common.checkpoints import checkpoint_name
+from pipeline.common.cluster import errors_of_worker_start
+from pipeline.common.storage import local_folder
+from pipeline.drafters.config import DistillRunConfig, EvaluationConfig
+from sparrow_core.config import EngineConfig, Sampling
+from sparrow_core.decoding.drafter import Drafter
+from sparrow_core.decoding.no_drafter import NoDrafter
+from sparrow_core.decoding.target import TargetModel
+from sparrow_core.drafters.artefact import load_drafter
+from sparrow_core.drafters.prompt_lookup import PromptLookupDrafter
+from sparrow_core.engine.engine import Engine
+from sparrow_core.engine.ticket import Arm
+from sparrow_core.errors import ConfigError, SparrowError
+from sparrow_core.measure.acceptance import AcceptanceRow, WindowAcceptance, measure_window, summarise
+from sparrow_core.targets.loading import load_target
+from sparrow_core.types import Request
+
+_log = logging.getLogger(__name__)
+
+HeldOut = Mapping[int, Sequence[Callable[[], Request]]]
+"""Windows by visual length, each made when it is called, in whichever process."""
+
+
+def open_drafter(name: str, target: TargetModel) -> Drafter:
+    """A drafter by folder, URL or hub id, or one of the two without weights: "none" and "prompt_lookup"."""
+    if name == NoDrafter.name:
+        return NoDrafter()
+    if name == PromptLookupDrafter.name:
+        return PromptLookupDrafter(target.info.vocab_size)
+    return load_drafter(local_folder(name), target)
+
+
+class MeasureWindow:
+    """Decodes one window per call with every drafter under every draft shape, after one prefill. Where the window
+    cannot be had, there is nothing but the `error`."""
+
+    def __init__(
+        self,
+        config: DistillRunConfig,
+        evaluation: EvaluationConfig,
+        drafters: Sequence[str],
+        windows: HeldOut,
+    ) -> None:
+        torch.set_num_threads(config.workers.threads)
+        self._windows, self._max_new_tokens = windows, evaluation.max_new_tokens
+        self._target = load_target(config.target, device=config.device, dtype=config.dtype)
+        self._arms = {
+            (name, shape, temperature): Arm(drafter, draft, Sampling(temperature))
+            for name, drafter in {checkpoint_name(name): open_drafter(name, self._target) for name in drafters}.items()
+            for shape, draft in evaluation.drafts.items()
+            for temperature in evaluation.temperatures
+        }
+        room = max(EngineConfig().max_model_tokens, max(windows) * 2 + evaluation.max_new_tokens + 1024)
+        self._engine = Engine(self._target, None, EngineConfig(max_model_tokens=room))
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            request = replace(self._windows[row["length"]][row["index"]](), max_new_tokens=self._max_new_tokens)
+            windows = measure_window(self._engine, request, list(self._arms.values()))
+        except SparrowError as error:
+            return {**row, "error": str(error), "measured": "[]"}
+        measured = [
+            {"drafter": drafter, "draft": shape, "temperature": temperature, **asdict(window)}
+            for (drafter, shape, temperature), window in zip(self._arms, windows, strict=True)
+        ]
+        return {**row, "error": None, "measured": json.dumps(measured)}
+
+
+def evaluate_drafters(
+    config: DistillRunConfig,
+    evaluation: EvaluationConfig,
+    drafters: Sequence[str],
+    windows: HeldOut,
+) -> list[AcceptanceRow]:
+    """Measure `drafters` (see `open_drafter`) on held-out windows; one that cannot be had is left out for all of them,
+    with a warning.
+
+    Rows come by drafter, by draft shape, by temperature, by length. A drafter is named as `checkpoint_name` has it.
+    Raises ConfigError for two drafters of one name, and where no window of a length can be had.
+    """
+    names = [checkpoint_name(drafter) for drafter in drafters]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"drafters {', '.join(drafters)} share a name; rename a folder: rows go by its last part")
+    items = [
+        {"length": length, "index": index}
+        for length in sorted(windows, reverse=True)
+        for index in range(len(windows[length]))
+    ]
+    measured = ray.data.from_items(items, override_num_blocks=len(items)).map(
+        MeasureWindow,  # type: ignore[arg-type]
+        fn_constructor_kwargs={
+            "config": config, "evaluation": evaluation, "drafters": drafters, "windows": windows,
+        },
+        compute=ActorPoolStrategy(size=min(config.workers.evaluate, len(items))),
+        num_cpus=config.workers.cpus,
+        num_gpus=config.workers.gpus or None,
+        **finite_retries(),
+    )  # fmt: skip
+    by_row: dict[tuple[str, str, float, int], list[WindowAcceptance]] = defaultdict(list)
+    with errors_of_worker_start():
+        found = measured.take_all()
+    for window in sorted(found, key=itemgetter("index")):
+        if window["error"]:
+            _log.warning("one window of %s visual tokens is left out: %s", window["length"], window["error"])
+        for row in json.loads(window["measured"]):
+            by_row[row["drafter"], row["draft"], row["temperature"], window["length"]].append(_window(row))
+    return [
+        summarise(name, shape, str(length), by_row[name, shape, temperature, length], temperature)
+        for name in names
+        for shape in evaluation.drafts
+        for temperature in evaluation.temperatures
+        for length in sorted(windows)
+    ]
+
+
+def _window(row: dict[str, Any]) -> WindowAcceptance:
+    counts = {field: row[field] for field in WindowAcceptance.__dataclass_fields__}
+    return WindowAcceptance(**counts | {"accepted_per_round": tuple(map(int, row["accepted_per_round"]))})

@@ -1,0 +1,110 @@
+"""Prefill: a prompt into the cache, chunk by chunk, and the first token, which follows from it.
+
+Shape letters: S prompt tokens, T text tokens, R rows of one chunk, A axes of a position, D hidden size, V vocabulary.
+"""
+
+from collections.abc import Generator, Iterator
+from typing import NamedTuple
+
+import torch
+
+from sparrow_core.config import PrefillConfig
+from sparrow_core.decoding.cache import KVCache
+from sparrow_core.decoding.drafter import PromptContext, VisualContext, VisualNeeds
+from sparrow_core.decoding.sampling import choose
+from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, SequenceRows, TargetModel, TargetPass, finish
+from sparrow_core.errors import ConfigError
+from sparrow_core.types import Sampling
+
+PREFILL = PrefillConfig()
+
+
+class ChunkPass(NamedTuple):
+    """Which rows of a chunk of a prompt are text (bool [R]), and its pass."""
+
+    is_text_R: torch.Tensor
+    result: TargetPass
+
+
+def prefill(
+    target: TargetModel,
+    prompt: Prompt,
+    embedded: EmbeddedPrompt,
+    cache: KVCache,
+    config: PrefillConfig = PREFILL,
+    needs: VisualNeeds | None = None,
+) -> PromptContext:
+    """Fill `cache` with the prompt; return its text positions with their states. `needs` asks for the video, too."""
+    return finish(prefill_by_layer(target, prompt, embedded, cache, config, needs))
+
+
+def prefill_by_layer(
+    target: TargetModel,
+    prompt: Prompt,
+    embedded: EmbeddedPrompt,
+    cache: KVCache,
+    config: PrefillConfig = PREFILL,
+    needs: VisualNeeds | None = None,
+) -> Generator[None, None, PromptContext]:
+    """`prefill` with a pause after every layer."""
+    asked = needs or VisualNeeds()
+    text_states: list[torch.Tensor] = []
+    taps: dict[int, list[torch.Tensor]] = {layer: [] for layer in asked.tap_layers}
+    text_taps: dict[int, list[torch.Tensor]] = {layer: [] for layer in asked.text_tap_layers}
+    for chunk in prefill_passes(target, prompt, embedded, cache, config, (*taps, *text_taps)):
+        if chunk is not None:
+            text_states.append(chunk.result.states_RD[chunk.is_text_R])
+            for layer, parts in taps.items():
+                parts.append(chunk.result.taps[layer])
+            for layer, parts in text_taps.items():
+                parts.append(chunk.result.taps[layer][chunk.is_text_R])
+        yield
+    cache.seal_prompt()
+    states_TD = torch.cat(text_states)
+    visual = None
+    if needs:
+        visual = VisualContext(
+            prompt.is_text_S,
+            embedded,
+            cache.data_LKGSD[:, 0, :, : cache.length],
+            {layer: torch.cat(parts) for layer, parts in taps.items()},
+            {layer: torch.cat(parts) for layer, parts in text_taps.items()},
+        )
+    return PromptContext(prompt.token_ids_S[text_slots(prompt.is_text_S)].to(states_TD.device), states_TD, visual)
+
+
+def prefill_passes(
+    target: TargetModel,
+    prompt: Prompt,
+    embedded: EmbeddedPrompt,
+    cache: KVCache,
+    config: PrefillConfig = PREFILL,
+    tap_layers: tuple[int, ...] = (),
+) -> Iterator[ChunkPass | None]:
+    """Fill `cache` chunk by chunk; yields after each layer: None, or at the end of a chunk its pass.
+
+    Chunks lie at the same places however this is interleaved with other work.
+    """
+    device = embedded.embeddings_SD.device
+    num_tokens = prompt.token_ids_S.numel()
+    for start in range(0, num_tokens, config.chunk_tokens):
+        window = slice(start, min(start + config.chunk_tokens, num_tokens))
+        rows = SequenceRows(cache, window.stop - start)
+        embeddings_RD, positions_AR = embedded.embeddings_SD[window], embedded.positions_AS[:, window]
+        result = yield from target.forward_by_layer(embeddings_RD, positions_AR, (rows,), tap_layers)
+        cache.commit(list(range(rows.num_rows)))
+        yield ChunkPass(prompt.is_text_S[window].to(device), result)
+
+
+def first_token(target: TargetModel, context: PromptContext, sampling: Sampling) -> int:
+    """The token that prefill itself decides on."""
+    logits_1V = target.logits(context.states_TD[-1:])
+    return int(choose(logits_1V, sampling, torch.zeros(1, dtype=torch.int64, device=logits_1V.device)))
+
+
+def text_slots(is_text_S: torch.Tensor) -> torch.Tensor:
+    """Slots of the text positions in reading order: int64 [T]. Raises ConfigError where there is none."""
+    slots_T = is_text_S.nonzero()[:, 0]
+    if slots_T.numel() == 0:
+        raise ConfigError("the prompt has no text token; a drafter needs at least one to anchor on")
+    return slots_T

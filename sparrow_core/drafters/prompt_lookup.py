@@ -1,0 +1,65 @@
+"""Drafters without weights: prompt lookup, and one that is always wrong."""
+
+from collections.abc import Sequence
+
+import torch
+
+from sparrow_core.config import DraftConfig
+from sparrow_core.decoding.drafter import DraftJob, PromptContext, Turn, VisualNeeds
+from sparrow_core.types import Draft
+
+
+def _chain(tokens: list[int]) -> Draft:
+    return Draft(torch.tensor(tokens), torch.arange(-1, len(tokens) - 1))
+
+
+class PromptLookupDrafter:
+    """Copies what followed an earlier occurrence of the last n tokens (longest n first), as a chain: the latest one
+    that a whole draft follows, else the latest.
+
+    Deterministic, so it serves greedy decoding and shared noise; the rejection rule needs a drafter's distribution,
+    which for a copied token is a point mass.
+    """
+
+    name = "prompt_lookup"
+    visual_needs: VisualNeeds | None = None
+
+    def __init__(self, vocab_size: int, max_ngram: int = 3) -> None:
+        self.vocab_size = vocab_size
+        self.max_ngram = max_ngram
+
+    def open(self, context: PromptContext, max_new_tokens: int) -> "PromptLookupSession":
+        return PromptLookupSession(self, context.token_ids_T.tolist())
+
+    def propose(self, jobs: Sequence[DraftJob["PromptLookupSession"]]) -> list[Draft]:
+        return [job.session.copied(job.turn, job.shape) for job in jobs]
+
+
+class PromptLookupSession:
+    """The text so far, up to but without the current root."""
+
+    def __init__(self, drafter: PromptLookupDrafter, token_ids: list[int]) -> None:
+        self._drafter = drafter
+        self._text = token_ids
+
+    def copied(self, turn: Turn, shape: DraftConfig) -> Draft:
+        """The root and what followed the text's last words before."""
+        tokens = [turn.root, *self._continuation([*self._text, turn.root], shape.depth)]
+        draft = _chain(tokens)
+        if turn.sampling.temperature == 0 or turn.sampling.rule == "shared_noise":
+            return draft
+        proposal_NV = torch.zeros(len(tokens), self._drafter.vocab_size)
+        proposal_NV[torch.arange(len(tokens) - 1), draft.tokens_N[1:]] = 1.0
+        return Draft(draft.tokens_N, draft.parents_N, proposal_NV)
+
+    def _continuation(self, text: list[int], length: int) -> list[int]:
+        for size in range(min(self._drafter.max_ngram, len(text) - 1), 0, -1):
+            tail = text[-size:]
+            ends = [end for end in range(len(text) - 1, size - 1, -1) if text[end - size : end] == tail]
+            if ends:
+                end = next((end for end in ends if end + length <= len(text)), ends[0])
+                return text[end : end + length]
+        return []
+
+    def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
+        self._text.extend(token_ids)

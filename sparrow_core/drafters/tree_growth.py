@@ -1,0 +1,141 @@
+"""Growing drafts from a drafter's logits, level by level, for many sequences at once.
+
+Two growths, because the two verification rules ask for different things. Where the target's own choice is matched, the
+most promising nodes may be picked after the fact (EAGLE-2's dynamic tree). Where siblings must be true draws from the
+drafter, nothing may be thrown away by its value, so the size of each level is fixed beforehand.
+Shape letters: F nodes of the frontier, V vocabulary.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from sparrow_core.config import DraftConfig
+from sparrow_core.decoding.drafter import Turn
+from sparrow_core.decoding.noise import Stream, gumbel
+from sparrow_core.decoding.sampling import filtered_logits, noisy_scores
+from sparrow_core.types import Draft
+
+
+@dataclass(frozen=True)
+class Level:
+    """Nodes of one draft that are to be expanded together, with their tokens and parents."""
+
+    nodes: list[int]
+    tokens: list[int]
+    parents: list[int]
+
+
+Expand = Callable[[dict[int, Level]], dict[int, torch.Tensor]]
+"""Levels of several drafts, by the draft's number -> the drafter's logits after each of their nodes [F, V]."""
+
+Growing = Generator[Level, torch.Tensor, Draft]
+
+
+@dataclass
+class _Growth:
+    """A tree under construction. Lists are indexed by node; node 0 is the root."""
+
+    tokens: list[int]
+    parents: list[int] = field(default_factory=lambda: [-1])
+    scores: list[float] = field(default_factory=lambda: [0.0])
+
+    def add(self, token: int, parent: int, score: float) -> int:
+        self.tokens.append(token)
+        self.parents.append(parent)
+        self.scores.append(score)
+        return len(self.tokens) - 1
+
+    def level(self, frontier: list[int]) -> Level:
+        return Level(frontier, [self.tokens[n] for n in frontier], [self.parents[n] for n in frontier])
+
+
+def grow_all(wishes: Sequence[tuple[torch.Tensor, Turn, DraftConfig]], expand: Expand) -> list[Draft]:
+    """A draft for each wish: the drafter's logits after its root [V], the turn, and the shape.
+
+    All drafts grow in step, so that the drafter runs once for each level. A drafter whose logits are not numbers drafts
+    nothing.
+    """
+    growing = {number: _grow(*wish) for number, wish in enumerate(wishes)}
+    drafts: dict[int, Draft] = {}
+    logits_FV: dict[int, torch.Tensor] = {}
+    while growing:
+        levels: dict[int, Level] = {}
+        for number, growth in list(growing.items()):
+            try:
+                levels[number] = growth.send(logits_FV[number]) if logits_FV else next(growth)
+            except StopIteration as stop:
+                drafts[number] = stop.value
+                del growing[number]
+        logits_FV = expand(levels) if levels else {}
+    return [drafts[number] for number in range(len(wishes))]
+
+
+def _grow(root_logits_V: torch.Tensor, turn: Turn, shape: DraftConfig) -> Growing:
+    if turn.sampling.temperature > 0 and turn.sampling.rule == "rejection":
+        return _grow_drawn(root_logits_V, turn, shape)
+    return _grow_dynamic(root_logits_V, turn, shape)
+
+
+def _grow_dynamic(root_logits_V: torch.Tensor, turn: Turn, shape: DraftConfig) -> Growing:
+    """EAGLE-2: expand the `width` most confident nodes of each level, then keep the most confident `total` of all.
+
+    Confidence is the drafter's cumulative log-probability, under the same noise that the target will see.
+    """
+    growth, frontier, logits_FV = _Growth([turn.root]), [0], root_logits_V[None]
+    for depth in range(shape.depth):
+        position_F = torch.full((len(frontier),), turn.position + depth, device=logits_FV.device)
+        score_FV = noisy_scores(logits_FV, turn.sampling, position_F).log_softmax(dim=-1)
+        best_FW = score_FV.topk(min(shape.width, score_FV.shape[-1]), dim=-1)
+        level = [
+            growth.add(token, parent, growth.scores[parent] + score)
+            for parent, scores, tokens in zip(frontier, best_FW.values.tolist(), best_FW.indices.tolist(), strict=True)
+            for score, token in zip(scores, tokens, strict=True)
+            if score > float("-inf")
+        ]
+        frontier = sorted(level, key=lambda node: -growth.scores[node])[: shape.width]
+        if depth + 1 == shape.depth or not frontier:
+            break
+        logits_FV = yield growth.level(frontier)
+    # A stable sort keeps parents ahead of children, whose scores are never higher.
+    kept = sorted(sorted(range(len(growth.tokens)), key=lambda node: -growth.scores[node])[: shape.total])
+    place = {node: index for index, node in enumerate(kept)}
+    return Draft(
+        torch.tensor([growth.tokens[node] for node in kept]),
+        torch.tensor([place.get(growth.parents[node], -1) for node in kept]),
+    )
+
+
+def _grow_drawn(root_logits_V: torch.Tensor, turn: Turn, shape: DraftConfig) -> Growing:
+    """Siblings drawn without replacement (Gumbel top-k); each level has (total - 1) / depth nodes.
+
+    The number of children of a node follows from the levels above it alone: the better half of a level gets two each.
+    """
+    growth, frontier, logits_FV = _Growth([turn.root]), [0], root_logits_V[None]
+    level_size = (shape.total - 1) // shape.depth
+    proposals: dict[int, torch.Tensor] = {}
+    for depth in range(shape.depth):
+        filtered_FV = filtered_logits(logits_FV, turn.sampling)
+        log_q_FV = filtered_FV.log_softmax(dim=-1)
+        num_children = level_size if depth == 0 else min(2, level_size)
+        node_F1 = torch.tensor(frontier, device=logits_FV.device)[:, None]
+        round_11 = torch.full_like(node_F1[:1], turn.round_index)
+        vocabulary_V = torch.arange(logits_FV.shape[-1], device=logits_FV.device)
+        noise_FV = gumbel(turn.sampling.seed, Stream.PROPOSAL, round_11, node_F1, vocabulary_V)
+        drawn_FW = (log_q_FV + noise_FV).topk(min(num_children, log_q_FV.shape[-1]), dim=-1)
+        level = []
+        for row, parent in enumerate(frontier):
+            proposals[parent] = log_q_FV[row].exp()
+            for noisy, token in zip(drawn_FW.values[row].tolist(), drawn_FW.indices[row].tolist(), strict=True):
+                if noisy > float("-inf"):
+                    level.append(growth.add(token, parent, growth.scores[parent] + float(log_q_FV[row, token])))
+        if depth + 1 == shape.depth or not level:
+            break
+        by_score = sorted(level, key=lambda node: -growth.scores[node])
+        frontier = sorted(by_score[: max(1, level_size // 2)])
+        logits_FV = yield growth.level(frontier)
+    proposal_NV = log_q_FV.new_zeros(len(growth.tokens), log_q_FV.shape[-1])
+    for node, proposal_V in proposals.items():
+        proposal_NV[node] = proposal_V
+    return Draft(torch.tensor(growth.tokens), torch.tensor(growth.parents), proposal_NV)

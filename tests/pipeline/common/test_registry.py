@@ -1,0 +1,160 @@
+"""The registry: what goes in comes out, promotion is earned, the way back is there; on a disk and behind a URL."""
+
+import json
+import uuid
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from jobs.drafters import app
+from pipeline.common.acceptance_rows import store_acceptance
+from pipeline.common.checkpoints import checkpoint_identity, worker_draft
+from pipeline.common.registry import NotBetterError, Registry
+from pipeline.common.storage import local_folder
+from sparrow_core.errors import ConfigError
+from sparrow_core.measure.acceptance import AcceptanceRow, WindowAcceptance, summarise
+
+
+def drafter(folder: Path, weights: str, target: str = "t") -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"target_fingerprint": target, "tokenizer_hash": "h"}))
+    (folder / "model.safetensors").write_text(weights)
+    (folder / "README.md").write_text("a drafter")
+    return folder
+
+
+def measured(rounds: int, name: str = "any") -> list[AcceptanceRow]:
+    windows = [WindowAcceptance(64, rounds, 600, (0,), 0.0, 601)] * 6
+    return [summarise(name, "chain", "64", windows)]
+
+
+@pytest.fixture(params=["disk", "url"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "registry") if request.param == "disk" else f"memory://registry-{uuid.uuid4().hex}"
+
+
+def test_what_goes_in_comes_out(url: str, tmp_path: Path) -> None:
+    registry = Registry(url)
+    added = registry.add(drafter(tmp_path / "d", "w"), {"steps": 3}, measured(100))
+    assert Registry(url).records() == [registry.record(added.id)]
+    assert registry.record(added.id).evaluation[0].tau == added.evaluation[0].tau == 6
+    assert registry.record(added.id).provenance == {"steps": 3}
+    assert registry.add(tmp_path / "d", {}, measured(100)).id == added.id and len(registry.records()) == 1
+
+
+def test_a_write_that_was_cut_off_is_no_record(tmp_path: Path) -> None:
+    registry = Registry(str(tmp_path / "registry"))
+    added = registry.add(drafter(tmp_path / "d", "w"), {}, measured(100))
+    (tmp_path / "registry" / "records" / f".{added.id}.json.0f.tmp").write_text("{")
+    assert [record.id for record in registry.records()] == [added.id]
+
+
+def test_promotion_is_earned(url: str, tmp_path: Path) -> None:
+    registry = Registry(url)
+    first, equal, better = (
+        registry.add(drafter(tmp_path / name, name), {}, measured(rounds)).id
+        for name, rounds in (("first", 100), ("equal", 100), ("better", 90))
+    )
+    assert registry.promote(first) == [] and registry.promotions == [first]
+    with pytest.raises(NotBetterError, match=rf"{equal} stays out.*64: \+0\.0% \[\+0\.0%, \+0\.0%\]"):
+        registry.promote(equal)
+    with pytest.raises(NotBetterError):
+        registry.promote(better, margin=0.2)
+    (gain,) = registry.promote(better)
+    assert gain.gain == pytest.approx(100 / 90 - 1) and registry.promotions == [first, better]
+    assert registry.promote(better) == [] and registry.promotions == [first, better]
+
+
+def test_a_drafter_is_compared_on_the_newest_windows(url: str, tmp_path: Path) -> None:
+    """Held-out windows have come since the one in use was measured: measured again, the two compare."""
+    registry = Registry(url)
+    first = registry.add(drafter(tmp_path / "a", "a"), {"steps": 3}, measured(100)).id
+    registry.promote(first)
+    more = [WindowAcceptance(64, 90, 700, (0,), 0.0, 701)] * 8
+    second = registry.add(drafter(tmp_path / "b", "b"), {}, [summarise("any", "chain", "64", more)]).id
+    with pytest.raises(ConfigError, match="different windows of 64 visual tokens"):
+        registry.promote(second)
+    worse = [WindowAcceptance(64, 100, 700, (0,), 0.0, 701)] * 8
+    registry.measured_again(first, [summarise("any", "chain", "64", worse)])
+    (gain,) = registry.promote(second)
+    assert gain.gain == pytest.approx(100 / 90 - 1) and registry.in_use == second
+    assert registry.record(first).provenance == {"steps": 3}
+
+
+def test_the_way_back(url: str, tmp_path: Path) -> None:
+    registry = Registry(url)
+    with pytest.raises(ConfigError, match="no drafter to go back to"):
+        registry.rollback()
+    first = registry.add(drafter(tmp_path / "a", "a"), {}, measured(100)).id
+    second = registry.add(drafter(tmp_path / "b", "b"), {}, measured(90)).id
+    registry.promote(first)
+    with pytest.raises(ConfigError, match=f"to go back to from {first}"):
+        registry.rollback()
+    registry.promote(second)
+    assert registry.rollback() == first and registry.promotions == [first]
+
+
+def test_runs_take_the_drafter_in_use(url: str, tmp_path: Path) -> None:
+    registry = Registry(url)
+    folder = drafter(tmp_path / "a", "a")
+    registry.promote(registry.add(folder, {}, measured(100)).id)
+    chosen = worker_draft(url)
+    assert chosen is not None and checkpoint_identity(chosen) == checkpoint_identity(str(folder))
+    assert (Path(local_folder(chosen)) / "model.safetensors").read_text() == "a"
+    assert worker_draft(str(folder)) == str(folder) and worker_draft("org/name") == "org/name"
+
+
+def test_bad_input_is_named(url: str, tmp_path: Path) -> None:
+    registry = Registry(url)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"has no config\.json, model\.safetensors, README\.md"):
+        registry.add(tmp_path / "empty", {}, measured(1))
+    known = registry.add(drafter(tmp_path / "a", "a"), {}, measured(1)).id
+    with pytest.raises(ConfigError, match=f"no drafter 'x'; there are: {known}"):
+        registry.promote("x")
+    with pytest.raises(ConfigError, match=r"for target other, but .* holds drafters of t; keep"):
+        registry.add(drafter(tmp_path / "b", "b", "other"), {}, measured(1))
+
+
+def test_the_commands(tmp_path: Path) -> None:
+    def run(*arguments: str | Path) -> tuple[int, str]:
+        result = CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(argument) for argument in arguments])
+        return result.exit_code, result.output
+
+    registry, ids = tmp_path / "registry", []
+    for name, rounds in (("a", 100), ("b", 90)):
+        folder = drafter(tmp_path / name, name)
+        code, told = run("add", registry, folder)
+        assert code == 2 and "evaluation.json" in told
+        store_acceptance(folder / "evaluation.json", measured(rounds, name))
+        code, told = run("add", registry, folder)
+        assert code == 0
+        ids.append(told.strip())
+    assert run("promote", registry, ids[0]) == (0, f"in use: {ids[0]}\n")
+    code, told = run("promote", registry, ids[1])
+    assert code == 0 and "tau +11.1%" in told
+    code, told = run("promote", registry, ids[0])
+    assert code == 2 and "stays out" in told
+    code, told = run("list", registry)
+    assert code == 0 and [line for line in told.splitlines() if "in use" in line and ids[1] in line]
+    assert run("rollback", registry) == (0, f"in use: {ids[0]}\n")
+
+
+def test_a_drafter_is_known_by_its_weights(url: str, tmp_path: Path) -> None:
+    registry = Registry(url)
+    registry.promote(registry.add(drafter(tmp_path / "one", "w"), {}, measured(100)).id)
+    assert registry.uses(tmp_path / "one") and registry.uses(drafter(tmp_path / "same", "w"))
+    assert not registry.uses(drafter(tmp_path / "two", "other"))
+
+
+def test_newer_figures_go_on_record(tmp_path: Path) -> None:
+    registry, rows = Registry(str(tmp_path / "registry")), tmp_path / "rows.json"
+    first, second = (registry.add(drafter(tmp_path / name, name), {"of": name}, measured(100)) for name in "ab")
+    store_acceptance(rows, [*measured(50, first.id), *measured(75, "another")])
+    result = CliRunner().invoke(app, ["measured", registry.url, str(rows)])
+    assert result.exit_code == 0 and result.output.split() == [first.id]
+    assert registry.record(first.id).evaluation[0].tau == 12 and registry.record(first.id).provenance == {"of": "a"}
+    assert registry.record(second.id).evaluation[0].tau == 6
+    store_acceptance(rows, measured(75, "another"))
+    assert CliRunner().invoke(app, ["measured", registry.url, str(rows)]).exit_code == 2
