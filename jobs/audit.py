@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.caption_corpus import DEMO
-from jobs.errors import told_errors
+from jobs.errors import exit_on_error
 from jobs.submitted import refuse_relative
 from pipeline.captioning.audit import Finding, WindowReader, compare_runs, compare_with_oracle
 from pipeline.captioning.stored_windows import CaptionRunTable
@@ -45,7 +45,7 @@ def main(
     """
     torch.set_num_threads(threads)
     console = Console()
-    with told_errors():
+    with exit_on_error():
         refuse_relative({"run": run, "--against": against if against != "oracle" else None, "--output": output})
         findings = list(_findings(run, against, target, share, margins, DecodeConfig(deadline_s)))
     if output:

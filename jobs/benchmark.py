@@ -17,7 +17,7 @@ from rich.table import Table
 from demo.tokenizer import load_tokenizer
 from demo.windows import DemoWindows
 from jobs.caption_corpus import DEMO
-from jobs.errors import told_errors
+from jobs.errors import exit_on_error
 from jobs.options import demo_windows, numbers
 from pipeline.common.machine import describe_machine
 from pipeline.comparison.plots import plot_speed
@@ -25,12 +25,12 @@ from pipeline.drafters.config import EvaluationConfig
 from sparrow_core.config import Sampling
 from sparrow_core.drafters.artefact import load_drafter
 from sparrow_core.drafters.sparrow import SparrowDrafter
-from sparrow_core.measure.benchmark import Plan, Subject, Tables, decoding, imposed_decoding, single_costs
+from sparrow_core.measure.benchmark import BenchmarkConfig, Subject, Tables, decoding, single_costs, synthetic_decoding
 from sparrow_core.measure.floors import measure_rates
 from sparrow_core.targets.loading import load_target, resolve_device, resolve_dtype
 from sparrow_core.targets.reference import load_reference
 from sparrow_core.targets.synthetic import GEOMETRIES, random_target
-from sparrow_core.threads import on_passing_thread
+from sparrow_core.threads import on_temporary_thread
 from sparrow_core.types import Request
 
 FIRST_SEED = 80_000
@@ -52,7 +52,7 @@ def main(
         str, typer.Option(help="Visual tokens, comma separated, with a number of windows or without: 64,25000:1.")
     ] = "64,512",
     windows: Annotated[int, typer.Option(help="Held-out windows of a length without a number.")] = 4,
-    repeats: Annotated[int, typer.Option(help="Counted runs of every arm; medians are reported.")] = 3,
+    repeats: Annotated[int, typer.Option(help="Counted runs of every mode; medians are reported.")] = 3,
     batch: Annotated[str, typer.Option(help="Requests side by side, comma separated, for throughput.")] = "1",
     temperatures: Annotated[str, typer.Option(help="Comma separated; above 0, both rules are measured.")] = "0",
     join: Annotated[str, typer.Option(help="Lengths of a window that runs and of one that joins: 6000,25000.")] = "",
@@ -72,7 +72,7 @@ def main(
 
     Results are rewritten with every table's part, so that an interrupted run keeps what it has measured.
     """
-    with told_errors():
+    with exit_on_error():
         torch.set_num_threads(threads)
         if synthetic and synthetic not in GEOMETRIES:
             raise typer.BadParameter(f"{synthetic!r} is not one of {', '.join(GEOMETRIES)}", param_hint="--synthetic")
@@ -83,18 +83,18 @@ def main(
             )
         shapes = EvaluationConfig().drafts
         counts = demo_windows(lengths, "--lengths", windows)
-        plan = Plan(tuple(counts), shapes, repeats, numbers(batch), _samplings(temperatures), _pair(join))
+        plan = BenchmarkConfig(tuple(counts), shapes, repeats, numbers(batch), _samplings(temperatures), _pair(join))
         results: dict[str, Any] = {"synthetic": synthetic or None, "rates": {}, **{name: [] for name in COLUMNS}}
-        run = partial(imposed_decoding, acceptance=acceptance) if synthetic else decoding
+        run = partial(synthetic_decoding, acceptance=acceptance) if synthetic else decoding
         for name in dtype.split(","):
             load = partial(_random, synthetic, target, name) if synthetic else partial(_loaded, target, draft, name)
-            subject = on_passing_thread(load)
+            subject = on_temporary_thread(load)
             info = subject.target.info
             add = partial(_add, results, info.dtype_name, out)
             results["machine"] = describe_machine(info.device)
-            rates = on_passing_thread(partial(measure_rates, info.device, info.dtype))
+            rates = on_temporary_thread(partial(measure_rates, info.device, info.dtype))
             results["rates"][info.dtype_name] = asdict(rates)
-            costs = on_passing_thread(partial(single_costs, subject, plan, rates))
+            costs = on_temporary_thread(partial(single_costs, subject, plan, rates))
             add(costs)
             requests = partial(_requests, counts, max_new_tokens)
             for part in run(subject, plan, requests, costs["passes"], partial(_peak_bytes, info.device)):

@@ -7,14 +7,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from jobs.errors import told_errors
+from jobs.errors import exit_on_error
 from jobs.submitted import refuse_relative
 from pipeline.captioning.config import CaptionConfig, caption_config
 from pipeline.captioning.console import advance, progress_bar, show_captions, show_start, show_summary
 from pipeline.captioning.run import (
     ExitCode,
-    Listener,
     Prepared,
+    RunCallbacks,
     execute,
     exit_code,
     exit_code_of_nothing_to_do,
@@ -50,7 +50,7 @@ def main(
     console = Console()
     try:
         flags = {"target": target, "draft": draft, "prompt": prompt}
-        with told_errors():
+        with exit_on_error():
             code = run(source, output, caption_config(config, settings or [], flags, DEMO), console)
     except KeyboardInterrupt:  # before the first window; later on, the run itself ends early and reports
         code = ExitCode.INTERRUPTED
@@ -76,7 +76,7 @@ def run_with_progress(prepared: Prepared, console: Console) -> dict[str, Any]:
     total = len(prepared.work.sources) if whole_videos else None
     with progress_bar(console) as progress:
         progress.add_task("caption", total=total, errors=0, tokens_per_s=0.0)
-        return execute(prepared, Listener(partial(show_start, console), partial(advance, progress)))
+        return execute(prepared, RunCallbacks(partial(show_start, console), partial(advance, progress)))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from jobs.caption_corpus import DEMO
-from jobs.errors import told_errors
+from jobs.errors import exit_on_error
 from jobs.submitted import refuse_relative
 from pipeline.captioning.config import caption_config
 from pipeline.captioning.run import ExitCode
@@ -41,7 +41,7 @@ def main(
     console = Console()
     flags = {"target": target, "draft": draft, "prompt": prompt}
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with told_errors(), Progress(*columns, console=console) as progress:
+    with exit_on_error(), Progress(*columns, console=console) as progress:
         refuse_relative({"--input": source, "--output": output})
         task = progress.add_task("capturing")
         account = capture_videos(

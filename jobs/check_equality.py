@@ -17,7 +17,7 @@ from rich.progress import track
 from demo.tokenizer import SPECIAL_TOKENS, load_tokenizer
 from demo.windows import DemoWindows
 from jobs.caption_corpus import DEMO
-from jobs.errors import told_errors
+from jobs.errors import exit_on_error
 from jobs.options import demo_windows, numbers
 from pipeline.common.journal import Journal
 from pipeline.common.machine import describe_machine
@@ -28,7 +28,7 @@ from sparrow_core.decoding.target import TargetModel
 from sparrow_core.drafters.artefact import load_drafter
 from sparrow_core.drafters.constant import ConstantDrafter
 from sparrow_core.drafters.sparrow import SparrowDrafter
-from sparrow_core.measure.equality import Comparison, EqualityCheck
+from sparrow_core.measure.equality import EqualityCheck, EqualityResult
 from sparrow_core.targets.loading import load_target
 from sparrow_core.types import Request
 
@@ -61,7 +61,7 @@ def main(
 
     Exit codes: 0 all equal or excused as ties; 2 wrong usage; 4 otherwise.
     """
-    with told_errors():
+    with exit_on_error():
         requests = {**greedy_requests(demo_windows(greedy, "--greedy")), **sampled_requests(seeds)}
         sizes = numbers(batch)
         against_oracle = _is_oracle(against)
@@ -78,7 +78,7 @@ def main(
         output.mkdir(parents=True, exist_ok=True)
         journal = Journal(output / "comparisons.jsonl", settings)
         done = {
-            entry["window"]: [Comparison(**fields) for fields in entry["comparisons"]]
+            entry["window"]: [EqualityResult(**fields) for fields in entry["comparisons"]]
             for entry in journal.entries
             if entry["window"] in requests
         }
@@ -152,7 +152,9 @@ def sampled_requests(seeds: int) -> dict[str, Callable[[], Request]]:
     return {f"sampled-64-{seed}": partial(request, seed) for seed in range(seeds)}
 
 
-def report(comparisons: list[Comparison], settings: Mapping[str, object], device: torch.device, output: Path) -> int:
+def report(
+    comparisons: list[EqualityResult], settings: Mapping[str, object], device: torch.device, output: Path
+) -> int:
     """Write equality.json, print its figures; the exit code."""
     kinds = ("greedy", "sampled")
     summary = {

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from demo.windows import DemoWindows, Split
-from jobs.errors import told_errors
+from jobs.errors import exit_on_error
 from jobs.submitted import refuse_relative
 from pipeline.captioning.stored_windows import (
     CaptionRunTable,
@@ -89,7 +89,7 @@ def main(
     Exit codes: 0 done; 2 wrong usage or settings.
     """
     console = Console()
-    with told_errors():
+    with exit_on_error():
         refuse_relative({"--output": output, "--online": online, "--heldout": heldout, "--registry": registry})
         given = ({"states": states} if states else {}) | ({"online": True} if online else {})
         checked = build_config(DistillJobConfig, read_settings(config, settings or []) | given)
@@ -203,9 +203,9 @@ def run(
             least_new=least_new,
             validation=validation,
             refuse_target=registry.refuse_other_target if registry else lambda fingerprint: None,
-            is_settled=partial(is_settled, registry=registry),
+            is_concluded=partial(is_concluded, registry=registry),
         )
-        if not made.is_new and (not made.folder.exists() or is_settled(made.folder, registry)):
+        if not made.is_new and (not made.folder.exists() or is_concluded(made.folder, registry)):
             waiting = f"{made.num_waiting} new captions, fewer than {least_new}" if made.num_waiting else "nothing new"
             stays = f"{made.folder} stays" if made.folder.exists() else "no drafter yet"
             console.print(f"{waiting} to learn from: {stays}", highlight=False, soft_wrap=True)
@@ -236,7 +236,7 @@ def put_on_record(folder: Path, drafters: Registry, console: Console) -> None:
     console.print(outcome, highlight=False, markup=False, soft_wrap=True)
 
 
-def is_settled(folder: Path, registry: Registry | None) -> bool:
+def is_concluded(folder: Path, registry: Registry | None) -> bool:
     """Whether the drafter of a folder was measured, and judged by the registry, if there is one."""
     return (folder / EVALUATION).exists() and (registry is None or is_judged(folder, registry))
 

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from jobs.errors import told_errors
+from jobs.errors import exit_on_error
 from pipeline.common.acceptance_rows import read_acceptance
 from pipeline.common.registry import Registry, add_measured
 from sparrow_core.drafters.artefact import save_drafter
@@ -22,7 +22,7 @@ IdArgument = Annotated[str, typer.Argument(help="A drafter's id, as `list` shows
 
 
 @app.command()
-@told_errors()
+@exit_on_error()
 def add(
     registry: RegistryArgument,
     drafter: Annotated[Path, typer.Argument(help="Folder of a drafter, as jobs/distill_draft.py writes it.")],
@@ -35,7 +35,7 @@ def add(
 
 
 @app.command()
-@told_errors()
+@exit_on_error()
 def measured(
     registry: RegistryArgument,
     evaluation: Annotated[Path, typer.Argument(help="Rows of jobs/evaluate_draft.py over REGISTRY/drafters/ID.")],
@@ -52,7 +52,7 @@ def measured(
 
 
 @app.command("import")
-@told_errors()
+@exit_on_error()
 def take_over(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a published drafter of the EAGLE family.")],
     target: Annotated[str, typer.Option(help="The target that it was trained for: checkpoint folder or hub id.")],
@@ -65,7 +65,7 @@ def take_over(
 
 
 @app.command("list")
-@told_errors()
+@exit_on_error()
 def show(registry: RegistryArgument) -> None:
     """Every drafter with tau by visual length; the one in use is marked."""
     found = Registry(registry)
@@ -82,7 +82,7 @@ def show(registry: RegistryArgument) -> None:
 
 
 @app.command()
-@told_errors()
+@exit_on_error()
 def promote(
     registry: RegistryArgument,
     drafter: IdArgument,
@@ -95,7 +95,7 @@ def promote(
 
 
 @app.command()
-@told_errors()
+@exit_on_error()
 def rollback(registry: RegistryArgument) -> None:
     """Go back to the drafter that was in use before."""
     print(f"in use: {Registry(registry).rollback()}")

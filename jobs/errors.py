@@ -10,7 +10,7 @@ from sparrow_core.errors import SparrowError
 
 
 @contextmanager
-def told_errors() -> Iterator[None]:
+def exit_on_error() -> Iterator[None]:
     """What a user can mend is told without a traceback, and ends the command with exit code 2."""
     try:
         yield

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from jobs.distill_draft import DistillJobConfig, held_out, read_heldout
-from jobs.errors import told_errors
+from jobs.errors import exit_on_error
 from jobs.submitted import refuse_relative
 from pipeline.common.acceptance_rows import store_acceptance
 from pipeline.common.checkpoints import worker_path
@@ -32,7 +32,7 @@ def main(
 
     Exit codes: 0 done; 2 wrong usage or settings.
     """
-    with told_errors():
+    with exit_on_error():
         refuse_relative({"--heldout": heldout, "--output": output})
         checked = build_config(DistillJobConfig, read_settings(config, settings or []))
         checked = replace(checked, target=worker_path(checked.target))

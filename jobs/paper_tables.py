@@ -17,18 +17,18 @@ from rich.table import Table
 from demo.windows import DemoWindows
 from demo.world import mean_scores, score
 from jobs.distill_draft import DistillJobConfig
-from jobs.errors import told_errors
+from jobs.errors import exit_on_error
 from jobs.submitted import refuse_relative
 from pipeline.common.checkpoints import worker_draft, worker_path
 from pipeline.common.cluster import connected, errors_of_worker_start
 from pipeline.common.machine import describe_machine
 from pipeline.common.settings import build_config, read_settings
 from pipeline.comparison.layer_study import study_layers
-from pipeline.comparison.measurement import SPARROW, UNTRAINED, MeasureConfig, Plan, Windows, measure
+from pipeline.comparison.measurement import SPARROW, UNTRAINED, ComparisonPlan, MeasureConfig, ScoredWindows, measure
 from pipeline.comparison.plots import plot_layers, plot_methods, plot_training
 from pipeline.comparison.trained_drafters import TrainedDrafter, keep_drafter, kept_drafters
 from pipeline.comparison.training import Variant, capture_all, train_variants, tune_variants
-from pipeline.comparison.trials import CellResult, Validation, train_cells
+from pipeline.comparison.trials import TrialResult, Validation, train_trials
 from sparrow_core.errors import ConfigError
 from sparrow_core.measure.layers import LayerFinding
 from sparrow_core.measure.methods import MethodRow, method_rows
@@ -41,7 +41,7 @@ RESULT = "paper_tables.json"
 
 @dataclass(frozen=True)
 class RateChoiceConfig:
-    """Windows on which learning rates are chosen."""
+    """ScoredWindows on which learning rates are chosen."""
 
     lengths: tuple[int, ...] = (512, 1500)
     windows_per_length: int = 8
@@ -91,7 +91,7 @@ def main(
     Exit codes: 0 done; 2 wrong usage or settings.
     """
     console = Console()
-    with told_errors():
+    with exit_on_error():
         refuse_relative({"--output": output})
         checked = build_config(PaperConfig, read_settings(config, settings or []))
         run(checked, output.absolute(), drafters, console)
@@ -110,7 +110,7 @@ def run(config: PaperConfig, output: Path, drafters: Path | None, console: Conso
         "draft": asdict(config.measure.draft),
         "training": [row for drafter in (main | others).values() for row in drafter.trainings],
     }
-    windows = Windows(partial(measured_request, config.measure.max_new_tokens), fact_score)
+    windows = ScoredWindows(partial(measured_request, config.measure.max_new_tokens), fact_score)
     with console.status("measuring") as status:
 
         def add(window: str) -> None:
@@ -123,7 +123,8 @@ def run(config: PaperConfig, output: Path, drafters: Path | None, console: Conso
         plot_training(head, output / "paper_tables_training.svg")
         plot_layers(head, output / "paper_tables_layers.svg")
         with connected(), errors_of_worker_start():
-            plan, where = Plan(base, config.measure, main, others), f"{machine['processor']}, {machine['device']}"
+            plan = ComparisonPlan(base, config.measure, main, others)
+            where = f"{machine['processor']}, {machine['device']}"
             rows = method_rows(measure(plan, windows, output, where, add), SPARROW)
     store_results(output, head, {*main, *UNTRAINED}, rows)
     show(console, rows)
@@ -137,20 +138,20 @@ def train(
     def missing(changes_by_name: Mapping[str, Mapping[str, Any]]) -> list[Variant]:
         return [variant(config.base, name, changes) for name, changes in changes_by_name.items() if name not in trained]
 
-    def tell(result: CellResult) -> None:
+    def tell(result: TrialResult) -> None:
         console.print(f"{result.name}: tau {result.tau:.2f} on validation windows", highlight=False)
 
     tuned, ablations = missing({**config.methods, **config.tuned}), missing(config.ablations)
     if not tuned and not ablations:
         return {}
-    cells = partial(train_cells, output=output / "cells", validation=validation(config), listener=tell)
+    trials = partial(train_trials, output=output / "trials", validation=validation(config), on_trial=tell)
     keep = partial(keep_drafter, output / "drafters")
     with connected():
         folders = capture_all([*tuned, *ablations], output)
-        results = tune_variants(tuned, config.learning_rates, config.most_rates, folders, cells)
+        results = tune_variants(tuned, config.learning_rates, config.most_rates, folders, trials)
         found = {name: keep(name, of_rate) for name, of_rate in results.items()}
         rate = {**trained, **found}[SPARROW].learning_rate
-        of_ablation = train_variants(ablations, [rate], folders, cells)
+        of_ablation = train_variants(ablations, [rate], folders, trials)
     return found | {name: keep(name, of_rate) for name, of_rate in of_ablation.items()}
 
 
@@ -189,7 +190,7 @@ def variant(base: Mapping[str, Any], name: str, changes: Mapping[str, Any]) -> V
 
 
 def validation(config: PaperConfig) -> Validation:
-    """Windows of the validation split."""
+    """ScoredWindows of the validation split."""
     rates, measure = config.validation, config.measure
     windows = [
         partial(DemoWindows("validation", (length,), VALIDATION_SEED).request, index, measure.max_new_tokens)

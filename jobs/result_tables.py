@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.errors import told_errors
+from jobs.errors import exit_on_error
 from pipeline.comparison.result_tables import with_tables
 
 ROOT = Path(__file__).parents[1]
@@ -16,7 +16,7 @@ def main(
     results: Annotated[Path, typer.Option(help="Folder of result files.", exists=True)] = ROOT / "docs/results",
 ) -> None:
     """Exit codes: 0 done; 2 unknown table."""
-    with told_errors():
+    with exit_on_error():
         for page in PAGES:
             page.write_text(with_tables(page.read_text(), results))
 

@@ -10,13 +10,13 @@ import typer
 from rich.console import Console
 
 from jobs.caption_corpus import DEMO
-from jobs.errors import told_errors
+from jobs.errors import exit_on_error
 from pipeline.common.cluster import connected
 from pipeline.serving.app import (
     plan_replicas,
     refuse_busy_port,
     refuse_missing_checkpoints,
-    settle,
+    resolve_config,
     start_endpoint,
     stop_endpoint,
 )
@@ -43,7 +43,7 @@ def main(
     Exit codes: 0 stopped by Ctrl-C or SIGTERM; 2 wrong usage or settings.
     """
     http_flags = {"host": host, "port": port, "media_root": media_root}
-    with told_errors():
+    with exit_on_error():
         chosen = serve_config(config, settings or [], {"target": target, "draft": draft}, http_flags, DEMO)
         token = chosen_token(token_file, insecure_no_token)
         credential = f"$(cat {shlex.quote(str(token_file))})" if token_file else f"${TOKEN_VARIABLE}"
@@ -56,7 +56,7 @@ def run(config: ServeConfig, token: str | None, credential: str | None, console:
     refuse_busy_port(config.http)
     with connected() as cluster:
         plan = plan_replicas(config.resources, config.device, cluster)
-        config = settle(config, plan)
+        config = resolve_config(config, plan)
         show_endpoint(console, config, plan)
         start_endpoint(config, token, plan)
         show_ready(console, config, credential)

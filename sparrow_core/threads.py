@@ -13,7 +13,7 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 
-def on_passing_thread(function: Callable[[], Result]) -> Result:
+def on_temporary_thread(function: Callable[[], Result]) -> Result:
     """Call it on a thread that ends with it, and its pool too: what is loaded or measured leaves none behind."""
     with ThreadPoolExecutor(1, "sparrow-passing") as executor:
         return executor.submit(function).result()

@@ -74,9 +74,7 @@ def test_the_pipelines_root_is_empty() -> None:
     ],
 )
 def test_library_has_one_home(module: str, homes: tuple[str, ...]) -> None:
-    importers = [
-        str(path) for path in FILES if any(n == module or n.startswith(f"{module}.") for n in imported(path))
-    ]
+    importers = [str(path) for path in FILES if any(n == module or n.startswith(f"{module}.") for n in imported(path))]
     assert importers, f"nobody imports {module}; the rule is stale"
     assert [path for path in importers if not path.startswith(homes)] == []
 

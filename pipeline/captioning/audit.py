@@ -16,7 +16,7 @@ from pipeline.common.rows import Row
 from sparrow_core.config import DecodeConfig
 from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.prefill import prefill
-from sparrow_core.decoding.rounds import read_alone
+from sparrow_core.decoding.rounds import decode_one
 from sparrow_core.decoding.target import Prompt, TargetModel
 from sparrow_core.measure.equality import first_difference
 from sparrow_core.media.frame_spec import FrameSpec
@@ -65,10 +65,10 @@ class WindowReader:
         prompt = self.prompt(row)
         embedded = self._target.embed(prompt)
         cache = self._target.info.cache_shape.cache(prompt.token_ids_S.numel() + at + 1)
-        state_1D = prefill(self._target, prompt, embedded, cache).states_TD[-1:]
+        hidden_1D = prefill(self._target, prompt, embedded, cache).hidden_TD[-1:]
         for token in left[:at]:
-            state_1D = read_alone(self._target, cache, embedded.position_offset, token)
-        logits_V = self._target.logits(state_1D)[0]
+            hidden_1D = decode_one(self._target, cache, embedded.position_offset, token)
+        logits_V = self._target.logits(hidden_1D)[0]
         return float(logits_V[left[at]] - logits_V[right[at]])
 
 

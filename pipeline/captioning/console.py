@@ -97,13 +97,13 @@ def advance(progress: Progress, figures: RunFigures) -> None:
 
 
 def _passes_line(report: dict[str, Any]) -> str:
-    if report["row_noise"] is None:
+    if report["batch_deviation"] is None:
         return "none that gave a caption"
-    if report["row_noise"] == 0:
+    if report["batch_deviation"] == 0:
         return "row-invariant: a row's logits do not depend on the others in its pass"
     share = report["in_doubt_tokens"] / max(report["tokens"], 1)
     return (
-        f"not row-invariant on this machine (logits differ by up to {report['row_noise']:.2g}): "
+        f"not row-invariant on this machine (logits differ by up to {report['batch_deviation']:.2g}): "
         f"{report['in_doubt_tokens']} near-ties ({share:.2%} of the tokens) were decided by a row alone"
     )
 

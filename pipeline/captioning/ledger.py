@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from pipeline.captioning.stages.write import CAPTIONS, parquet_bytes, run_of_part
 from pipeline.common.ids import differing_settings, settings_fingerprint, video_id
-from pipeline.common.rows import CAPTION
+from pipeline.common.rows import CAPTION, FORMER_NAMES
 from pipeline.common.storage import Folder
 from sparrow_core.errors import ConfigError
 
@@ -153,8 +153,11 @@ def read_part(folder: Folder, part: str, columns: list[str] | None = None) -> pa
         file = pq.ParquetFile(io.BytesIO(content or b""))
     except pa.ArrowInvalid as error:
         raise ConfigError(f"{folder.url}/{CAPTIONS}/{part} is not a part of this table: {error}") from error
-    rows = file.read(columns and [name for name in columns if name in file.schema_arrow.names])
     wanted = pa.schema([CAPTION.field(name) for name in columns]) if columns else CAPTION
+    stored = {FORMER_NAMES.get(name, name): name for name in file.schema_arrow.names}
+    present = [name for name in wanted.names if name in stored]
+    rows = file.read([stored[name] for name in present]).select([stored[name] for name in present])
+    rows = rows.rename_columns(present)
     return pa.concat_tables([wanted.empty_table(), rows], promote_options="permissive")
 
 

@@ -29,7 +29,7 @@ _STAGES = {
 _COLUMNS = [
     *_STAGES.values(),
     *("status", "reason", "start_s", "end_s", "output_tokens", "rounds", "tau", "accept_hist", "audit"),
-    *("in_doubt_tokens", "row_noise", "device", "dtype", "target_id", "target_fingerprint"),
+    *("in_doubt_tokens", "batch_deviation", "device", "dtype", "target_id", "target_fingerprint"),
     *("capture", "captured_bytes", "t_capture_s"),
 ]
 
@@ -110,7 +110,7 @@ def table_figures(ledger: Ledger) -> dict[str, Any]:
         "tau": round(from_rounds / rounds, 4) if rounds else None,
         "accept_hist": _accept_hist(success["accept_hist"]),
         "audit": {"checked": audits["equal"] + audits["diverged"], "equal": audits["equal"]},
-        "row_noise": pc.max(success["row_noise"]).as_py(),
+        "batch_deviation": pc.max(success["batch_deviation"]).as_py(),
         "in_doubt_tokens": int(_total(success["in_doubt_tokens"])),
         "capture": {
             "windows": dict(Counter(what for what in success["capture"].to_pylist() if what not in (None, "none"))),

@@ -17,7 +17,7 @@ from pipeline.captioning.stages.capture import CaptureSink
 from pipeline.common.checkpoints import checkpoint_identity, worker_draft, worker_path
 from pipeline.common.cluster import Cluster, connected, errors_of_worker_start
 from pipeline.common.ids import settings_fingerprint
-from pipeline.common.memory import MemoryNeed, memory_need, refuse_impossible
+from pipeline.common.memory import MemoryNeed, memory_need, refuse_too_little_memory
 from pipeline.common.resources import ResourcePlan, plan_resources
 from pipeline.common.storage import Folder, absolute
 from sparrow_core.decoding.target import dtype_name
@@ -35,7 +35,7 @@ class ExitCode(IntEnum):
 
 
 @dataclass(frozen=True)
-class Listener:
+class RunCallbacks:
     """What a run tells while it goes on: once before anything is loaded, then after every stored part."""
 
     on_start: Callable[[CaptionConfig, ResourcePlan, MemoryNeed, Work], None]
@@ -76,15 +76,15 @@ def prepare(config: CaptionConfig, sources: Sequence[str], output: str) -> Prepa
     return Prepared(config, settings, tuple(sources), ledger, work)
 
 
-def execute(prepared: Prepared, listener: Listener) -> dict[str, Any]:
+def execute(prepared: Prepared, callbacks: RunCallbacks) -> dict[str, Any]:
     """Caption what is missing and store the report, which is returned. Ctrl-C ends the run early, not badly."""
     with connected() as cluster:
-        config, plan = settle(prepared.config, cluster)
+        config, plan = decide_device(prepared.config, cluster)
         need = memory_need(config)
-        listener.on_start(config, plan, need, prepared.work)
-        refuse_impossible(need, device_memory_bytes(config, cluster), config)
+        callbacks.on_start(config, plan, need, prepared.work)
+        refuse_too_little_memory(need, device_memory_bytes(config, cluster), config)
         with errors_of_worker_start():
-            figures = _run(prepared, config, plan, listener)
+            figures = _run(prepared, config, plan, callbacks)
     prepared.ledger.compact()
     lost = () if figures.interrupted else prepared.ledger.remaining(prepared.sources, retry_errors=False).sources
     report = build_report(prepared.ledger, config, prepared.settings, figures, plan.threads, lost)
@@ -108,7 +108,7 @@ def _table_code(figures: dict[str, Any], lost_videos: Sequence[str]) -> ExitCode
     return ExitCode.ERROR_ROWS if figures["windows"]["error"] or lost_videos else ExitCode.DONE
 
 
-def settle(config: CaptionConfig, cluster: Cluster) -> tuple[CaptionConfig, ResourcePlan]:
+def decide_device(config: CaptionConfig, cluster: Cluster) -> tuple[CaptionConfig, ResourcePlan]:
     """Decide the device, which follows from whether caption workers are granted GPUs, and with it the dtype."""
     plan = plan_resources(config.resources, device=config.device, num_cpus=cluster.num_cpus, num_gpus=cluster.num_gpus)
     device = config.device if config.device != "auto" else ("cuda" if plan.caption_gpus else "cpu")
@@ -116,7 +116,7 @@ def settle(config: CaptionConfig, cluster: Cluster) -> tuple[CaptionConfig, Reso
     return replace(config, device=device, dtype=dtype), plan
 
 
-def _run(prepared: Prepared, config: CaptionConfig, plan: ResourcePlan, listener: Listener) -> RunFigures:
+def _run(prepared: Prepared, config: CaptionConfig, plan: ResourcePlan, callbacks: RunCallbacks) -> RunFigures:
     states = config.capture.folder or f"{prepared.ledger.folder.url}/states"
     run = CaptionRun(
         config=config,
@@ -135,7 +135,7 @@ def _run(prepared: Prepared, config: CaptionConfig, plan: ResourcePlan, listener
             )
             for part in graph.iter_rows():
                 figures = figures.with_part(part, time.monotonic() - began)
-                listener.on_part(figures)
+                callbacks.on_part(figures)
     except KeyboardInterrupt:
         figures = replace(figures, interrupted=True)
     return replace(figures, wall_s=time.monotonic() - began)

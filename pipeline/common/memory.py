@@ -32,7 +32,7 @@ def memory_need(models: Models) -> MemoryNeed:
     return MemoryNeed(estimate.weights_bytes, estimate.kv_bytes)
 
 
-def refuse_impossible(need: MemoryNeed, available_bytes: int, models: Models) -> None:
+def refuse_too_little_memory(need: MemoryNeed, available_bytes: int, models: Models) -> None:
     """Raise ConfigError where a worker needs more than there is on the largest node or device."""
     if need.total_bytes > available_bytes:
         raise ConfigError(

@@ -99,12 +99,15 @@ CAPTION = _extended(
         ("t_capture_s", pa.float64()),  # writing further captions to learn from, and storing their states
         ("device", pa.string()),
         ("dtype", pa.string()),
-        ("row_noise", pa.float64()),  # how much a row's logits depend on others in its pass; 0: not at all
+        ("batch_deviation", pa.float64()),  # how much a row's logits depend on the others in its pass; 0: not at all
         ("settings_fingerprint", pa.string()),
         ("created_at", pa.timestamp("ms", tz="UTC")),
         ("schema_version", pa.int32()),
     ],
 )
+
+# Columns that parts of an earlier version have under another name.
+FORMER_NAMES = {"row_noise": "batch_deviation"}
 
 # What a capture says of a window. `status` is success, error or skipped; `window_id` names the shard.
 CAPTURED = pa.schema(

@@ -14,10 +14,10 @@ from pipeline.common.storage import local_folder
 from sparrow_core.config import EngineConfig
 from sparrow_core.drafters.artefact import load_drafter
 from sparrow_core.engine.engine import Engine
-from sparrow_core.engine.ticket import Arm
+from sparrow_core.engine.ticket import DecodeMode
 from sparrow_core.errors import EngineClosedError, SparrowError
 from sparrow_core.targets.loading import load_target
-from sparrow_core.threads import on_passing_thread
+from sparrow_core.threads import on_temporary_thread
 from sparrow_core.types import Completion, Request
 
 _log = logging.getLogger(__name__)
@@ -56,15 +56,15 @@ def worker_engine(models: Models) -> Engine:
         target = load_target(models.target, device=models.device, dtype=models.dtype)
         return Engine(target, load_drafter(local_folder(models.draft), target) if models.draft else None, models.engine)
 
-    return on_passing_thread(load)
+    return on_temporary_thread(load)
 
 
-async def completions(engine: Engine, request: Request, arms: Sequence[Arm]) -> list[Completion]:
-    """A completion for each arm, all from one prefill.
+async def completions(engine: Engine, request: Request, modes: Sequence[DecodeMode]) -> list[Completion]:
+    """A completion for each mode, all from one prefill.
 
     Raises a request's own fault as it is, and EngineClosedError for anything else: the worker is of no use then.
     """
-    futures = [asyncio.wrap_future(ticket.future) for ticket in engine.submit_arms(request, arms)]
+    futures = [asyncio.wrap_future(ticket.future) for ticket in engine.submit_modes(request, modes)]
     outcomes = await asyncio.gather(*futures, return_exceptions=True)
     for error in outcomes:
         if isinstance(error, SparrowError):

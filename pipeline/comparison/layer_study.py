@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.common.checkpoints import checkpoint_identity
 from pipeline.common.journal import Journal
-from pipeline.comparison.measurement import MeasureConfig, Windows
+from pipeline.comparison.measurement import MeasureConfig, ScoredWindows
 from pipeline.drafters.config import DistillRunConfig
 from sparrow_core.measure.layers import LayerFinding, study_window
 from sparrow_core.targets.loading import load_target
@@ -22,9 +22,9 @@ JOURNAL = "layers.jsonl"
 def study_layers(
     config: DistillRunConfig,
     plan: MeasureConfig,
-    windows: Windows,
+    windows: ScoredWindows,
     output: Path,
-    listener: Callable[[list[LayerFinding]], None],
+    on_window: Callable[[list[LayerFinding]], None],
 ) -> list[LayerFinding]:
     """The layer study on the first windows of its length; those that its journal holds are not done again. Raises
     ConfigError where that was written with other settings."""
@@ -45,5 +45,5 @@ def study_layers(
             score = partial(windows.score, plan.layer_length, number)
             done[number] = list(study_window(reference, target, prompt, number, plan.max_new_tokens, score))
             journal.add({"window": number, "findings": [asdict(finding) for finding in done[number]]})
-            listener(done[number])
+            on_window(done[number])
     return [finding for number in range(plan.layer_windows) for finding in done[number]]

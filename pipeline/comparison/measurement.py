@@ -1,6 +1,6 @@
 """The paper's comparison of methods: all drafters on the same held-out windows, by engines side by side. Resumable.
 
-Owns which windows and ways are measured, and the journal. Windows, and how a caption is scored, come from outside.
+Owns which windows and methods are measured, and the journal. Windows, and how a caption is scored, come from outside.
 
     OUTPUT/runs.jsonl    one line for each measured window
 """
@@ -26,7 +26,7 @@ from sparrow_core.drafters.prompt_lookup import PromptLookupDrafter
 from sparrow_core.drafters.specvlm import SpecVLMDrafter
 from sparrow_core.engine.engine import Engine
 from sparrow_core.errors import ConfigError
-from sparrow_core.measure.methods import ALONE, MethodRun, Way, WayKey, method_runs, read_run, run_methods
+from sparrow_core.measure.methods import ALONE, Method, MethodKey, MethodRun, method_runs, read_run, run_methods
 from sparrow_core.targets.loading import load_target
 from sparrow_core.types import Request
 
@@ -68,14 +68,14 @@ class MeasureConfig:
             raise ConfigError("measure.lengths and measure.temperatures must each name one at least")
 
 
-class Windows(NamedTuple):
+class ScoredWindows(NamedTuple):
     """Held-out windows: request by length and number, and the share of facts that a caption of it has right."""
 
     request: Callable[[int, int], Request]
     score: Callable[[int, int, str], float]
 
 
-class Plan(NamedTuple):
+class ComparisonPlan(NamedTuple):
     """The drafters, by name, and how they are measured."""
 
     config: DistillRunConfig
@@ -93,24 +93,24 @@ class Plan(NamedTuple):
         """Names under which drafters are measured squeezed, with whose they are."""
         return {f"{name}, squeezed": name for name in self.measure.squeezed}
 
-    def keys(self, length: int, number: int) -> list[WayKey]:
-        """All ways in which a window is decoded, beside the loop."""
+    def keys(self, length: int, number: int) -> list[MethodKey]:
+        """All methods in which a window is decoded, beside the loop."""
         in_full = (*self.methods, *UNTRAINED)
         with_ablations = length in self.measure.ablation_lengths and number < self.measure.ablation_windows
         ablations = tuple(self.ablations) if with_ablations else ()
         squeezed = [label for label, name in self.squeezed.items() if name in (*self.methods, *ablations)]
         return [
-            *(WayKey(method, temperature) for temperature in self.measure.temperatures for method in in_full),
-            *(WayKey(method, 0.0) for method in (*squeezed, *ablations)),
+            *(MethodKey(method, temperature) for temperature in self.measure.temperatures for method in in_full),
+            *(MethodKey(method, 0.0) for method in (*squeezed, *ablations)),
         ]
 
 
 def measure(
-    plan: Plan, windows: Windows, output: Path, machine: str, listener: Callable[[str], None]
+    plan: ComparisonPlan, windows: ScoredWindows, output: Path, machine: str, on_window: Callable[[str], None]
 ) -> list[MethodRun]:
     """Decode the windows of every length by every method. Ray must be connected.
 
-    `listener` is told of every window that was measured. What the journal holds of these drafters is not measured
+    `on_window` is told of every window that was measured. What the journal holds of these drafters is not measured
     again. Raises ConfigError where it was written with other settings, or on another `machine`.
     """
     settings = {
@@ -153,7 +153,7 @@ def measure(
             idle.append(worker)
             runs.add(name, ray.get(finished))
             num_usable += runs.is_usable(name)
-            listener(name)
+            on_window(name)
     return runs.all
 
 
@@ -161,7 +161,7 @@ def measure(
 class _MeasuringWorker:
     """An engine, and all drafters beside it."""
 
-    def __init__(self, plan: Plan, windows: Windows) -> None:
+    def __init__(self, plan: ComparisonPlan, windows: ScoredWindows) -> None:
         torch.set_num_threads(plan.config.workers.threads)
         target = load_target(plan.config.target, device=plan.config.device, dtype=plan.config.dtype)
         trained = {name: load_drafter(folder, target) for name, folder in plan.folders.items()}
@@ -175,14 +175,14 @@ class _MeasuringWorker:
         room = max(plan.measure.lengths) * 5 // 4 + 2048
         self._engine = Engine(target, None, EngineConfig(max_model_tokens=room, max_sequences=1))
 
-    def runs(self, length: int, number: int, name: str, keys: Sequence[WayKey]) -> list[MethodRun]:
-        """One window, in these ways and by the loop."""
+    def runs(self, length: int, number: int, name: str, keys: Sequence[MethodKey]) -> list[MethodRun]:
+        """One window, in these methods and by the loop."""
         temperatures = sorted({key.temperature for key in keys})
-        loops = [Way(ALONE, None, temperature) for temperature in temperatures] * self._loops
-        ways = [Way(key.method, self._drafters[key.method], key.temperature, self._shape) for key in keys]
+        loops = [Method(ALONE, None, temperature) for temperature in temperatures] * self._loops
+        methods = [Method(key.method, self._drafters[key.method], key.temperature, self._shape) for key in keys]
         request = replace(self._windows.request(length, number), request_id=name)
-        found = run_methods(self._engine, request, [*loops, *ways], turn=number)
-        return method_runs([*loops, *ways], found, length, partial(self._windows.score, length, number))
+        found = run_methods(self._engine, request, [*loops, *methods], seed=number)
+        return method_runs([*loops, *methods], found, length, partial(self._windows.score, length, number))
 
 
 class _Runs:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.common.registry import TRAINING
-from pipeline.comparison.trials import RESULT, CellResult
+from pipeline.comparison.trials import RESULT, TrialResult
 from sparrow_core.errors import ConfigError
 
 _SETTINGS = ("train", "capture", "sees", "num_windows")
@@ -30,12 +30,12 @@ class TrainedDrafter:
     trainings: list[dict[str, Any]]
 
 
-def best_rate(results: Mapping[float, CellResult]) -> float:
+def best_rate(results: Mapping[float, TrialResult]) -> float:
     """The learning rate whose drafter has the highest tau on the validation windows."""
     return max(results, key=lambda rate: results[rate].tau)
 
 
-def keep_drafter(folder: Path, name: str, results: Mapping[float, CellResult]) -> TrainedDrafter:
+def keep_drafter(folder: Path, name: str, results: Mapping[float, TrialResult]) -> TrainedDrafter:
     """Copy the best of the drafters that were trained under a name, by learning rate, with the record of all. Raises
     ConfigError where all of them diverged."""
     chosen = best_rate(results)

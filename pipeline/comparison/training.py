@@ -2,8 +2,8 @@
 
 Owns the order of the work. Windows come from outside.
 
-    OUTPUT/states-<target>-<settings>/   captured windows, shared by all cells that learn from them
-    OUTPUT/cells/<run>/                  a trained drafter each, with its loss curve and tau on validation windows
+    OUTPUT/states-<target>-<settings>/   captured windows, shared by all trials that learn from them
+    OUTPUT/trials/<run>/                  a trained drafter each, with its loss curve and tau on validation windows
     OUTPUT/drafters/<name>/              the best one of every name
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.comparison.trained_drafters import best_rate
-from pipeline.comparison.trials import Cell, CellResult
+from pipeline.comparison.trials import Trial, TrialResult
 from pipeline.drafters.capture_graph import RequestSource
 from pipeline.drafters.capture_run import capture_numbered
 from pipeline.drafters.config import DistillRunConfig, capture_settings
@@ -42,13 +42,13 @@ def capture_all(variants: Sequence[Variant], output: Path) -> dict[str, Path]:
     return folders
 
 
-TrainCells = Callable[[Sequence[Cell]], Mapping[str, CellResult]]
-"""Trains cells, all side by side: results by name."""
+TrainTrials = Callable[[Sequence[Trial]], Mapping[str, TrialResult]]
+"""Trains trials, all side by side: results by name."""
 
 
 def train_variants(
-    variants: Sequence[Variant], rates: Sequence[float], folders: Mapping[str, Path], train: TrainCells
-) -> dict[str, dict[float, CellResult]]:
+    variants: Sequence[Variant], rates: Sequence[float], folders: Mapping[str, Path], train: TrainTrials
+) -> dict[str, dict[float, TrialResult]]:
     """Every variant with every learning rate: results by name and rate."""
     return _train_pairs([(variant, rate) for variant in variants for rate in rates], folders, train)
 
@@ -58,11 +58,11 @@ def tune_variants(
     rates: Sequence[float],
     most_rates: int,
     folders: Mapping[str, Path],
-    train: TrainCells,
-) -> dict[str, dict[float, CellResult]]:
+    train: TrainTrials,
+) -> dict[str, dict[float, TrialResult]]:
     """Every variant with these learning rates, and, while a variant's best one is its lowest or its highest, with half
     or twice that, up to `most_rates` in all: results by name and rate."""
-    results: dict[str, dict[float, CellResult]] = {variant.name: {} for variant in variants}
+    results: dict[str, dict[float, TrialResult]] = {variant.name: {} for variant in variants}
     missing = [(variant, rate) for variant in variants for rate in rates]
     while missing:
         for name, found in _train_pairs(missing, folders, train).items():
@@ -76,17 +76,17 @@ def tune_variants(
 
 
 def _train_pairs(
-    pairs: Sequence[tuple[Variant, float]], folders: Mapping[str, Path], train: TrainCells
-) -> dict[str, dict[float, CellResult]]:
+    pairs: Sequence[tuple[Variant, float]], folders: Mapping[str, Path], train: TrainTrials
+) -> dict[str, dict[float, TrialResult]]:
     named = {f"{variant.name} at {rate:g}": (variant, rate) for variant, rate in pairs}
-    results = train([Cell(n, _at_rate(v.config, rate), folders[v.name]) for n, (v, rate) in named.items()])
-    found: dict[str, dict[float, CellResult]] = defaultdict(dict)
+    results = train([Trial(n, _at_rate(v.config, rate), folders[v.name]) for n, (v, rate) in named.items()])
+    found: dict[str, dict[float, TrialResult]] = defaultdict(dict)
     for name, (variant, rate) in named.items():
         found[variant.name][rate] = results[name]
     return found
 
 
-def _beyond_edge(results: Mapping[float, CellResult]) -> float | None:
+def _beyond_edge(results: Mapping[float, TrialResult]) -> float | None:
     """The rate to try next where the best one is an outermost one."""
     best = best_rate(results)
     return best / 2 if best == min(results) else best * 2 if best == max(results) else None

@@ -1,6 +1,6 @@
-"""Many drafters trained side by side, one Ray task each: the cells of a comparison or an ablation.
+"""Many drafters trained side by side, one Ray task each: the trials of a comparison or an ablation.
 
-A cell trains, measures itself on validation windows and leaves a folder that says what it was (one that diverged is as
+A trial trains, measures itself on validation windows and leaves a folder that says what it was (one that diverged is as
 good as no drafter); a run that was cut off trains what is missing. Long trainings, several workers and checkpoints are
 `distill_run`'s.
 """
@@ -22,7 +22,7 @@ from pipeline.drafters.config import DistillRunConfig, run_name
 from pipeline.drafters.state_sources import learnable_store
 from pipeline.drafters.training import drafter_geometry, greedy_tau
 from sparrow_core.config import DraftConfig
-from sparrow_core.distill.store import StateStore
+from sparrow_core.distill.store import HiddenStateStore
 from sparrow_core.distill.trainer import Hooks, StepMetrics, Trainer, Worker
 from sparrow_core.distill.unroll import UnrolledDrafter
 from sparrow_core.drafters.artefact import save_drafter
@@ -31,13 +31,13 @@ from sparrow_core.errors import ConfigError, TrainingDivergedError
 from sparrow_core.targets.loading import load_target
 from sparrow_core.types import Request
 
-RESULT = "cell.json"
+RESULT = "trial.json"
 STEPS_BETWEEN_POINTS = 20
 TAU_OF_NO_DRAFTER = 1.0
 
 
 @dataclass(frozen=True)
-class Cell:
+class Trial:
     """A drafter to train: its name, how, from which states."""
 
     name: str
@@ -46,7 +46,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class CellResult:
+class TrialResult:
     """A trained drafter: its folder, tau on the validation windows, and (step, loss, agreement by pass) on the way."""
 
     name: str
@@ -65,19 +65,19 @@ class Validation(NamedTuple):
     settings: Mapping[str, Any]
 
 
-def train_cells(
-    cells: Sequence[Cell], output: Path, validation: Validation, listener: Callable[[CellResult], None]
-) -> dict[str, CellResult]:
-    """Train those that `output` does not hold yet, cells of equal settings once; results by name. Ray must be
+def train_trials(
+    trials: Sequence[Trial], output: Path, validation: Validation, on_trial: Callable[[TrialResult], None]
+) -> dict[str, TrialResult]:
+    """Train those that `output` does not hold yet, trials of equal settings once; results by name. Ray must be
     connected. Raises ConfigError where `output` holds one that was measured on other validation windows."""
-    results: dict[str, CellResult] = {}
-    of_folder: dict[Path, list[Cell]] = defaultdict(list)
+    results: dict[str, TrialResult] = {}
+    of_folder: dict[Path, list[Trial]] = defaultdict(list)
     digests = {
-        (states, num_windows): StateStore(states, names=numbered_shards(num_windows)).digest
-        for states, num_windows in {(cell.states, cell.config.num_windows) for cell in cells}
+        (states, num_windows): HiddenStateStore(states, names=numbered_shards(num_windows)).digest
+        for states, num_windows in {(trial.states, trial.config.num_windows) for trial in trials}
     }
-    for cell in cells:
-        of_folder[output / run_name(cell.config, digests[cell.states, cell.config.num_windows])].append(cell)
+    for trial in trials:
+        of_folder[output / run_name(trial.config, digests[trial.states, trial.config.num_windows])].append(trial)
 
     def found(folder: Path, content: Mapping[str, Any]) -> None:
         if differing := differing_settings(content["validation"], validation.settings):
@@ -86,17 +86,17 @@ def train_cells(
                 f"{folder} was measured on validation windows with {earlier}; set that as it was, or name another "
                 "--output"
             )
-        for cell in of_folder[folder]:
-            results[cell.name] = CellResult(cell.name, folder, content["tau"], content["curve"], content["settings"])
-            listener(results[cell.name])
+        for trial in of_folder[folder]:
+            results[trial.name] = TrialResult(trial.name, folder, content["tau"], content["curve"], content["settings"])
+            on_trial(results[trial.name])
 
     waiting = {}
-    for folder, (cell, *_) in of_folder.items():
+    for folder, (trial, *_) in of_folder.items():
         if content := Folder(str(folder)).read(RESULT):
             found(folder, json.loads(content))
         else:
-            options = {"num_cpus": 1, "num_gpus": cell.config.workers.gpus, "max_retries": 1}
-            waiting[_train.options(**options).remote(cell, folder, validation)] = folder
+            options = {"num_cpus": 1, "num_gpus": trial.config.workers.gpus, "max_retries": 1}
+            waiting[_train.options(**options).remote(trial, folder, validation)] = folder
     while waiting:
         (done,), _ = ray.wait(list(waiting))
         found(waiting.pop(done), ray.get(done))
@@ -104,12 +104,12 @@ def train_cells(
 
 
 @ray.remote
-def _train(cell: Cell, folder: Path, validation: Validation) -> dict[str, Any]:
-    """One cell from beginning to end -> the content of its result file."""
-    config = cell.config
+def _train(trial: Trial, folder: Path, validation: Validation) -> dict[str, Any]:
+    """One trial from beginning to end -> the content of its result file."""
+    config = trial.config
     torch.set_num_threads(config.workers.threads)
     target = load_target(config.target, device=config.device, dtype=config.dtype)
-    store = learnable_store(config, str(cell.states), target.info, numbered_shards(config.num_windows))
+    store = learnable_store(config, str(trial.states), target.info, numbered_shards(config.num_windows))
     geometry = drafter_geometry(config, target.info, store.header.bridge_layer)
     torch.manual_seed(config.train.seed)
     drafter = SparrowDrafterModel(geometry)
@@ -123,12 +123,12 @@ def _train(cell: Cell, folder: Path, validation: Validation) -> dict[str, Any]:
     unrolled = UnrolledDrafter(drafter, store.tables(), config.train).to(device)
     try:
         Trainer(unrolled, store, config.train, Worker(device=device), Hooks(note)).run()
-        save_drafter(folder, drafter, f"# {cell.name}\n")
+        save_drafter(folder, drafter, f"# {trial.name}\n")
         tau = greedy_tau(drafter, target, validation.windows, validation.shape)
     except TrainingDivergedError:
         tau = TAU_OF_NO_DRAFTER
     content = {
-        "name": cell.name,
+        "name": trial.name,
         "tau": tau,
         "validation": validation.settings,
         "curve": points,

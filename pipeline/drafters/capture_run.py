@@ -8,11 +8,11 @@ from typing import Any
 
 from pipeline.captioning.config import CaptionConfig
 from pipeline.captioning.graph import data_context
-from pipeline.captioning.run import caption_settings, capture_sink, device_memory_bytes, settle
+from pipeline.captioning.run import caption_settings, capture_sink, decide_device, device_memory_bytes
 from pipeline.captioning.stages.capture import CaptureSink
 from pipeline.common.checkpoints import worker_draft, worker_path
 from pipeline.common.cluster import connected, errors_of_worker_start
-from pipeline.common.memory import memory_need, refuse_impossible
+from pipeline.common.memory import memory_need, refuse_too_little_memory
 from pipeline.common.rows import Row
 from pipeline.common.storage import Folder, absolute
 from pipeline.common.worker_engine import WorkerModels
@@ -62,25 +62,25 @@ class CaptureAccount:
         )
 
 
-Listener = Callable[[CaptureAccount], None]
+OnWindow = Callable[[CaptureAccount], None]
 
 
 def capture_videos(
-    config: CaptionConfig, sources: Sequence[str], folder: str, listener: Listener = lambda account: None
+    config: CaptionConfig, sources: Sequence[str], folder: str, on_window: OnWindow = lambda account: None
 ) -> CaptureAccount:
     """Capture what `folder` does not hold yet of the windows of video files; `config.capture.share` plays no part."""
     config = replace(config, target=worker_path(config.target), draft=worker_draft(config.draft))
     settings = caption_settings(config)
     with connected() as cluster:
-        config, plan = settle(config, cluster)
-        refuse_impossible(memory_need(config), device_memory_bytes(config, cluster), config)
+        config, plan = decide_device(config, cluster)
+        refuse_too_little_memory(memory_need(config), device_memory_bytes(config, cluster), config)
         sink = capture_sink(config, settings, folder, plan)
         run = CaptureRun(_models(config, config.engine), sink, plan.threads)
         with data_context(len(sources)), errors_of_worker_start():
             graph = capture_archive(
                 sources, captured_windows(folder), config, run, plan, read_frame_spec(config.target)
             )
-            rows, account = _account(graph.iter_rows(), listener)
+            rows, account = _account(graph.iter_rows(), on_window)
     found = Counter(row["source_uri"] for row in rows)
     expected = dict.fromkeys(sources, 1) | {row["source_uri"]: row["num_windows"] or 1 for row in rows}
     return replace(account, lost=tuple(source for source in sources if found[source] < expected[source]))
@@ -121,13 +121,13 @@ def captured_windows(folder: str) -> frozenset[str]:
     return frozenset(name for file in Folder(folder).names() if (name := window_of_shard(file)))
 
 
-def _account(coming: Iterable[Row], listener: Listener = lambda account: None) -> tuple[list[Row], CaptureAccount]:
+def _account(coming: Iterable[Row], on_window: OnWindow = lambda account: None) -> tuple[list[Row], CaptureAccount]:
     """All rows, and the account of them."""
     account, rows, began = CaptureAccount(), [], time.monotonic()
     for row in coming:
         rows.append(row)
         account = replace(account.with_row(row), seconds=time.monotonic() - began)
-        listener(account)
+        on_window(account)
     return rows, account
 
 

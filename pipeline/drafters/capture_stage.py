@@ -67,14 +67,14 @@ class CaptureWindows:
             return
         began = time.perf_counter()
         window = await asyncio.to_thread(self._window_of, row)
-        arms = self._capture.arms(window.number)
+        modes = self._capture.modes(window.number)
         request = replace(window.request, max_new_tokens=self._config.max_new_tokens)
-        written = await completions(self._engine, request, arms)
-        status, size = await self._capture.store(window.name, window.source_uri, arms, written)
+        written = await completions(self._engine, request, modes)
+        status, size = await self._capture.store(window.name, window.source_uri, modes, written)
         row.update(
             status="success" if status == "stored" else "skipped",
             reason=None if status == "stored" else status,
-            captions=len(arms) if size else 0,
+            captions=len(modes) if size else 0,
             captured_bytes=size,
             t_capture_s=time.perf_counter() - began,
         )

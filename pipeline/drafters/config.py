@@ -48,7 +48,7 @@ class DistillWorkers:
         return 2 if self.train_at_least is None else 20
 
 
-def refuse_impossible(workers: DistillWorkers, cluster: Mapping[str, float]) -> None:
+def refuse_too_many_workers(workers: DistillWorkers, cluster: Mapping[str, float]) -> None:
     """Raise ConfigError where training workers would fill the cluster: Ray would wait for room without a word."""
     least = workers.train_at_least or workers.train
     for name, each, spare in (("CPU", workers.cpus, _CPUS_BESIDE), ("GPU", workers.gpus, 0.0)):

@@ -42,9 +42,9 @@ from pipeline.common.registry import LEARNT, PROVENANCE
 from pipeline.common.storage import Folder, absolute
 from pipeline.drafters.capture_graph import RequestSource, numbered_window
 from pipeline.drafters.capture_run import capture_numbered, numbered_shards
-from pipeline.drafters.config import DistillRunConfig, capture_settings, refuse_impossible, run_name
+from pipeline.drafters.config import DistillRunConfig, capture_settings, refuse_too_many_workers, run_name
 from pipeline.drafters.report import drafter_card
-from pipeline.drafters.state_sources import StateSource, online_states, stored_states
+from pipeline.drafters.state_sources import HiddenStateSource, online_hidden_states, stored_hidden_states
 from pipeline.drafters.training import drafter_geometry, greedy_tau
 from sparrow_core.decoding.target import TargetInfo
 from sparrow_core.distill.online import OnlineWindow
@@ -80,7 +80,7 @@ def distill(
     least_new: int = 1,
     validation: Sequence[Callable[[], Request]] = (),
     refuse_target: Callable[[str], None] = lambda fingerprint: None,
-    is_settled: Callable[[Path], bool] = lambda folder: True,
+    is_concluded: Callable[[Path], bool] = lambda folder: True,
 ) -> Distilled:
     """All stages, each continued where an earlier run of the same config stopped.
 
@@ -114,10 +114,10 @@ def distill(
             for number in range(config.num_windows)
         ]
 
-    def states(names: Sequence[str] | None) -> StateSource:
+    def states(names: Sequence[str] | None) -> HiddenStateSource:
         if online is not None:
-            return online_states(config, online, origin, info, names)
-        return stored_states(config, origin, info, names)
+            return online_hidden_states(config, online, origin, info, names)
+        return stored_hidden_states(config, origin, info, names)
 
     mine = numbered_shards(num_windows) if num_windows and not config.online else None
     source, begun = states(mine), pending.names(recipe)
@@ -129,7 +129,7 @@ def distill(
     name, folder = run_name(config, source.digest), output / "drafter"
     learnt = _learnt(folder, recipe)
     num_new = sum(count for window, count in source.num_captions.items() if window not in learnt)
-    if begun is None and (num_new < least_new or (learnt and not is_settled(folder))):
+    if begun is None and (num_new < least_new or (learnt and not is_concluded(folder))):
         return Distilled(folder, sum(learnt.values()), is_new=False, num_waiting=num_new)
     pending.begin(recipe, list(source.num_captions))
     drafter = train_drafter(config, geometry, source, output / "training", name, validation)
@@ -203,7 +203,7 @@ def states_folder(config: DistillRunConfig, windows: dict[str, Any], output: Pat
 def train_drafter(
     config: DistillRunConfig,
     geometry: DrafterConfig,
-    source: StateSource,
+    source: HiddenStateSource,
     output: Path,
     name: str,
     validation: Sequence[Callable[[], Request]] = (),
@@ -213,7 +213,7 @@ def train_drafter(
     Checkpoints live under `output`, in a folder of that name; running it again after it has finished trains nothing and
     gives the same drafter. Raises ConfigError where the cluster has no room for the workers.
     """
-    refuse_impossible(config.workers, ray.cluster_resources())
+    refuse_too_many_workers(config.workers, ray.cluster_resources())
     # Workers count as started once they have imported torch. On a busy machine that takes longer than Ray's own limit,
     # after which they would all start again from nothing.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "180")
@@ -273,7 +273,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     torch.set_num_threads(run.workers.threads)
     context = ray.train.get_context()
     worker = Worker(context.get_world_rank(), context.get_world_size(), get_device())  # type: ignore[arg-type]
-    source: StateSource = settings["source"]
+    source: HiddenStateSource = settings["source"]
     with source.open(worker.device) as (windows, tables):
         torch.manual_seed(run.train.seed)
         unrolled = UnrolledDrafter(SparrowDrafterModel(settings["geometry"]), tables, run.train)

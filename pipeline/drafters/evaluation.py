@@ -27,7 +27,7 @@ from sparrow_core.decoding.target import TargetModel
 from sparrow_core.drafters.artefact import load_drafter
 from sparrow_core.drafters.prompt_lookup import PromptLookupDrafter
 from sparrow_core.engine.engine import Engine
-from sparrow_core.engine.ticket import Arm
+from sparrow_core.engine.ticket import DecodeMode
 from sparrow_core.errors import ConfigError, SparrowError
 from sparrow_core.measure.acceptance import AcceptanceRow, WindowAcceptance, measure_window, summarise
 from sparrow_core.targets.loading import load_target
@@ -62,8 +62,8 @@ class MeasureWindow:
         torch.set_num_threads(config.workers.threads)
         self._windows, self._max_new_tokens = windows, evaluation.max_new_tokens
         self._target = load_target(config.target, device=config.device, dtype=config.dtype)
-        self._arms = {
-            (name, shape, temperature): Arm(drafter, draft, Sampling(temperature))
+        self._modes = {
+            (name, shape, temperature): DecodeMode(drafter, draft, Sampling(temperature))
             for name, drafter in {checkpoint_name(name): open_drafter(name, self._target) for name in drafters}.items()
             for shape, draft in evaluation.drafts.items()
             for temperature in evaluation.temperatures
@@ -74,12 +74,12 @@ class MeasureWindow:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
             request = replace(self._windows[row["length"]][row["index"]](), max_new_tokens=self._max_new_tokens)
-            windows = measure_window(self._engine, request, list(self._arms.values()))
+            windows = measure_window(self._engine, request, list(self._modes.values()))
         except SparrowError as error:
             return {**row, "error": str(error), "measured": "[]"}
         measured = [
             {"drafter": drafter, "draft": shape, "temperature": temperature, **asdict(window)}
-            for (drafter, shape, temperature), window in zip(self._arms, windows, strict=True)
+            for (drafter, shape, temperature), window in zip(self._modes, windows, strict=True)
         ]
         return {**row, "error": None, "measured": json.dumps(measured)}
 

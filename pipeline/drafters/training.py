@@ -9,7 +9,7 @@ from sparrow_core.decoding.target import TargetInfo, TargetModel
 from sparrow_core.drafters.network import DrafterConfig, SparrowDrafterModel
 from sparrow_core.drafters.sparrow import SparrowDrafter
 from sparrow_core.engine.engine import Engine
-from sparrow_core.engine.ticket import Arm
+from sparrow_core.engine.ticket import DecodeMode
 from sparrow_core.measure.acceptance import measure_window, summarise
 from sparrow_core.types import Request
 
@@ -27,6 +27,6 @@ def greedy_tau(
     drafter: SparrowDrafterModel, target: TargetModel, windows: Sequence[Callable[[], Request]], shape: DraftConfig
 ) -> float:
     """Tau by real greedy decoding, windows pooled. It lays the drafter out for decoding: train it no further."""
-    arm = Arm(SparrowDrafter(drafter, target), shape, Sampling())
+    mode = DecodeMode(SparrowDrafter(drafter, target), shape, Sampling())
     with Engine(target, None) as engine:
-        return summarise("", "", "", [measure_window(engine, make(), [arm])[0] for make in windows]).tau
+        return summarise("", "", "", [measure_window(engine, make(), [mode])[0] for make in windows]).tau

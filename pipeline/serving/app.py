@@ -58,7 +58,7 @@ def plan_replicas(config: ResourcesConfig, device: str, cluster: Cluster) -> Rep
     return ReplicaPlan(replicas, cpus, gpus)
 
 
-def settle(config: ServeConfig, plan: ReplicaPlan) -> ServeConfig:
+def resolve_config(config: ServeConfig, plan: ReplicaPlan) -> ServeConfig:
     """The config with everything told that replicas, which run elsewhere, could not find out: device, paths, name."""
     http = config.http
     target = worker_path(config.target)

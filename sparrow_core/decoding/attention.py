@@ -3,9 +3,9 @@
 Query heads that share a KV head are folded into rows, so that keys and values are neither repeated nor copied, and the
 mask covers only the new columns: every row sees the whole committed prefix.
 
-Three functions for one formula. `attend` takes any mask; `attend_in_order` takes many rows of a text, and never holds
-their scores; both leave the order of summation to the library. `SealedAttention` fixes it, so that a row comes out
-the same to the last bit whatever other rows stand beside it and in whichever slots its ancestors lie; it sums over
+Three functions for one formula. `attend` takes any mask; `attend_causally` takes many rows of a text, and never holds
+their scores; both leave the order of summation to the library. `BatchInvariantAttention` fixes it, so that a row comes
+out the same to the last bit whatever other rows stand beside it and in whichever slots its ancestors lie; it sums over
 blocks of keys at places that depend on the sequence alone:
 
     slots    0 ......................... prompt | prompt + 128 | prompt + 256 ...
@@ -41,14 +41,14 @@ def attend(
     return (torch.softmax(scores_GMS, dim=-1) @ values_GSD).view(queries_HRD.shape)
 
 
-def attend_in_order(queries_HRD: torch.Tensor, keys_GSD: torch.Tensor, values_GSD: torch.Tensor) -> torch.Tensor:
+def attend_causally(queries_HRD: torch.Tensor, keys_GSD: torch.Tensor, values_GSD: torch.Tensor) -> torch.Tensor:
     """As `attend`, for rows that are the last R slots and see every slot up to their own; the scores are never held."""
-    by_device = in_order_by_parts if queries_HRD.device.type == "cpu" else in_order_by_mask
+    by_device = causal_by_parts if queries_HRD.device.type == "cpu" else causal_by_mask
     return by_device(queries_HRD, keys_GSD, values_GSD)
 
 
-def in_order_by_mask(queries_HRD: torch.Tensor, keys_GSD: torch.Tensor, values_GSD: torch.Tensor) -> torch.Tensor:
-    """`attend_in_order` by the library's fused attention and a mask."""
+def causal_by_mask(queries_HRD: torch.Tensor, keys_GSD: torch.Tensor, values_GSD: torch.Tensor) -> torch.Tensor:
+    """`attend_causally` by the library's fused attention and a mask."""
     num_rows, num_slots = queries_HRD.shape[1], keys_GSD.shape[1]
     everything_RS = torch.ones(num_rows, num_slots, dtype=torch.bool, device=queries_HRD.device)
     visible_RS = everything_RS.tril_(num_slots - num_rows)
@@ -56,8 +56,8 @@ def in_order_by_mask(queries_HRD: torch.Tensor, keys_GSD: torch.Tensor, values_G
     return scaled_dot_product_attention(*inputs, visible_RS, enable_gqa=True)[0]
 
 
-def in_order_by_parts(queries_HRD: torch.Tensor, keys_GSD: torch.Tensor, values_GSD: torch.Tensor) -> torch.Tensor:
-    """`attend_in_order` on a CPU, where a mask would be read for every head: half of the time at 25,000 slots.
+def causal_by_parts(queries_HRD: torch.Tensor, keys_GSD: torch.Tensor, values_GSD: torch.Tensor) -> torch.Tensor:
+    """`attend_causally` on a CPU, where a mask would be read for every head: half of the time at 25,000 slots.
 
     The slots before the rows need no mask. The two parts are weighed by the logarithms of their sums of weights.
     """
@@ -85,7 +85,7 @@ def _scores(queries_HRD: torch.Tensor, keys_GSD: torch.Tensor, visible_RP: torch
     return scores_GMS
 
 
-class SealedAttention:
+class BatchInvariantAttention:
     """Attention of a pass's rows over one sequence whose prompt is sealed, in a fixed order of summation.
 
     Prepared once for all layers. A row's result depends on nothing but the row and the keys that it sees.

@@ -26,18 +26,18 @@ def generate_autoregressively(
     context = prefill(target, prompt, embedded, cache, prefill_config)
     tokens = [first_token(target, context, sampling)]
     while tokens[-1] not in info.stop_token_ids and len(tokens) < max_new_tokens:
-        state_1D = read_alone(target, cache, embedded.position_offset, tokens[-1])
+        hidden_1D = decode_one(target, cache, embedded.position_offset, tokens[-1])
         position_1 = torch.tensor([len(tokens)], device=info.device)
-        tokens.append(int(choose(target.logits(state_1D), sampling, position_1)))
+        tokens.append(int(choose(target.logits(hidden_1D), sampling, position_1)))
     return tuple(tokens)
 
 
-def read_alone(target: TargetModel, cache: KVCache, position_offset: int, token: int) -> torch.Tensor:
+def decode_one(target: TargetModel, cache: KVCache, position_offset: int, token: int) -> torch.Tensor:
     """The step of the autoregressive loop: one row in a pass of its own, committed -> its state [1, D]."""
     info = target.info
     token_1 = torch.tensor([token], device=info.device)
     position_A1 = torch.full((info.position_axes, 1), cache.length + position_offset, device=info.device)
     rows = (SequenceRows(cache, num_rows=1),)
-    state_1D = target.forward(target.embed_tokens(token_1), position_A1, rows).states_RD
+    hidden_1D = target.forward(target.embed_tokens(token_1), position_A1, rows).hidden_RD
     cache.commit([0])
-    return state_1D
+    return hidden_1D

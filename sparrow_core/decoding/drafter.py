@@ -51,12 +51,12 @@ class PromptContext:
     """
 
     token_ids_T: torch.Tensor
-    states_TD: torch.Tensor
+    hidden_TD: torch.Tensor
     visual: VisualContext | None = None
 
 
 @dataclass(frozen=True)
-class Turn:
+class DraftContext:
     """Where a round starts: the last committed token, the index of its successor among generated ones, the round."""
 
     root: int
@@ -68,7 +68,7 @@ class Turn:
 class DraftSession(Protocol):
     """The drafter's memory of one sequence."""
 
-    def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
+    def commit(self, token_ids: Sequence[int], hidden_RD: torch.Tensor) -> None:
         """Learn which nodes were accepted (the root first) and the target's true states at them."""
         ...
 
@@ -83,7 +83,7 @@ class Recording(Protocol):
         """The prompt is read."""
         ...
 
-    def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
+    def commit(self, token_ids: Sequence[int], hidden_RD: torch.Tensor) -> None:
         """Tokens were read for good, with these states. The last token of a completion never is."""
         ...
 
@@ -93,10 +93,10 @@ Session = TypeVar("Session", bound=DraftSession)
 
 @dataclass(frozen=True)
 class DraftJob(Generic[Session]):
-    """One sequence's wish for a draft rooted at `turn.root`, of at most `shape.total` nodes."""
+    """One sequence's wish for a draft rooted at `draft_context.root`, of at most `shape.total` nodes."""
 
     session: Session
-    turn: Turn
+    draft_context: DraftContext
     shape: DraftConfig
 
 

@@ -143,11 +143,11 @@ class FusedDecoder:
         return self._norm(x_RD), taps
 
     def attention(
-        self, layer: int, states_RD: torch.Tensor, positions_AR: torch.Tensor, keys_GSd: torch.Tensor
+        self, layer: int, hidden_RD: torch.Tensor, positions_AR: torch.Tensor, keys_GSd: torch.Tensor
     ) -> torch.Tensor:
         """`FusedLayer.attention` of a layer (counted from 1) that reads these states, the outputs of the one before."""
         input_norm, fused = self._layers[layer - 1]
-        return fused.attention(input_norm(states_RD), self._rotation(states_RD, positions_AR), keys_GSd)
+        return fused.attention(input_norm(hidden_RD), self._rotation(hidden_RD, positions_AR), keys_GSd)
 
     def _rotation(self, x_RD: torch.Tensor, positions_AR: torch.Tensor) -> Rotation:
         positions = positions_AR if len(positions_AR) == 1 else positions_AR[:, None]  # plain RoPE, or M-RoPE

@@ -18,7 +18,7 @@ class NoDrafter:
         return self
 
     def propose(self, jobs: Sequence[DraftJob["NoDrafter"]]) -> list[Draft]:
-        return [Draft(torch.tensor([job.turn.root]), torch.tensor([-1])) for job in jobs]
+        return [Draft(torch.tensor([job.draft_context.root]), torch.tensor([-1])) for job in jobs]
 
-    def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
+    def commit(self, token_ids: Sequence[int], hidden_RD: torch.Tensor) -> None:
         pass

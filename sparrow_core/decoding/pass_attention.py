@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from sparrow_core.decoding.attention import SealedAttention, attend, attend_in_order, causal_mask
+from sparrow_core.decoding.attention import BatchInvariantAttention, attend, attend_causally, causal_mask
 from sparrow_core.decoding.target import SequenceRows
 
 # From here on it costs less not to hold the scores of rows in reading order.
@@ -48,10 +48,12 @@ class _Part:
         self._rows = slice(first, first + num_rows)
         self._new_KGRd, self._so_far_LKGSd = new_LKGRd.unbind(), so_far_LKGSd
         self._is_long, self._visible_RP = is_long, visible_RP
-        self._sealed: SealedAttention | None = None
+        self._sealed: BatchInvariantAttention | None = None
         if cache.prompt_length is not None:
             heads_per_group = num_heads // new_LKGRd.shape[2]
-            self._sealed = SealedAttention(so_far_LKGSd, num_rows, visible_RP, heads_per_group, cache.prompt_length)
+            self._sealed = BatchInvariantAttention(
+                so_far_LKGSd, num_rows, visible_RP, heads_per_group, cache.prompt_length
+            )
 
     def attend(
         self, layer: int, queries_HRd: torch.Tensor, keys_GRd: torch.Tensor, values_GRd: torch.Tensor
@@ -64,5 +66,5 @@ class _Part:
         queries_HRd = queries_HRd[:, self._rows]
         keys_GSd, values_GSd = self._so_far_LKGSd[layer]
         if self._is_long:
-            return attend_in_order(queries_HRd, keys_GSd, values_GSd)
+            return attend_causally(queries_HRd, keys_GSd, values_GSd)
         return attend(queries_HRd, keys_GSd, values_GSd, self._visible_RP)

@@ -53,14 +53,14 @@ def prefill_by_layer(
     text_taps: dict[int, list[torch.Tensor]] = {layer: [] for layer in asked.text_tap_layers}
     for chunk in prefill_passes(target, prompt, embedded, cache, config, (*taps, *text_taps)):
         if chunk is not None:
-            text_states.append(chunk.result.states_RD[chunk.is_text_R])
+            text_states.append(chunk.result.hidden_RD[chunk.is_text_R])
             for layer, parts in taps.items():
                 parts.append(chunk.result.taps[layer])
             for layer, parts in text_taps.items():
                 parts.append(chunk.result.taps[layer][chunk.is_text_R])
         yield
     cache.seal_prompt()
-    states_TD = torch.cat(text_states)
+    hidden_TD = torch.cat(text_states)
     visual = None
     if needs:
         visual = VisualContext(
@@ -70,7 +70,7 @@ def prefill_by_layer(
             {layer: torch.cat(parts) for layer, parts in taps.items()},
             {layer: torch.cat(parts) for layer, parts in text_taps.items()},
         )
-    return PromptContext(prompt.token_ids_S[text_slots(prompt.is_text_S)].to(states_TD.device), states_TD, visual)
+    return PromptContext(prompt.token_ids_S[text_slots(prompt.is_text_S)].to(hidden_TD.device), hidden_TD, visual)
 
 
 def prefill_passes(
@@ -98,7 +98,7 @@ def prefill_passes(
 
 def first_token(target: TargetModel, context: PromptContext, sampling: Sampling) -> int:
     """The token that prefill itself decides on."""
-    logits_1V = target.logits(context.states_TD[-1:])
+    logits_1V = target.logits(context.hidden_TD[-1:])
     return int(choose(logits_1V, sampling, torch.zeros(1, dtype=torch.int64, device=logits_1V.device)))
 
 

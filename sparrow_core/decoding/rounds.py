@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from sparrow_core.config import DraftConfig
-from sparrow_core.decoding.autoregressive import read_alone
+from sparrow_core.decoding.autoregressive import decode_one
 from sparrow_core.decoding.cache import KVCache
 from sparrow_core.decoding.drafter import (
+    DraftContext,
     Drafter,
     DraftJob,
     DraftSession,
     Recording,
-    Turn,
 )
 from sparrow_core.decoding.near_ties import first_in_doubt
 from sparrow_core.decoding.sampling import choose
@@ -29,14 +29,14 @@ from sparrow_core.types import Draft
 
 
 @dataclass(frozen=True)
-class Running:
+class RunningSequence:
     """A sequence as a round finds it. A token at cache slot s has position s + `position_offset` on every axis."""
 
     cache: KVCache
     position_offset: int
     drafter: Drafter[Any]
     session: DraftSession
-    turn: Turn
+    draft_context: DraftContext
     shape: DraftConfig
     recording: Recording | None = None
 
@@ -53,18 +53,20 @@ class RoundResult:
 
 
 @torch.inference_mode()
-def decode_round(target: TargetModel, batch: Sequence[Running], row_noise: float = 0.0) -> list[RoundResult]:
+def decode_round(
+    target: TargetModel, batch: Sequence[RunningSequence], batch_deviation: float = 0.0
+) -> list[RoundResult]:
     """For every sequence: draft from its root, verify in one target pass for all, commit what was accepted.
 
-    `row_noise` is how much a row's logits may depend on the rows beside it (see `near_ties`).
+    `batch_deviation` is how much a row's logits may depend on the rows beside it (see `near_ties`).
     """
     started = time.perf_counter()
     drafts = _propose(batch)
     drafted = time.perf_counter()
-    states = _read_drafts(target, batch, drafts)
+    states = _forward_drafts(target, batch, drafts)
     logits = target.logits(torch.cat(states)).split([len(draft) for draft in drafts])
-    shared = row_noise if sum(map(len, drafts)) > 1 else 0.0  # a row that was alone is what it should be
-    outcomes = [_settle(target, *parts, shared) for parts in zip(batch, drafts, states, logits, strict=True)]
+    shared = batch_deviation if sum(map(len, drafts)) > 1 else 0.0  # a row that was alone is what it should be
+    outcomes = [_verify_and_commit(target, *parts, shared) for parts in zip(batch, drafts, states, logits, strict=True)]
     verified = time.perf_counter()
     draft_s, verify_s = (drafted - started) / len(batch), (verified - drafted) / len(batch)
     return [
@@ -73,29 +75,29 @@ def decode_round(target: TargetModel, batch: Sequence[Running], row_noise: float
     ]
 
 
-def _settle(
+def _verify_and_commit(
     target: TargetModel,
-    running: Running,
+    running: RunningSequence,
     draft: Draft,
-    states_ND: torch.Tensor,
+    hidden_ND: torch.Tensor,
     logits_NV: torch.Tensor,
-    row_noise: float,
+    batch_deviation: float,
 ) -> tuple[list[int], bool]:
     """Judge one draft and commit what is accepted -> the new tokens, and whether one was decided by a row alone."""
-    turn = running.turn
-    verdict = verify(draft, logits_NV, turn.sampling, turn.position, turn.round_index)
+    draft_context = running.draft_context
+    verdict = verify(draft, logits_NV, draft_context.sampling, draft_context.position, draft_context.round_index)
     path, bonus = list(verdict.path), verdict.bonus
-    doubtful = first_in_doubt(logits_NV[path], turn.sampling, turn.position, row_noise)
+    doubtful = first_in_doubt(logits_NV[path], draft_context.sampling, draft_context.position, batch_deviation)
     if doubtful is None:
         running.cache.commit(path)
-        path_states = states_ND[path]
+        path_states = hidden_ND[path]
     else:
         path = path[: doubtful + 1]
         running.cache.commit(path[:-1])
-        state_1D = read_alone(target, running.cache, running.position_offset, int(draft.tokens_N[path[-1]]))
-        position_1 = torch.tensor([turn.position + doubtful], device=state_1D.device)
-        bonus = int(choose(target.logits(state_1D), turn.sampling, position_1))
-        path_states = torch.cat([states_ND[path[:-1]], state_1D])
+        hidden_1D = decode_one(target, running.cache, running.position_offset, int(draft.tokens_N[path[-1]]))
+        position_1 = torch.tensor([draft_context.position + doubtful], device=hidden_1D.device)
+        bonus = int(choose(target.logits(hidden_1D), draft_context.sampling, position_1))
+        path_states = torch.cat([hidden_ND[path[:-1]], hidden_1D])
     accepted = draft.tokens_N[path].tolist()
     running.session.commit(accepted, path_states)
     if running.recording:
@@ -103,17 +105,19 @@ def _settle(
     return [*accepted[1:], bonus], doubtful is not None
 
 
-def _propose(batch: Sequence[Running]) -> list[Draft]:
+def _propose(batch: Sequence[RunningSequence]) -> list[Draft]:
     """Drafts in the batch's order, each drafter asked once."""
     drafts: dict[int, Draft] = {}
     for drafter in {id(running.drafter): running.drafter for running in batch}.values():
         numbers = [number for number, running in enumerate(batch) if running.drafter is drafter]
-        jobs = [DraftJob(batch[n].session, batch[n].turn, batch[n].shape) for n in numbers]
+        jobs = [DraftJob(batch[n].session, batch[n].draft_context, batch[n].shape) for n in numbers]
         drafts.update(zip(numbers, drafter.propose(jobs), strict=True))
     return [drafts[number] for number in range(len(batch))]
 
 
-def _read_drafts(target: TargetModel, batch: Sequence[Running], drafts: Sequence[Draft]) -> tuple[torch.Tensor, ...]:
+def _forward_drafts(
+    target: TargetModel, batch: Sequence[RunningSequence], drafts: Sequence[Draft]
+) -> tuple[torch.Tensor, ...]:
     """The target's states at the nodes of every draft, [N, D] each, from one pass."""
     device, axes = target.info.device, target.info.position_axes
     rows, positions = [], []
@@ -123,4 +127,4 @@ def _read_drafts(target: TargetModel, batch: Sequence[Running], drafts: Sequence
         positions.append(depths(draft.parents_N) + running.cache.length + running.position_offset)
     embeddings_RD = target.embed_tokens(torch.cat([draft.tokens_N for draft in drafts]).to(device))
     positions_AR = torch.cat(positions).expand(axes, -1).to(device)
-    return target.forward(embeddings_RD, positions_AR, rows).states_RD.split([len(draft) for draft in drafts])
+    return target.forward(embeddings_RD, positions_AR, rows).hidden_RD.split([len(draft) for draft in drafts])

@@ -112,7 +112,7 @@ class TargetPass:
     Layer m counts decoder layers from 1: `taps[m]` is the output of the m-th decoder layer.
     """
 
-    states_RD: torch.Tensor
+    hidden_RD: torch.Tensor
     taps: dict[int, torch.Tensor]
 
 
@@ -177,10 +177,10 @@ class TargetModel(Protocol):
         ...
 
     def attention(
-        self, layer: int, states_RD: torch.Tensor, positions_AR: torch.Tensor, keys_GSd: torch.Tensor
+        self, layer: int, hidden_RD: torch.Tensor, positions_AR: torch.Tensor, keys_GSd: torch.Tensor
     ) -> torch.Tensor:
         """How much the last R slots of a sequence attend to each slot in a layer (counted from 1) that reads
-        `states_RD`, the outputs of the layer before, and has these keys: float32 [S], averaged over slots and heads."""
+        `hidden_RD`, the outputs of the layer before, and has these keys: float32 [S], averaged over slots and heads."""
         ...
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:

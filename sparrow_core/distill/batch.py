@@ -12,47 +12,47 @@ import torch
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
-from sparrow_core.distill.hidden_states import VisualSource, WindowStates
-from sparrow_core.drafters.anchors import Layout, pair_places, visual_places
+from sparrow_core.distill.hidden_states import TrainingExample, VisualSource
+from sparrow_core.drafters.anchors import Layout, pair_positions, visual_positions
 
 Item = TypeVar("Item")
 
 
-NOBODY = -1  # the window of padding
+PADDING = -1  # the window of padding
 
 
 @dataclass(frozen=True)
-class StateBatch:
+class TrainingBatch:
     """Rows of one or several windows end to end, in float32. `window_BL` numbers the windows of a row from 0, and
     `visual_window_BM` says whose a visual token is; both are -1 in padding, which stands at the end.
 
-    `states_BLD` are the target's, `fed_BLD` what the drafter is given of them (with noise, if there is any).
-    `places_BL` are the drafter's positions by slot (the last column is unused), `visual_places_BM` those of visual
-    tokens. A window whose visual part is not shown has no visual token here.
+    `hidden_BLD` are the target's, `fed_BLD` what the drafter is given of them (with noise, if there is any).
+    `positions_BL` are the drafter's positions by slot (the last column is unused), `visual_positions_BM` those of
+    visual tokens. A window whose visual part is not shown has no visual token here.
     """
 
     token_ids_BL: torch.Tensor
-    states_BLD: torch.Tensor
+    hidden_BLD: torch.Tensor
     fed_BLD: torch.Tensor
     is_caption_BL: torch.Tensor
     window_BL: torch.Tensor
-    places_BL: torch.Tensor
+    positions_BL: torch.Tensor
     visual_BMD: torch.Tensor
     visual_window_BM: torch.Tensor
-    visual_places_BM: torch.Tensor
+    visual_positions_BM: torch.Tensor
 
-    def to(self, device: torch.device) -> "StateBatch":
-        return StateBatch(*(tensor.to(device) for tensor in vars(self).values()))
+    def to(self, device: torch.device) -> "TrainingBatch":
+        return TrainingBatch(*(tensor.to(device) for tensor in vars(self).values()))
 
 
 def collate(
-    windows: Sequence[WindowStates],
+    windows: Sequence[TrainingExample],
     shows_visual: Sequence[bool],
     source: VisualSource = "bridge",
     layout: Layout = "before",
     row_tokens: int = 0,
     noises: Sequence[torch.Tensor] | None = None,
-) -> StateBatch:
+) -> TrainingBatch:
     """Windows side by side in rows, padded to the longest row.
 
     Windows share a row, in order, as long as it has no more than `row_tokens` text tokens (0: none is shared).
@@ -68,36 +68,36 @@ def collate(
             filled = 0
         rows[-1].append(number)
         filled += length
-    width = windows[0].states_TD.shape[1]
+    width = windows[0].hidden_TD.shape[1]
     parts = [[_Part(windows[n], shows_visual[n], source, layout) for n in row] for row in rows]
     nothing = torch.zeros(1, width)
-    fed_BLD = states_BLD = _rows(parts, lambda part: pad(part.window.states_TD.float(), (0, 0, 0, 1)))
+    fed_BLD = hidden_BLD = _rows(parts, lambda part: pad(part.window.hidden_TD.float(), (0, 0, 0, 1)))
     if noises is not None:
-        fed_BLD = states_BLD + _rows([[noises[n] for n in row] for row in rows], lambda x: pad(x, (0, 0, 0, 1)))
+        fed_BLD = hidden_BLD + _rows([[noises[n] for n in row] for row in rows], lambda x: pad(x, (0, 0, 0, 1)))
     visual = [torch.cat([part.visual_MD for part in row]) for row in parts]
-    return StateBatch(
+    return TrainingBatch(
         token_ids_BL=_rows(parts, lambda part: part.window.token_ids_L),
-        states_BLD=states_BLD,
+        hidden_BLD=hidden_BLD,
         fed_BLD=fed_BLD,
         is_caption_BL=_rows(parts, lambda part: part.window.is_caption_L),
         window_BL=_numbered(parts, lambda part: len(part.window.token_ids_L)),
-        places_BL=_rows(parts, lambda part: pad(part.places_T, (0, 1))),
+        positions_BL=_rows(parts, lambda part: pad(part.positions_T, (0, 1))),
         visual_BMD=pad_sequence([v if len(v) else nothing for v in visual], batch_first=True),
-        visual_window_BM=_at_least_one(_numbered(parts, lambda part: len(part.visual_MD)), NOBODY),
-        visual_places_BM=_at_least_one(_rows(parts, lambda part: part.visual_places_M), 0),
+        visual_window_BM=_at_least_one(_numbered(parts, lambda part: len(part.visual_MD)), PADDING),
+        visual_positions_BM=_at_least_one(_rows(parts, lambda part: part.visual_positions_M), 0),
     )
 
 
 class _Part:
     """One window's share of a row."""
 
-    def __init__(self, window: WindowStates, shows_visual: bool, source: VisualSource, layout: Layout) -> None:
+    def __init__(self, window: TrainingExample, shows_visual: bool, source: VisualSource, layout: Layout) -> None:
         self.window = window
-        self.places_T = pair_places(window.slots_L, layout).float()
+        self.positions_T = pair_positions(window.slots_L, layout).float()
         slots_M, visual_MD = window.visual(source)
         kept = slice(None) if shows_visual else slice(0)
         self.visual_MD = visual_MD.float()[kept]
-        self.visual_places_M = visual_places(window.slots_L, slots_M, layout)[kept]
+        self.visual_positions_M = visual_positions(window.slots_L, slots_M, layout)[kept]
 
 
 def _rows(parts: Sequence[Sequence[Item]], column: Callable[[Item], torch.Tensor]) -> torch.Tensor:
@@ -107,7 +107,7 @@ def _rows(parts: Sequence[Sequence[Item]], column: Callable[[Item], torch.Tensor
 def _numbered(parts: Sequence[Sequence[_Part]], length: Callable[[_Part], int]) -> torch.Tensor:
     """The number of the window within its row, for each of its tokens."""
     numbers = [torch.cat([torch.full((length(p),), n) for n, p in enumerate(row)]) for row in parts]
-    return pad_sequence(numbers, batch_first=True, padding_value=NOBODY)
+    return pad_sequence(numbers, batch_first=True, padding_value=PADDING)
 
 
 def _at_least_one(values_BM: torch.Tensor, filling: int) -> torch.Tensor:

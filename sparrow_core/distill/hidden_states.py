@@ -24,7 +24,7 @@ class CapturedCaption:
     """A caption and the final-norm states of all of its tokens but the last [C - 1, D]."""
 
     token_ids_C: torch.Tensor
-    states_CD: torch.Tensor
+    hidden_CD: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class CapturedWindow:
 
     prompt_ids_P: torch.Tensor
     prompt_slots_P: torch.Tensor
-    prompt_states_PD: torch.Tensor
+    prompt_hidden_PD: torch.Tensor
     bridge_slots_M: torch.Tensor
     bridge_MD: torch.Tensor
     embeddings_VD: torch.Tensor
@@ -45,15 +45,15 @@ class CapturedWindow:
 
 
 @dataclass(frozen=True)
-class WindowStates:
-    """One caption with its prompt. `states_LD` are final-norm states of the text positions but the last: the target's
+class TrainingExample:
+    """One caption with its prompt. `hidden_LD` are final-norm states of the text positions but the last: the target's
     distributions follow from them through lm_head, exactly and for any vocabulary, so no log-probabilities are kept.
     `is_caption_L` marks the generated tokens; the visual part is that of `CapturedWindow`.
     """
 
     token_ids_L: torch.Tensor
     slots_L: torch.Tensor
-    states_TD: torch.Tensor
+    hidden_TD: torch.Tensor
     is_caption_L: torch.Tensor
     bridge_slots_M: torch.Tensor
     bridge_MD: torch.Tensor
@@ -68,16 +68,16 @@ class WindowStates:
         return (~is_text_S).nonzero()[:, 0], self.embeddings_VD
 
 
-def window_states(window: CapturedWindow, number: int) -> WindowStates:
+def training_example(window: CapturedWindow, number: int) -> TrainingExample:
     """Caption `number` of a captured window."""
     caption = window.captions[number]
     length = len(caption.token_ids_C)
     is_caption_L = torch.arange(len(window.prompt_ids_P) + length) >= len(window.prompt_ids_P)
     behind_C = torch.arange(length) + window.prompt_slots_P[-1] + 1
-    return WindowStates(
+    return TrainingExample(
         token_ids_L=torch.cat([window.prompt_ids_P, caption.token_ids_C]).long(),
         slots_L=torch.cat([window.prompt_slots_P, behind_C]).long(),
-        states_TD=torch.cat([window.prompt_states_PD, caption.states_CD]),
+        hidden_TD=torch.cat([window.prompt_hidden_PD, caption.hidden_CD]),
         is_caption_L=is_caption_L,
         bridge_slots_M=window.bridge_slots_M.long(),
         bridge_MD=window.bridge_MD,

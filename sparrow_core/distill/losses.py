@@ -23,9 +23,9 @@ def probability_l1(logits_NV: torch.Tensor, target_logits_NV: torch.Tensor) -> t
     return (logits_NV.float().softmax(-1) - target_logits_NV.float().softmax(-1)).abs().sum()
 
 
-def state_smooth_l1(states_ND: torch.Tensor, target_states_ND: torch.Tensor) -> torch.Tensor:
+def state_smooth_l1(hidden_ND: torch.Tensor, target_hidden_ND: torch.Tensor) -> torch.Tensor:
     """Smooth L1 between states (transition at 1), averaged over features and summed over positions."""
-    per_feature_ND = functional.smooth_l1_loss(states_ND.float(), target_states_ND.float(), reduction="none")
+    per_feature_ND = functional.smooth_l1_loss(hidden_ND.float(), target_hidden_ND.float(), reduction="none")
     return per_feature_ND.mean(-1).sum()
 
 
@@ -39,8 +39,8 @@ def ranking(logits_NV: torch.Tensor, target_logits_NV: torch.Tensor, num_ranked:
 
 
 def combined(
-    states_ND: torch.Tensor,
-    target_states_ND: torch.Tensor,
+    hidden_ND: torch.Tensor,
+    target_hidden_ND: torch.Tensor,
     logits_NV: torch.Tensor,
     target_logits_NV: torch.Tensor,
     weights: LossConfig,
@@ -50,7 +50,7 @@ def combined(
     if weights.soft_cross_entropy:
         total = total + weights.soft_cross_entropy * soft_cross_entropy(logits_NV, target_logits_NV)
     if weights.state_smooth_l1:
-        total = total + weights.state_smooth_l1 * state_smooth_l1(states_ND, target_states_ND)
+        total = total + weights.state_smooth_l1 * state_smooth_l1(hidden_ND, target_hidden_ND)
     if weights.ranking:
         total = total + weights.ranking * ranking(logits_NV, target_logits_NV, weights.ranked_tokens)
     if weights.probability_l1:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from sparrow_core.config import CaptureConfig
-from sparrow_core.distill.hidden_states import WindowStates, window_states
+from sparrow_core.distill.hidden_states import TrainingExample, training_example
 from sparrow_core.distill.recorder import CaptionRecorder, bridge_layer, capture_samplings
 from sparrow_core.engine.engine import Engine
 from sparrow_core.types import Request
@@ -22,8 +22,8 @@ class OnlineWindow:
     request: Callable[[], Request]
 
 
-class OnlineWindows:
-    """A `trainer.WindowSource` of `captions_per_window` captions of each window, written by an engine on demand.
+class OnlineExamples:
+    """A `trainer.ExampleSource` of `captions_per_window` captions of each window, written by an engine on demand.
 
     What it gives is what a store of the same windows and settings gives, bit for bit where the engine's batching
     changes no bit, and follows from the index alone, so that training resumes as it does on a store.
@@ -36,22 +36,22 @@ class OnlineWindows:
     def __len__(self) -> int:
         return len(self._windows) * self._config.captions_per_window
 
-    def windows(self, indices: Sequence[int]) -> list[WindowStates]:
+    def windows(self, indices: Sequence[int]) -> list[TrainingExample]:
         """Captions of these indices, written side by side. Raises what a request fails with."""
         places = [divmod(index, self._config.captions_per_window) for index in indices]
         written = [self._begin(self._windows[place], caption) for place, caption in places]
         return [finish() for finish in written]
 
-    def _begin(self, window: OnlineWindow, caption: int) -> Callable[[], WindowStates]:
+    def _begin(self, window: OnlineWindow, caption: int) -> Callable[[], TrainingExample]:
         """Submit one caption of a window -> waits for it."""
         sampling = capture_samplings(self._config, window.number)[caption]
         recorder = CaptionRecorder(self._layer, self._config)
-        arm = replace(self._engine.default_arm(sampling), recording=recorder)
+        mode = replace(self._engine.default_mode(sampling), recording=recorder)
         request = replace(window.request(), max_new_tokens=self._config.max_new_tokens)
-        (ticket,) = self._engine.submit_arms(request, [arm])
+        (ticket,) = self._engine.submit_modes(request, [mode])
 
-        def finish() -> WindowStates:
+        def finish() -> TrainingExample:
             captured = recorder.window([recorder.caption(ticket.result().token_ids)])
-            return window_states(captured, 0)
+            return training_example(captured, 0)
 
         return finish

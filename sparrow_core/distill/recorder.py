@@ -56,13 +56,13 @@ class CaptionRecorder:
     def begin(self, context: PromptContext) -> None:
         self._context = context
 
-    def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
-        self._states.append(states_RD)
+    def commit(self, token_ids: Sequence[int], hidden_RD: torch.Tensor) -> None:
+        self._states.append(hidden_RD)
 
     def caption(self, token_ids: Sequence[int]) -> CapturedCaption:
         """What was taken down of a completion that ended up as `token_ids`."""
-        states_SD = torch.cat([self._context.states_TD[:0], *self._states]).cpu()
-        return CapturedCaption(torch.tensor(token_ids), states_SD[: len(token_ids) - 1])
+        hidden_SD = torch.cat([self._context.hidden_TD[:0], *self._states]).cpu()
+        return CapturedCaption(torch.tensor(token_ids), hidden_SD[: len(token_ids) - 1])
 
     def window(self, captions: Sequence[CapturedCaption]) -> CapturedWindow:
         """The prompt, with these captions of it."""
@@ -76,7 +76,7 @@ class CaptionRecorder:
         return CapturedWindow(
             prompt_ids_P=context.token_ids_T.cpu(),
             prompt_slots_P=text_slots(visual.is_text_S).cpu(),
-            prompt_states_PD=context.states_TD.cpu(),
+            prompt_hidden_PD=context.hidden_TD.cpu(),
             bridge_slots_M=kept_M.cpu(),
             bridge_MD=visual.taps[self._layer][kept_M.to(device)].cpu(),
             embeddings_VD=visual.embedded.embeddings_SD[slots_of_embeddings.to(device)].cpu(),

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from sparrow_core.decoding.target import TargetModel
-from sparrow_core.distill.hidden_states import CapturedCaption, CapturedWindow, WindowStates, window_states
+from sparrow_core.distill.hidden_states import CapturedCaption, CapturedWindow, TrainingExample, training_example
 from sparrow_core.errors import CheckpointError
 
 SCHEMA_VERSION = 2
@@ -123,12 +123,12 @@ def shard_file(window: CapturedWindow, header: StoreHeader) -> bytes:
     tensors = {
         "prompt_ids": window.prompt_ids_P.to(torch.int32),
         "prompt_slots": window.prompt_slots_P.to(torch.int32),
-        "prompt_states": window.prompt_states_PD,
+        "prompt_states": window.prompt_hidden_PD,
         "bridge_slots": window.bridge_slots_M.to(torch.int32),
         "bridge": window.bridge_MD,
         "embeddings": window.embeddings_VD,
         "caption_ids": torch.cat([caption.token_ids_C for caption in window.captions]).to(torch.int32),
-        "caption_states": torch.cat([caption.states_CD for caption in window.captions]),
+        "caption_states": torch.cat([caption.hidden_CD for caption in window.captions]),
         "caption_lengths": torch.tensor([len(caption.token_ids_C) for caption in window.captions]),
     }
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -149,7 +149,7 @@ def _read_window(path: Path) -> CapturedWindow:
     return CapturedWindow(
         prompt_ids_P=tensors["prompt_ids"],
         prompt_slots_P=tensors["prompt_slots"],
-        prompt_states_PD=tensors["prompt_states"],
+        prompt_hidden_PD=tensors["prompt_states"],
         bridge_slots_M=tensors["bridge_slots"],
         bridge_MD=tensors["bridge"],
         embeddings_VD=tensors["embeddings"],
@@ -157,7 +157,7 @@ def _read_window(path: Path) -> CapturedWindow:
     )
 
 
-class StateStore:
+class HiddenStateStore:
     """All captions of a folder, or of the shards of these names in it, in the order of the names. Nothing stays in
     memory but where they are.
 
@@ -215,10 +215,10 @@ class StateStore:
         """By shard."""
         return dict(Counter(path.name for path, _ in self._places))
 
-    def windows(self, indices: Sequence[int]) -> list[WindowStates]:
+    def windows(self, indices: Sequence[int]) -> list[TrainingExample]:
         """Captions of these indices, each with its window."""
         places = [self._places[index] for index in indices]
-        return [window_states(_read_window(path), number) for path, number in places]  # headers were read before
+        return [training_example(_read_window(path), number) for path, number in places]  # headers were read before
 
     @property
     def digest(self) -> str:

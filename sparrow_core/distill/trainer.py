@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from sparrow_core.config import DistillConfig
-from sparrow_core.distill.batch import StateBatch, num_learnt
-from sparrow_core.distill.hidden_states import WindowStates
+from sparrow_core.distill.batch import TrainingBatch, num_learnt
+from sparrow_core.distill.hidden_states import TrainingExample
 from sparrow_core.distill.sampler import WindowSampler, noise_seeds, shows_bridge
 from sparrow_core.distill.unroll import UnrolledDrafter, UnrollSums
 from sparrow_core.errors import TrainingDivergedError
@@ -23,13 +23,13 @@ from sparrow_core.errors import TrainingDivergedError
 StateDict = dict[str, Any]
 
 
-class WindowSource(Protocol):
-    """Captions by index, each with its window: read (`store.StateStore`) or captured (`online.OnlineWindows`) when
-    they are asked for. A worker asks for its own captions of a step at once."""
+class ExampleSource(Protocol):
+    """Captions by index, each with its window: read (`store.HiddenStateStore`) or captured (`online.OnlineExamples`)
+    when they are asked for. A worker asks for its own captions of a step at once."""
 
     def __len__(self) -> int: ...
 
-    def windows(self, indices: Sequence[int]) -> list[WindowStates]: ...
+    def windows(self, indices: Sequence[int]) -> list[TrainingExample]: ...
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        source: WindowSource,
+        source: ExampleSource,
         config: DistillConfig,
         worker: Worker | None = None,
         hooks: Hooks | None = None,
@@ -168,7 +168,7 @@ class Trainer:
             agreement=tuple((agreeing_P / learnt_P.clamp(min=1)).tolist()),
         )
 
-    def _sums(self, batch: StateBatch) -> UnrollSums:
+    def _sums(self, batch: TrainingBatch) -> UnrollSums:
         """All passes over a batch, in the configured precision."""
         device = self._worker.device
         with torch.autocast(device.type, torch.bfloat16, enabled=self._config.precision == "bfloat16"):

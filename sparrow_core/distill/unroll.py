@@ -25,8 +25,8 @@ from torch import nn
 from torch.nn import functional
 
 from sparrow_core.config import DistillConfig
-from sparrow_core.distill.batch import NOBODY, StateBatch, collate, learnt_slots
-from sparrow_core.distill.hidden_states import VisualSource, WindowStates
+from sparrow_core.distill.batch import PADDING, TrainingBatch, collate, learnt_slots
+from sparrow_core.distill.hidden_states import TrainingExample, VisualSource
 from sparrow_core.distill.losses import combined
 from sparrow_core.distill.store import TargetTables
 from sparrow_core.drafters.network import DrafterAttention, DrafterLayer, SparrowDrafterModel
@@ -74,46 +74,46 @@ class UnrolledDrafter(nn.Module):
         self.register_buffer("lm_head_VD", tables.lm_head_VD, persistent=False)
 
     def collate(
-        self, windows: Sequence[WindowStates], shows_bridge: Sequence[bool], noise_seeds: Sequence[int]
-    ) -> StateBatch:
+        self, windows: Sequence[TrainingExample], shows_bridge: Sequence[bool], noise_seeds: Sequence[int]
+    ) -> TrainingBatch:
         """The batch that this drafter learns from. What it sees in decoding is always shown."""
         sees, config = self.drafter.config.sees, self.config
         noises = None
         if config.state_noise:
-            noises = [_noise(w.states_TD, config.state_noise, s) for w, s in zip(windows, noise_seeds, strict=True)]
+            noises = [_noise(w.hidden_TD, config.state_noise, s) for w, s in zip(windows, noise_seeds, strict=True)]
         if sees == "text":
             return collate(windows, shows_bridge, "bridge", config.bridge_place, config.row_tokens, noises)
         source: VisualSource = "bridge" if sees == "bridge" else "embeddings"
         shows = [True] * len(windows)
         return collate(windows, shows, source, self.drafter.config.layout, config.row_tokens, noises)
 
-    def forward(self, batch: StateBatch) -> UnrollSums:
+    def forward(self, batch: TrainingBatch) -> UnrollSums:
         """Loss of all passes over one batch."""
         outputs_PBTD = self.unroll(batch)
         first_BT = learnt_slots(batch.is_caption_BL, 0)
-        target_states_ND = batch.states_BLD[:, 1:][first_BT]
+        target_hidden_ND = batch.hidden_BLD[:, 1:][first_BT]
         with torch.no_grad():
-            target_logits_NV = target_states_ND @ self.lm_head_VD.T
-        loss = target_states_ND.new_zeros(())
+            target_logits_NV = target_hidden_ND @ self.lm_head_VD.T
+        loss = target_hidden_ND.new_zeros(())
         num_agreeing, num_learnt = [], []
         for recursion, outputs_BTD in enumerate(outputs_PBTD):
             learnt_BT = learnt_slots(batch.is_caption_BL, recursion)
             among_first_N = learnt_BT[first_BT]
-            states_ND = outputs_BTD[learnt_BT]
-            logits_NV = states_ND @ self.lm_head_VD.T
+            hidden_ND = outputs_BTD[learnt_BT]
+            logits_NV = hidden_ND @ self.lm_head_VD.T
             wanted_NV = target_logits_NV[among_first_N]
-            pass_loss = combined(states_ND, target_states_ND[among_first_N], logits_NV, wanted_NV, self.config.loss)
+            pass_loss = combined(hidden_ND, target_hidden_ND[among_first_N], logits_NV, wanted_NV, self.config.loss)
             loss = loss + self.config.recursion_weight**recursion * pass_loss
             num_agreeing.append((logits_NV.detach().argmax(-1) == wanted_NV.argmax(-1)).sum())
             num_learnt.append(among_first_N.sum())
         return UnrollSums(loss, torch.stack(num_agreeing), torch.stack(num_learnt))
 
-    def unroll(self, batch: StateBatch) -> list[torch.Tensor]:
+    def unroll(self, batch: TrainingBatch) -> list[torch.Tensor]:
         """Outputs [B, T, D] of the first pass and of each recursion."""
         layer = self.drafter.layers[0]
         assert isinstance(layer, DrafterLayer)
         window_BT, is_first_BT1 = _windows_of_slots(batch.window_BL)
-        positions_BT = batch.places_BL[:, :-1]
+        positions_BT = batch.positions_BL[:, :-1]
         embeddings_BTD = functional.embedding(batch.token_ids_BL[:, 1:], self.embed_tokens_VD)
         true_BTD = batch.fed_BLD[:, :-1]
         visual_B = self._visual(layer.self_attn, batch) if self.reads_visual else []
@@ -136,16 +136,16 @@ class UnrolledDrafter(nn.Module):
             fed_BTD = torch.where(is_first_BT1, true_BTD, estimated_BTD)
         return outputs
 
-    def _visual(self, attention: DrafterAttention, batch: StateBatch) -> list[_Visual]:
+    def _visual(self, attention: DrafterAttention, batch: TrainingBatch) -> list[_Visual]:
         """Row by row, since videos differ in length by far more than captions do."""
         rows = []
-        for row, num_shown in enumerate((batch.visual_window_BM != NOBODY).sum(1).clamp(min=1).tolist()):
+        for row, num_shown in enumerate((batch.visual_window_BM != PADDING).sum(1).clamp(min=1).tolist()):
             own = slice(row, row + 1), slice(num_shown)
             window_1M = batch.visual_window_BM[own]
-            seen = self.drafter.see(batch.visual_BMD[own], window_1M != NOBODY)
+            seen = self.drafter.see(batch.visual_BMD[own], window_1M != PADDING)
             num_seen = seen.z_BMD.shape[1]
-            keys, values = attention.keys_values(seen.z_BMD, batch.visual_places_BM[own][:, :num_seen])
-            window_1M = torch.where(seen.present_BM, window_1M[:, :num_seen], NOBODY - 1)
+            keys, values = attention.keys_values(seen.z_BMD, batch.visual_positions_BM[own][:, :num_seen])
+            window_1M = torch.where(seen.present_BM, window_1M[:, :num_seen], PADDING - 1)
             rows.append(_Visual(keys, values, window_1M[0], seen.added_B1D))
         return rows
 
@@ -185,16 +185,16 @@ def _attended(
     return torch.cat(rows)
 
 
-def _noise(states_TD: torch.Tensor, largest: float, seed: int) -> torch.Tensor:
+def _noise(hidden_TD: torch.Tensor, largest: float, seed: int) -> torch.Tensor:
     """Uniform in [-largest, largest], of its own seed, so that it does not depend on who else is in the batch."""
     generator = torch.Generator().manual_seed(seed)
-    return (torch.rand(states_TD.shape, generator=generator) * 2 - 1) * largest
+    return (torch.rand(hidden_TD.shape, generator=generator) * 2 - 1) * largest
 
 
 def _windows_of_slots(window_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The window of each slot [B, T] (padding where a slot's two tokens are not of one), and whether it is the first
     slot of its window [B, T, 1]."""
     here_BT = window_BL[:, :-1]
-    window_BT = torch.where(here_BT == window_BL[:, 1:], here_BT, NOBODY)
-    before_BT = functional.pad(here_BT[:, :-1], (1, 0), value=NOBODY)
+    window_BT = torch.where(here_BT == window_BL[:, 1:], here_BT, PADDING)
+    before_BT = functional.pad(here_BT[:, :-1], (1, 0), value=PADDING)
     return window_BT, (here_BT != before_BT)[..., None]

@@ -20,19 +20,19 @@ import torch
 Layout = Literal["before", "at_cut", "sequence"]
 
 
-def shifted_pairs(token_ids_T: torch.Tensor, states_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def shifted_pairs(token_ids_T: torch.Tensor, hidden_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What the drafter reads at compacted positions 0..T-2: token ids 1..T-1 [T-1] and states 0..T-2 [T-1, D]."""
-    return token_ids_T[1:], states_TD[:-1]
+    return token_ids_T[1:], hidden_TD[:-1]
 
 
-def pair_places(text_slots_T: torch.Tensor, layout: Layout) -> torch.Tensor:
+def pair_positions(text_slots_T: torch.Tensor, layout: Layout) -> torch.Tensor:
     """Positions of the pairs of a text at these slots of its sequence: int64 [T-1], one apart wherever text is."""
     if layout == "sequence":
         return text_slots_T[1:] - 1
     return torch.arange(len(text_slots_T) - 1)
 
 
-def squeezed_places(is_text_S: torch.Tensor, longest_span: int) -> torch.Tensor:
+def squeezed_positions(is_text_S: torch.Tensor, longest_span: int) -> torch.Tensor:
     """Where slots stand if every span of visual tokens takes at most `longest_span` places, evenly shared: float64
     [S + 1], the last one being that of the slot behind them. Without a longer span, slots stand where they are."""
     _, span_S, size_of_span = is_text_S.unique_consecutive(return_inverse=True, return_counts=True)
@@ -41,7 +41,7 @@ def squeezed_places(is_text_S: torch.Tensor, longest_span: int) -> torch.Tensor:
     return torch.cat([steps_S.new_zeros(1), steps_S.cumsum(0)])
 
 
-def visual_places(text_slots_T: torch.Tensor, visual_slots_M: torch.Tensor, layout: Layout) -> torch.Tensor:
+def visual_positions(text_slots_T: torch.Tensor, visual_slots_M: torch.Tensor, layout: Layout) -> torch.Tensor:
     """Positions of visual tokens beside the pairs of the text: float32 [M]. `visual_slots_M` must be increasing."""
     if layout == "sequence":
         return visual_slots_M.float() - 1

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from sparrow_core.decoding.drafter import DraftJob, PromptContext, VisualNeeds
-from sparrow_core.drafters.tree_growth import Level, grow_all
+from sparrow_core.drafters.tree_growth import Level, grow_drafts
 from sparrow_core.types import Draft
 
 
@@ -29,7 +29,7 @@ class ConstantDrafter:
         def expand(levels: dict[int, Level]) -> dict[int, torch.Tensor]:
             return {number: self._logits_V.expand(len(level.nodes), -1) for number, level in levels.items()}
 
-        return grow_all([(self._logits_V, job.turn, job.shape) for job in jobs], expand)
+        return grow_drafts([(self._logits_V, job.draft_context, job.shape) for job in jobs], expand)
 
-    def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
+    def commit(self, token_ids: Sequence[int], hidden_RD: torch.Tensor) -> None:
         pass

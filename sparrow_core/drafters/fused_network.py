@@ -32,7 +32,7 @@ class DrafterSteps:
     def step(
         self,
         embeddings_RD: torch.Tensor,
-        states_RD: torch.Tensor,
+        hidden_RD: torch.Tensor,
         positions_R: torch.Tensor,
         sequences: Sequence[SequenceRows],
         added_RD: torch.Tensor | None = None,
@@ -42,8 +42,8 @@ class DrafterSteps:
         A row reads its token's embedding, the state of the position before it, and what is added to it.
         """
         if self._blind:
-            states_RD = torch.zeros_like(states_RD)
-        fused_RK = torch.cat([self._token_norm(embeddings_RD), states_RD], -1)
+            hidden_RD = torch.zeros_like(hidden_RD)
+        fused_RK = torch.cat([self._token_norm(embeddings_RD), hidden_RD], -1)
         z_RD = linear(fused_RK, self._fc_weight, self._fc_bias)
         if added_RD is not None:
             z_RD = z_RD + added_RD

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from sparrow_core.config import DraftConfig
-from sparrow_core.decoding.drafter import DraftJob, PromptContext, Turn, VisualNeeds
+from sparrow_core.decoding.drafter import DraftContext, DraftJob, PromptContext, VisualNeeds
 from sparrow_core.types import Draft
 
 
@@ -32,7 +32,7 @@ class PromptLookupDrafter:
         return PromptLookupSession(self, context.token_ids_T.tolist())
 
     def propose(self, jobs: Sequence[DraftJob["PromptLookupSession"]]) -> list[Draft]:
-        return [job.session.copied(job.turn, job.shape) for job in jobs]
+        return [job.session.copied(job.draft_context, job.shape) for job in jobs]
 
 
 class PromptLookupSession:
@@ -42,11 +42,11 @@ class PromptLookupSession:
         self._drafter = drafter
         self._text = token_ids
 
-    def copied(self, turn: Turn, shape: DraftConfig) -> Draft:
+    def copied(self, draft_context: DraftContext, shape: DraftConfig) -> Draft:
         """The root and what followed the text's last words before."""
-        tokens = [turn.root, *self._continuation([*self._text, turn.root], shape.depth)]
+        tokens = [draft_context.root, *self._continuation([*self._text, draft_context.root], shape.depth)]
         draft = _chain(tokens)
-        if turn.sampling.temperature == 0 or turn.sampling.rule == "shared_noise":
+        if draft_context.sampling.temperature == 0 or draft_context.sampling.rule == "shared_noise":
             return draft
         proposal_NV = torch.zeros(len(tokens), self._drafter.vocab_size)
         proposal_NV[torch.arange(len(tokens) - 1), draft.tokens_N[1:]] = 1.0
@@ -61,5 +61,5 @@ class PromptLookupSession:
                 return text[end : end + length]
         return []
 
-    def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
+    def commit(self, token_ids: Sequence[int], hidden_RD: torch.Tensor) -> None:
         self._text.extend(token_ids)

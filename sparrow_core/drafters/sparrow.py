@@ -17,11 +17,11 @@ from sparrow_core.decoding.cache import CacheShape
 from sparrow_core.decoding.drafter import DraftJob, PromptContext, VisualContext, VisualNeeds
 from sparrow_core.decoding.prefill import text_slots
 from sparrow_core.decoding.target import SequenceRows, TargetModel
-from sparrow_core.drafters.anchors import pair_places, shifted_pairs, squeezed_places, visual_places
+from sparrow_core.drafters.anchors import pair_positions, shifted_pairs, squeezed_positions, visual_positions
 from sparrow_core.drafters.draft_rows import DraftRows
 from sparrow_core.drafters.fused_network import DrafterSteps
 from sparrow_core.drafters.network import DrafterConfig, SparrowDrafterModel
-from sparrow_core.drafters.tree_growth import Level, grow_all
+from sparrow_core.drafters.tree_growth import Level, grow_drafts
 from sparrow_core.types import Draft
 
 
@@ -54,40 +54,40 @@ class SparrowDrafter:
         is_seen = visual is not None and not visual.is_text_S.all()
         seen = _Visual(self.model, visual) if visual and is_seen else None
         session = SparrowSession(self.cache_shape, context, max_new_tokens, seen)
-        self._read_waiting([session])
+        self._feed_waiting([session])
         return session
 
     def propose(self, jobs: Sequence[DraftJob["SparrowSession"]]) -> list[Draft]:
         sessions = [job.session for job in jobs]
         for job in jobs:
-            job.session.append_root(job.turn.root)
-        roots_JD = self._read_waiting(sessions)
+            job.session.append_root(job.draft_context.root)
+        roots_JD = self._feed_waiting(sessions)
         logits_JV = self.target.logits(roots_JD)
         speculations = [_Speculation(session, root_D) for session, root_D in zip(sessions, roots_JD, strict=True)]
 
         def expand(levels: dict[int, Level]) -> dict[int, torch.Tensor]:
             return self._expand(speculations, levels)
 
-        wishes = [(logits_V, job.turn, job.shape) for logits_V, job in zip(logits_JV, jobs, strict=True)]
-        drafts = grow_all(wishes, expand)
+        requests = [(logits_V, job.draft_context, job.shape) for logits_V, job in zip(logits_JV, jobs, strict=True)]
+        drafts = grow_drafts(requests, expand)
         for session in sessions:
             session.cache.rollback()
         return drafts
 
-    def _read_waiting(self, sessions: Sequence["SparrowSession"]) -> torch.Tensor:
+    def _feed_waiting(self, sessions: Sequence["SparrowSession"]) -> torch.Tensor:
         """Run the sessions' waiting pairs with their true states and keep them -> the last output of each [J, D]."""
         reading = [session for session in sessions if session.waiting_ids]
         if not reading:
             return torch.empty(0)
         ids_R = torch.tensor([token for session in reading for token in session.waiting_ids])
-        states_RD = torch.cat([session.waiting_states_RD for session in reading])
+        hidden_RD = torch.cat([session.waiting_hidden_RD for session in reading])
         counts = [len(session.waiting_ids) for session in reading]
-        device = states_RD.device
-        positions_R = torch.tensor([place for session in reading for place in session.waiting_places])
+        device = hidden_RD.device
+        positions_R = torch.tensor([place for session in reading for place in session.waiting_positions])
         rows = [SequenceRows(s.cache, n) for n, s in zip(counts, reading, strict=True)]
         embeddings_RD = self.target.embed_tokens(ids_R.to(device))
         added_RD = _added(reading, counts)
-        outputs_RD = self._steps.step(embeddings_RD, states_RD, positions_R.to(device), rows, added_RD)
+        outputs_RD = self._steps.step(embeddings_RD, hidden_RD, positions_R.to(device), rows, added_RD)
         for session, count in zip(reading, counts, strict=True):
             session.cache.commit(list(range(count)))
             session.clear_waiting()
@@ -101,13 +101,13 @@ class SparrowDrafter:
             SequenceRows(speculations[number].session.cache, len(levels[number].nodes), visible_RP)
             for number, visible_RP in zip(levels, rows, strict=True)
         ]
-        states_RD = torch.cat([speculations[number].parents(level) for number, level in levels.items()])
+        hidden_RD = torch.cat([speculations[number].parents(level) for number, level in levels.items()])
         depth_R = [depth for number, level in levels.items() for depth in speculations[number].positions(level)]
         ids_R = torch.tensor([token for level in levels.values() for token in level.tokens], device=device)
         positions_R = torch.tensor(depth_R, device=device)
         sizes = [len(level.nodes) for level in levels.values()]
         added_RD = _added([speculations[number].session for number in levels], sizes)
-        outputs_RD = self._steps.step(self.target.embed_tokens(ids_R), states_RD, positions_R, sequences, added_RD)
+        outputs_RD = self._steps.step(self.target.embed_tokens(ids_R), hidden_RD, positions_R, sequences, added_RD)
         logits = self.target.logits(outputs_RD).split(sizes)
         for (number, level), outputs_FD in zip(levels.items(), outputs_RD.split(sizes), strict=True):
             speculations[number].remember(level, outputs_FD)
@@ -124,7 +124,7 @@ def _added(sessions: Sequence["SparrowSession"], counts: Sequence[int]) -> torch
     """What is added to the sessions' rows [R, D], of which each has so many; None if nothing is added to any."""
     if all(session.added_1D is None for session in sessions):
         return None
-    nothing_1D = torch.zeros_like(sessions[0].last_state_1D)
+    nothing_1D = torch.zeros_like(sessions[0].last_hidden_1D)
     parts = [nothing_1D if session.added_1D is None else session.added_1D for session in sessions]
     return torch.cat([part.expand(count, -1) for part, count in zip(parts, counts, strict=True)])
 
@@ -143,12 +143,12 @@ class _Visual:
         # Where the text and the next token stand, and the visual tokens.
         text_T, visual_M = torch.cat([text_slots(context.is_text_S), torch.tensor([len(context.is_text_S)])]), slots_M
         if config.layout == "sequence" and config.longest_span:
-            squeezed_S = squeezed_places(context.is_text_S, config.longest_span)
+            squeezed_S = squeezed_positions(context.is_text_S, config.longest_span)
             text_T, visual_M = squeezed_S[text_T].round().long(), squeezed_S[slots_M]
-        places_M = visual_places(text_T, visual_M, config.layout)[: seen.z_BMD.shape[1]]
-        self.pair_places = pair_places(text_T, config.layout).tolist()
+        positions_M = visual_positions(text_T, visual_M, config.layout)[: seen.z_BMD.shape[1]]
+        self.pair_positions = pair_positions(text_T, config.layout).tolist()
         attention = model.layers[0].self_attn
-        keys, values = attention.keys_values(seen.z_BMD, places_M[None].to(device))  # type: ignore[operator,union-attr]
+        keys, values = attention.keys_values(seen.z_BMD, positions_M[None].to(device))  # type: ignore[operator,union-attr]
         self.keys_values = torch.stack([keys[0], values[0]])
         self.added_1D = None if seen.added_B1D is None else seen.added_B1D[0]
 
@@ -165,18 +165,18 @@ class SparrowSession:
         # Speculated rows beyond the stable part: at most the frontier of every level, bounded by doubling the room.
         num_visual = len(visual) if visual else 0
         self.cache = shape.cache(num_visual + 2 * (context.token_ids_T.numel() + max_new_tokens) + 1024)
-        token_ids_R, states_RD = shifted_pairs(context.token_ids_T, context.states_TD)
+        token_ids_R, hidden_RD = shifted_pairs(context.token_ids_T, context.hidden_TD)
         self.waiting_ids: list[int] = token_ids_R.tolist()
-        *self.waiting_places, self.next_place = range(len(self.waiting_ids) + 1)
+        *self.waiting_positions, self.next_position = range(len(self.waiting_ids) + 1)
         self.added_1D: torch.Tensor | None = None
         if visual:
             new_LKGRd, _ = self.cache.extend(num_visual)
             new_LKGRd[0].copy_(visual.keys_values)
             self.cache.commit(list(range(num_visual)))
-            *self.waiting_places, self.next_place = visual.pair_places
+            *self.waiting_positions, self.next_position = visual.pair_positions
             self.added_1D = visual.added_1D
-        self.waiting_states_RD = states_RD
-        self.last_state_1D = context.states_TD[-1:]
+        self.waiting_hidden_RD = hidden_RD
+        self.last_hidden_1D = context.hidden_TD[-1:]
         self._has_root = False
 
     @property
@@ -188,24 +188,24 @@ class SparrowSession:
     def append_root(self, root: int) -> None:
         """Let the root wait behind the accepted tokens, with the true state before it."""
         self._wait([root])
-        self.waiting_states_RD = torch.cat([self.waiting_states_RD, self.last_state_1D])
+        self.waiting_hidden_RD = torch.cat([self.waiting_hidden_RD, self.last_hidden_1D])
         self._has_root = True
 
     def clear_waiting(self) -> None:
-        self.waiting_ids, self.waiting_places, self.waiting_states_RD = [], [], self.last_state_1D[:0]
+        self.waiting_ids, self.waiting_positions, self.waiting_hidden_RD = [], [], self.last_hidden_1D[:0]
 
     def _wait(self, token_ids: Sequence[int]) -> None:
         self.waiting_ids = [*self.waiting_ids, *token_ids]
-        self.waiting_places += range(self.next_place, self.next_place + len(token_ids))
-        self.next_place += len(token_ids)
+        self.waiting_positions += range(self.next_position, self.next_position + len(token_ids))
+        self.next_position += len(token_ids)
 
-    def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
+    def commit(self, token_ids: Sequence[int], hidden_RD: torch.Tensor) -> None:
         if not self._has_root:  # a round without a draft
             self.append_root(token_ids[0])
         self._has_root = False
         self._wait(token_ids[1:])
-        self.waiting_states_RD = torch.cat([self.waiting_states_RD, states_RD[:-1]])
-        self.last_state_1D = states_RD[-1:]
+        self.waiting_hidden_RD = torch.cat([self.waiting_hidden_RD, hidden_RD[:-1]])
+        self.last_hidden_1D = hidden_RD[-1:]
 
 
 class _Speculation:
@@ -216,7 +216,7 @@ class _Speculation:
         self._output_D = {0: root_output_D}
 
     def positions(self, level: Level) -> list[int]:
-        return [self.session.next_place - 1 + depth for depth in self.rows.depths(level)]
+        return [self.session.next_position - 1 + depth for depth in self.rows.depths(level)]
 
     def parents(self, level: Level) -> torch.Tensor:
         """Outputs of the level's parents [F, D]."""

@@ -14,7 +14,7 @@ from sparrow_core.decoding.cache import KVCache
 from sparrow_core.decoding.drafter import DraftJob, PromptContext, VisualContext, VisualNeeds
 from sparrow_core.decoding.target import SequenceRows, TargetModel
 from sparrow_core.drafters.draft_rows import DraftRows
-from sparrow_core.drafters.tree_growth import Level, grow_all
+from sparrow_core.drafters.tree_growth import Level, grow_drafts
 from sparrow_core.types import Draft
 
 ATTENDED_MASS = 0.4  # of the attention to visual tokens, as in the released code
@@ -70,7 +70,7 @@ class SpecVLMDrafter:
 
     def propose(self, jobs: Sequence[DraftJob["SpecVLMSession"]]) -> list[Draft]:
         for job in jobs:
-            job.session.wait([job.turn.root])
+            job.session.wait([job.draft_context.root])
         sessions = [job.session for job in jobs]
         sequences = [SequenceRows(session.cache, len(session.waiting)) for session in sessions]
         positions = [place for s in sessions for place in range(s.position - len(s.waiting), s.position)]
@@ -91,8 +91,8 @@ class SpecVLMDrafter:
             logits = self._read([token for level in levels.values() for token in level.tokens], positions, sequences)
             return dict(zip(levels, logits, strict=True))
 
-        wishes = [(after[-1], job.turn, job.shape) for after, job in zip(logits, jobs, strict=True)]
-        drafts = grow_all(wishes, expand)
+        requests = [(after[-1], job.draft_context, job.shape) for after, job in zip(logits, jobs, strict=True)]
+        drafts = grow_drafts(requests, expand)
         for session in sessions:
             session.cache.rollback()
         return drafts
@@ -104,8 +104,8 @@ class SpecVLMDrafter:
         info = self.target.info
         embeddings_RD = self.target.embed_tokens(torch.tensor(tokens, device=info.device))
         positions_AR = torch.tensor(positions, device=info.device).expand(info.position_axes, -1)
-        states_RD = self.target.forward(embeddings_RD, positions_AR, sequences).states_RD
-        return self.target.logits(states_RD).split([sequence.num_rows for sequence in sequences])
+        hidden_RD = self.target.forward(embeddings_RD, positions_AR, sequences).hidden_RD
+        return self.target.logits(hidden_RD).split([sequence.num_rows for sequence in sequences])
 
 
 class SpecVLMSession:
@@ -125,6 +125,6 @@ class SpecVLMSession:
         self.position += len(token_ids)
         self._has_root = True
 
-    def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
+    def commit(self, token_ids: Sequence[int], hidden_RD: torch.Tensor) -> None:
         self.wait(token_ids[1:] if self._has_root else token_ids)
         self._has_root = False

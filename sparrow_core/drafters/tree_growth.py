@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 from sparrow_core.config import DraftConfig
-from sparrow_core.decoding.drafter import Turn
+from sparrow_core.decoding.drafter import DraftContext
 from sparrow_core.decoding.noise import Stream, gumbel
 from sparrow_core.decoding.sampling import filtered_logits, noisy_scores
 from sparrow_core.types import Draft
@@ -51,13 +51,13 @@ class _Growth:
         return Level(frontier, [self.tokens[n] for n in frontier], [self.parents[n] for n in frontier])
 
 
-def grow_all(wishes: Sequence[tuple[torch.Tensor, Turn, DraftConfig]], expand: Expand) -> list[Draft]:
-    """A draft for each wish: the drafter's logits after its root [V], the turn, and the shape.
+def grow_drafts(requests: Sequence[tuple[torch.Tensor, DraftContext, DraftConfig]], expand: Expand) -> list[Draft]:
+    """A draft for each wish: the drafter's logits after its root [V], the draft_context, and the shape.
 
     All drafts grow in step, so that the drafter runs once for each level. A drafter whose logits are not numbers drafts
     nothing.
     """
-    growing = {number: _grow(*wish) for number, wish in enumerate(wishes)}
+    growing = {number: _grow(*wish) for number, wish in enumerate(requests)}
     drafts: dict[int, Draft] = {}
     logits_FV: dict[int, torch.Tensor] = {}
     while growing:
@@ -69,24 +69,24 @@ def grow_all(wishes: Sequence[tuple[torch.Tensor, Turn, DraftConfig]], expand: E
                 drafts[number] = stop.value
                 del growing[number]
         logits_FV = expand(levels) if levels else {}
-    return [drafts[number] for number in range(len(wishes))]
+    return [drafts[number] for number in range(len(requests))]
 
 
-def _grow(root_logits_V: torch.Tensor, turn: Turn, shape: DraftConfig) -> Growing:
-    if turn.sampling.temperature > 0 and turn.sampling.rule == "rejection":
-        return _grow_drawn(root_logits_V, turn, shape)
-    return _grow_dynamic(root_logits_V, turn, shape)
+def _grow(root_logits_V: torch.Tensor, draft_context: DraftContext, shape: DraftConfig) -> Growing:
+    if draft_context.sampling.temperature > 0 and draft_context.sampling.rule == "rejection":
+        return _grow_drawn(root_logits_V, draft_context, shape)
+    return _grow_dynamic(root_logits_V, draft_context, shape)
 
 
-def _grow_dynamic(root_logits_V: torch.Tensor, turn: Turn, shape: DraftConfig) -> Growing:
+def _grow_dynamic(root_logits_V: torch.Tensor, draft_context: DraftContext, shape: DraftConfig) -> Growing:
     """EAGLE-2: expand the `width` most confident nodes of each level, then keep the most confident `total` of all.
 
     Confidence is the drafter's cumulative log-probability, under the same noise that the target will see.
     """
-    growth, frontier, logits_FV = _Growth([turn.root]), [0], root_logits_V[None]
+    growth, frontier, logits_FV = _Growth([draft_context.root]), [0], root_logits_V[None]
     for depth in range(shape.depth):
-        position_F = torch.full((len(frontier),), turn.position + depth, device=logits_FV.device)
-        score_FV = noisy_scores(logits_FV, turn.sampling, position_F).log_softmax(dim=-1)
+        position_F = torch.full((len(frontier),), draft_context.position + depth, device=logits_FV.device)
+        score_FV = noisy_scores(logits_FV, draft_context.sampling, position_F).log_softmax(dim=-1)
         best_FW = score_FV.topk(min(shape.width, score_FV.shape[-1]), dim=-1)
         level = [
             growth.add(token, parent, growth.scores[parent] + score)
@@ -107,22 +107,22 @@ def _grow_dynamic(root_logits_V: torch.Tensor, turn: Turn, shape: DraftConfig) -
     )
 
 
-def _grow_drawn(root_logits_V: torch.Tensor, turn: Turn, shape: DraftConfig) -> Growing:
+def _grow_drawn(root_logits_V: torch.Tensor, draft_context: DraftContext, shape: DraftConfig) -> Growing:
     """Siblings drawn without replacement (Gumbel top-k); each level has (total - 1) / depth nodes.
 
     The number of children of a node follows from the levels above it alone: the better half of a level gets two each.
     """
-    growth, frontier, logits_FV = _Growth([turn.root]), [0], root_logits_V[None]
+    growth, frontier, logits_FV = _Growth([draft_context.root]), [0], root_logits_V[None]
     level_size = (shape.total - 1) // shape.depth
     proposals: dict[int, torch.Tensor] = {}
     for depth in range(shape.depth):
-        filtered_FV = filtered_logits(logits_FV, turn.sampling)
+        filtered_FV = filtered_logits(logits_FV, draft_context.sampling)
         log_q_FV = filtered_FV.log_softmax(dim=-1)
         num_children = level_size if depth == 0 else min(2, level_size)
         node_F1 = torch.tensor(frontier, device=logits_FV.device)[:, None]
-        round_11 = torch.full_like(node_F1[:1], turn.round_index)
+        round_11 = torch.full_like(node_F1[:1], draft_context.round_index)
         vocabulary_V = torch.arange(logits_FV.shape[-1], device=logits_FV.device)
-        noise_FV = gumbel(turn.sampling.seed, Stream.PROPOSAL, round_11, node_F1, vocabulary_V)
+        noise_FV = gumbel(draft_context.sampling.seed, Stream.PROPOSAL, round_11, node_F1, vocabulary_V)
         drawn_FW = (log_q_FV + noise_FV).topk(min(num_children, log_q_FV.shape[-1]), dim=-1)
         level = []
         for row, parent in enumerate(frontier):

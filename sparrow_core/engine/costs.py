@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from sparrow_core.config import DraftConfig, Sampling
-from sparrow_core.decoding.drafter import Drafter, DraftJob, PromptContext, Turn
+from sparrow_core.decoding.drafter import DraftContext, Drafter, DraftJob, PromptContext
 from sparrow_core.decoding.target import SequenceRows, TargetModel
-from sparrow_core.engine.governor import CANDIDATES, NOTHING, Costs
+from sparrow_core.engine.governor import CANDIDATES, NO_DRAFT, Costs
 
 ROWS = (1, 4, 8, 16, 17, 32, 33, 64)
 ROWS_OF_ONE = (1, 4, 8, 16, 32)
@@ -40,7 +40,7 @@ def blank_pass(target: TargetModel, num_rows: int, context: int) -> Callable[[],
 
     def run() -> None:
         rows = (SequenceRows(cache, num_rows),)
-        target.logits(target.forward(target.embed_tokens(ids_R), positions_AR, rows).states_RD)
+        target.logits(target.forward(target.embed_tokens(ids_R), positions_AR, rows).hidden_RD)
         cache.rollback()
 
     return run
@@ -48,13 +48,13 @@ def blank_pass(target: TargetModel, num_rows: int, context: int) -> Callable[[],
 
 def draft_seconds(target: TargetModel, drafter: Drafter[Any], shape: DraftConfig) -> float:
     """Median wall time of one sequence's draft after a blank text."""
-    if shape == NOTHING:
+    if shape == NO_DRAFT:
         return 0.0
     info = target.info
     ids_T = torch.zeros(TEXT_TOKENS, dtype=torch.int64, device=info.device)
-    states_TD = torch.zeros(TEXT_TOKENS, info.hidden_size, device=info.device, dtype=info.dtype)
-    session = drafter.open(PromptContext(ids_T, states_TD), REPEATS + 1)
-    job = DraftJob(session, Turn(0, 1, 0, Sampling()), shape)
+    hidden_TD = torch.zeros(TEXT_TOKENS, info.hidden_size, device=info.device, dtype=info.dtype)
+    session = drafter.open(PromptContext(ids_T, hidden_TD), REPEATS + 1)
+    job = DraftJob(session, DraftContext(0, 1, 0, Sampling()), shape)
     return median_seconds(target, lambda: drafter.propose([job]))
 
 

@@ -14,13 +14,13 @@ from sparrow_core.decoding.cache import KVArena
 from sparrow_core.decoding.drafter import Drafter, VisualNeeds
 from sparrow_core.decoding.rounds import decode_round
 from sparrow_core.decoding.target import Prompt, TargetModel
-from sparrow_core.engine.batch_invariance import row_noise
+from sparrow_core.engine.batch_invariance import batch_deviation
 from sparrow_core.engine.costs import measure_costs
 from sparrow_core.engine.generation import Generation, num_slots
-from sparrow_core.engine.governor import NOTHING, Governor
-from sparrow_core.engine.scheduler import Reading, can_join, next_to_read
-from sparrow_core.engine.ticket import Arm, Ticket
-from sparrow_core.engine.waiting import WaitingLine, settle_cancelled
+from sparrow_core.engine.governor import NO_DRAFT, Governor
+from sparrow_core.engine.scheduler import Prefilling, can_join, next_to_prefill
+from sparrow_core.engine.ticket import DecodeMode, Ticket
+from sparrow_core.engine.waiting import WaitingQueue, complete_cancelled
 from sparrow_core.errors import ConfigError, EngineClosedError
 from sparrow_core.types import Request
 
@@ -42,8 +42,8 @@ class Engine:
     Requests join in order of arrival and leave when they are done, between rounds; what one of them says depends
     neither on the others nor on the load. `drafter` None decodes without drafts, which gives the same words. A
     request's own failure is set on its ticket; anything else ends the thread, fails what waits and runs, and makes
-    `alive` False. `row_noise` is 0 where the machine's passes are row-invariant; elsewhere near-ties are decided by a
-    row alone, and `SpecStats.in_doubt` counts them.
+    `alive` False. `batch_deviation` is 0 where the machine's passes are batch-invariant; elsewhere near-ties are
+    decided by a row alone, and `SpecStats.in_doubt` counts them.
     """
 
     def __init__(self, target: TargetModel, drafter: Drafter[Any] | None, config: EngineConfig | None = None) -> None:
@@ -52,9 +52,9 @@ class Engine:
         self._drafter = drafter
         self._arena = KVArena(target.info.cache_shape, self.config.num_slots)
         self._inbox: queue.SimpleQueue[list[Ticket] | None] = queue.SimpleQueue()
-        self._waiting = WaitingLine(self._build)
+        self._waiting = WaitingQueue(self._build)
         self._active: list[_Active] = []
-        self.row_noise = row_noise(target)
+        self.batch_deviation = batch_deviation(target)
         self._governors: dict[int, Governor] = {}  # by the drafter that they govern
         self._steps = 0
         self._lock = threading.Lock()
@@ -77,22 +77,22 @@ class Engine:
         """Slots of the arena that no request holds."""
         return sum(self._arena.gaps)
 
-    def default_arm(self, sampling: Sampling) -> Arm:
+    def default_mode(self, sampling: Sampling) -> DecodeMode:
         """How a request is decoded unless told otherwise."""
-        return Arm(self._drafter, self.config.draft, sampling)
+        return DecodeMode(self._drafter, self.config.draft, sampling)
 
     def submit(self, request: Request) -> Ticket:
         """Queue a request; returns at once. Raises EngineClosedError, or ConfigError for settings out of range."""
-        return self.submit_arms(request, [self.default_arm(request.sampling)])[0]
+        return self.submit_modes(request, [self.default_mode(request.sampling)])[0]
 
-    def submit_arms(self, request: Request, arms: Sequence[Arm]) -> list[Ticket]:
+    def submit_modes(self, request: Request, modes: Sequence[DecodeMode]) -> list[Ticket]:
         """Queue one prompt to be decoded in several ways, one after the other, after a single prefill.
 
-        One ticket per arm; an arm's sampling stands in for the request's. Raises as `submit`.
+        One ticket per mode; an mode's sampling stands in for the request's. Raises as `submit`.
         """
-        for arm in arms:
-            _check(replace(request, sampling=arm.sampling))
-        tickets = [Ticket(request, arm) for arm in arms]
+        for mode in modes:
+            _check(replace(request, sampling=mode.sampling))
+        tickets = [Ticket(request, mode) for mode in modes]
         with self._lock:
             if not self.alive:
                 raise EngineClosedError("the engine is closed; make a new one")
@@ -118,7 +118,7 @@ class Engine:
                 self._receive()
                 self._drop_cancelled()
                 self._admit()
-                self._read()
+                self._prefill()
                 self._decode()
                 self._steps += 1
                 self._last_step = time.monotonic()
@@ -146,11 +146,11 @@ class Engine:
         self._waiting.drop_cancelled()
         for active in list(self._active):
             later = active.tickets[1:]
-            settle_cancelled(later)
+            complete_cancelled(later)
             active.tickets[1:] = later
             if active.tickets[0].cancelled:
                 active.generation.cancel()
-                self._settle(active)
+                self._complete(active)
 
     def _admit(self) -> None:
         """Let in who fits. A prompt that is being built is waited for if it is short, or if there is nothing to do."""
@@ -158,7 +158,7 @@ class Engine:
             if not can_join(first.need, self._arena.gaps, len(self._active), self.config.max_sequences):
                 return
             cache = self._arena.lease(first.need)
-            needs = _visual_needs([ticket.arm for ticket in first.tickets])
+            needs = _visual_needs([ticket.mode for ticket in first.tickets])
             generation = Generation(self.target, self.config, first.tickets[0].request, first.prompt, cache, needs)
             self._active.append(_Active(first.tickets, generation, self._steps))
             self._waiting.pop()
@@ -167,45 +167,45 @@ class Engine:
         prompt = self.target.build_prompt(request.messages)
         return prompt, num_slots(prompt, request, self.config)
 
-    def _read(self) -> None:
+    def _prefill(self) -> None:
         """A slice of time for the prompts that are not yet read."""
         deadline = time.perf_counter() + self.config.prefill.slice_ms / 1000
-        while reading := [active for active in self._active if not active.generation.has_read]:
-            active = reading[next_to_read([Reading(a.last_served, a.generation.tokens_left) for a in reading])]
+        while reading := [active for active in self._active if not active.generation.is_prefilled]:
+            active = reading[next_to_prefill([Prefilling(a.last_served, a.generation.tokens_left) for a in reading])]
             active.last_served = self._steps
-            active.generation.read()
-            while not active.generation.has_read and time.perf_counter() < deadline:
-                active.generation.read()
-            if active.generation.has_read:
+            active.generation.prefill()
+            while not active.generation.is_prefilled and time.perf_counter() < deadline:
+                active.generation.prefill()
+            if active.generation.is_prefilled:
                 self._begin(active)
             if time.perf_counter() >= deadline:
                 return
 
     def _begin(self, active: _Active) -> None:
-        """Start its next arm. The costs of a drafter that is new here are measured before, on nobody's time."""
-        arm = active.tickets[0].arm
-        if arm.drafter and not arm.shape and id(arm.drafter) not in self._governors:
-            self._governors[id(arm.drafter)] = Governor(measure_costs(self.target, arm.drafter))
-        self._publish(active, active.generation.begin(arm))
+        """Start its next mode. The costs of a drafter that is new here are measured before, on nobody's time."""
+        mode = active.tickets[0].mode
+        if mode.drafter and not mode.shape and id(mode.drafter) not in self._governors:
+            self._governors[id(mode.drafter)] = Governor(measure_costs(self.target, mode.drafter))
+        self._publish(active, active.generation.begin(mode))
 
     def _decode(self) -> None:
         """One round of everything that decodes."""
-        decoding = [active for active in self._active if active.generation.has_read]
+        decoding = [active for active in self._active if active.generation.is_prefilled]
         if not decoding:
             return
         contexts = [active.generation.cache.length for active in decoding]
-        shapes = [active.tickets[0].arm.shape for active in decoding]
+        shapes = [active.tickets[0].mode.shape for active in decoding]
         governed = self._governed(decoding)
         for governor, numbers in governed:
             chosen = governor.choose([contexts[number] for number in numbers])
             for number in numbers:
-                shapes[number] = None if chosen == NOTHING else chosen
+                shapes[number] = None if chosen == NO_DRAFT else chosen
         batch = [active.generation.running(shape) for active, shape in zip(decoding, shapes, strict=True)]
         began = time.perf_counter()
-        results = decode_round(self.target, batch, self.row_noise)
+        results = decode_round(self.target, batch, self.batch_deviation)
         took = time.perf_counter() - began
         for governor, numbers in governed:
-            shape = shapes[numbers[0]] or NOTHING
+            shape = shapes[numbers[0]] or NO_DRAFT
             for number in numbers:
                 governor.learn_tokens(shape, len(results[number].token_ids))
             if len(numbers) == len(decoding):
@@ -216,20 +216,20 @@ class Engine:
     def _governed(self, decoding: Sequence[_Active]) -> list[tuple[Governor, list[int]]]:
         """Each drafter's governor, and the numbers of those that it chooses for."""
         by_drafter: dict[int, list[int]] = defaultdict(list)
-        for number, arm in enumerate(active.tickets[0].arm for active in decoding):
-            if arm.drafter and not arm.shape:
-                by_drafter[id(arm.drafter)].append(number)
+        for number, mode in enumerate(active.tickets[0].mode for active in decoding):
+            if mode.drafter and not mode.shape:
+                by_drafter[id(mode.drafter)].append(number)
         return [(self._governors[key], numbers) for key, numbers in by_drafter.items()]
 
     def _publish(self, active: _Active, token_ids: list[int]) -> None:
         active.tickets[0].publish(token_ids)
         if active.generation.finish_reason is not None:
-            self._settle(active)
+            self._complete(active)
 
-    def _settle(self, active: _Active) -> None:
-        """Hand the finished completion over; the next arm starts, or the room is given back."""
+    def _complete(self, active: _Active) -> None:
+        """Hand the finished completion over; the next mode starts, or the room is given back."""
         active.tickets.pop(0).future.set_result(active.generation.completion())
-        if active.tickets and active.generation.has_read:
+        if active.tickets and active.generation.is_prefilled:
             self._begin(active)
         elif not active.tickets:
             self._active.remove(active)
@@ -240,11 +240,11 @@ class Engine:
             self._waiting.add(active.tickets[1:])
             del active.tickets[1:]
             active.generation.cancel()
-            self._settle(active)
+            self._complete(active)
 
 
-def _visual_needs(arms: Sequence[Arm]) -> VisualNeeds | None:
-    readers = [reader for arm in arms for reader in (arm.drafter, arm.recording) if reader]
+def _visual_needs(modes: Sequence[DecodeMode]) -> VisualNeeds | None:
+    readers = [reader for mode in modes for reader in (mode.drafter, mode.recording) if reader]
     return VisualNeeds.of_all(reader.visual_needs for reader in readers)
 
 

@@ -3,8 +3,8 @@
 Owns the bookkeeping of a caption under way: tokens, stop rules, counts and times. Knows no thread, no queue and no
 other request.
 
-    `read` until `has_read`
-    for every arm: `begin`, then rounds (`running`, `take`) until `finish_reason` is set, then `completion`
+    `read` until `is_prefilled`
+    for every mode: `begin`, then rounds (`running`, `take`) until `finish_reason` is set, then `completion`
 """
 
 import time
@@ -15,13 +15,13 @@ import torch
 
 from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding.cache import KVCache
-from sparrow_core.decoding.drafter import PromptContext, Turn, VisualNeeds
+from sparrow_core.decoding.drafter import DraftContext, PromptContext, VisualNeeds
 from sparrow_core.decoding.no_drafter import NoDrafter
 from sparrow_core.decoding.prefill import first_token, prefill_by_layer
-from sparrow_core.decoding.rounds import RoundResult, Running
+from sparrow_core.decoding.rounds import RoundResult, RunningSequence
 from sparrow_core.decoding.target import Prompt, TargetModel
-from sparrow_core.engine.governor import MAX_TOTAL, NOTHING
-from sparrow_core.engine.ticket import Arm
+from sparrow_core.engine.governor import MAX_TOTAL, NO_DRAFT
+from sparrow_core.engine.ticket import DecodeMode
 from sparrow_core.errors import ConfigError
 from sparrow_core.types import Completion, FinishReason, Request, SpecStats, Timings
 
@@ -44,7 +44,7 @@ def num_slots(prompt: Prompt, request: Request, config: EngineConfig) -> int:
 
 
 class Generation:
-    """A request in its room of the arena. Its prompt is read once, whatever number of arms decode it."""
+    """A request in its room of the arena. Its prompt is read once, whatever number of modes decode it."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Generation:
         self._target, self._config, self._prompt, self._needs = target, config, prompt, needs
         self.request, self.cache = request, cache
         self._context: PromptContext | None = None
-        self._reading = self._read_prompt()
+        self._prefilling = self._prefill_prompt()
         self._has_seen = False
         self._vision_s = self._prefill_s = 0.0
         self.token_ids: list[int] = []
@@ -67,25 +67,25 @@ class Generation:
     @property
     def tokens_left(self) -> int:
         """Tokens of the prompt that are not yet read."""
-        return 0 if self.has_read else self._prompt.token_ids_S.numel() - self.cache.length
+        return 0 if self.is_prefilled else self._prompt.token_ids_S.numel() - self.cache.length
 
     @property
-    def has_read(self) -> bool:
+    def is_prefilled(self) -> bool:
         """Whether the whole prompt is in the cache."""
         return self._context is not None
 
     @torch.inference_mode()
-    def read(self) -> None:
+    def prefill(self) -> None:
         """Read the prompt a little further: a few frames, or a layer over one chunk."""
         began = time.perf_counter()
-        next(self._reading, None)
+        next(self._prefilling, None)
         took = time.perf_counter() - began
         if self._has_seen:
             self._prefill_s += took
         else:
             self._vision_s += took
 
-    def _read_prompt(self) -> Generator[None, None, None]:
+    def _prefill_prompt(self) -> Generator[None, None, None]:
         """All of the reading, with pauses."""
         embedded = yield from self._target.embed_by_frames(self._prompt)
         self._offset = embedded.position_offset
@@ -97,20 +97,20 @@ class Generation:
         )
 
     @torch.inference_mode()
-    def begin(self, arm: Arm) -> list[int]:
+    def begin(self, mode: DecodeMode) -> list[int]:
         """Forget what was written behind the prompt and start to decode; returns the first token."""
         assert self._context is not None, "read the prompt first"
         self.cache.forget_generated()
-        self.arm = arm
+        self.mode = mode
         self.token_ids, self.finish_reason = [], None
         self._accepted: list[int] = []
         self._drafted = self._tokens_from_rounds = self._in_doubt = 0
         began = time.perf_counter()
-        first = first_token(self._target, self._context, arm.sampling)
+        first = first_token(self._target, self._context, mode.sampling)
         self._decode_began = time.perf_counter()
-        self._session = (arm.drafter or _NO_DRAFTER).open(self._context, self.request.max_new_tokens)
-        if arm.recording:
-            arm.recording.begin(self._context)
+        self._session = (mode.drafter or _NO_DRAFTER).open(self._context, self.request.max_new_tokens)
+        if mode.recording:
+            mode.recording.begin(self._context)
         opened = time.perf_counter()
         self._seconds = dict.fromkeys(Timings.__dataclass_fields__, 0.0) | {
             "vision_s": self._vision_s,
@@ -119,11 +119,13 @@ class Generation:
         }
         return self._keep([first])
 
-    def running(self, shape: DraftConfig | None) -> Running:
+    def running(self, shape: DraftConfig | None) -> RunningSequence:
         """Its part in the next round, with a draft of this shape or without one."""
-        turn = Turn(self.token_ids[-1], len(self.token_ids), len(self._accepted), self.arm.sampling)
-        drafter = (self.arm.drafter if shape else None) or _NO_DRAFTER
-        return Running(self.cache, self._offset, drafter, self._session, turn, shape or NOTHING, self.arm.recording)
+        draft_context = DraftContext(self.token_ids[-1], len(self.token_ids), len(self._accepted), self.mode.sampling)
+        drafter = (self.mode.drafter if shape else None) or _NO_DRAFTER
+        return RunningSequence(
+            self.cache, self._offset, drafter, self._session, draft_context, shape or NO_DRAFT, self.mode.recording
+        )
 
     def take(self, result: RoundResult) -> list[int]:
         """What a round brought; returns the tokens that it added, cut at the first stop token and `max_new_tokens`."""
@@ -140,7 +142,7 @@ class Generation:
     def cancel(self) -> None:
         """Stop here; what was committed stays."""
         self.finish_reason = "cancelled"
-        self._reading.close()  # it holds the frames' patches, and this object, which would wait for the collector
+        self._prefilling.close()  # it holds the frames' patches, and this object, which would wait for the collector
 
     def completion(self) -> Completion:
         """The result. Only after `finish_reason` is set."""

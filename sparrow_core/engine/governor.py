@@ -13,9 +13,9 @@ from math import exp, log
 
 from sparrow_core.config import DraftConfig
 
-NOTHING = DraftConfig(depth=1, width=1, total=2)  # stands for "no draft": the drafter is not asked
+NO_DRAFT = DraftConfig(depth=1, width=1, total=2)  # stands for "no draft": the drafter is not asked
 CANDIDATES = (
-    NOTHING,
+    NO_DRAFT,
     *(DraftConfig.chain(depth) for depth in (2, 3, 4, 5, 6, 7)),  # 8 rows at most, so that none is padding
     *(DraftConfig(depth, 4, total) for depth, total in ((4, 12), (6, 16), (8, 16), (8, 25), (8, 32))),
 )
@@ -37,7 +37,7 @@ class Costs:
 
     def round_s(self, shape: DraftConfig, contexts: Sequence[int]) -> float:
         """One round of sequences of these lengths, all drafting in `shape`."""
-        rows = 1 if shape == NOTHING else shape.total
+        rows = 1 if shape == NO_DRAFT else shape.total
         per_slot = _interpolated(self.slot_s, rows)
         verification = _interpolated(self.pass_s, rows * len(contexts)) + per_slot * sum(contexts)
         return verification + len(contexts) * self.draft_s[shape]
@@ -64,7 +64,7 @@ class _Mean:
 
 
 def _prior_tokens(shape: DraftConfig) -> _Mean:
-    if shape == NOTHING:
+    if shape == NO_DRAFT:
         return _Mean(1.0)
     # A tree offers several tokens at each place: what is missed at first is found half of the time.
     acceptance = PRIOR_ACCEPTANCE if shape.width == 1 else 1 - (1 - PRIOR_ACCEPTANCE) / 2

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Reading:
+class Prefilling:
     """A prompt under way: the step at which some of it was last read, and how many tokens are left."""
 
     last_served: int
@@ -24,6 +24,6 @@ def can_join(need: int, gaps: Sequence[int], num_active: int, max_sequences: int
     return num_active < max_sequences and any(gap >= need for gap in gaps)
 
 
-def next_to_read(reading: Sequence[Reading]) -> int:
+def next_to_prefill(reading: Sequence[Prefilling]) -> int:
     """Whose prompt is read next: the one that has waited longest, then the one with the least left."""
     return min(range(len(reading)), key=lambda index: (reading[index].last_served, reading[index].tokens_left))

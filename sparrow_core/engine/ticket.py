@@ -14,7 +14,7 @@ from sparrow_core.types import Completion, Request
 
 
 @dataclass(frozen=True)
-class Arm:
+class DecodeMode:
     """One way of decoding a prompt: with which drafter (None: without drafts), in which shape (None: the governor's
     choice) and how sampled; `recording` takes down the target's states meanwhile."""
 
@@ -31,9 +31,9 @@ class Ticket:
     does; a failed request raises its error there and from `result`.
     """
 
-    def __init__(self, request: Request, arm: Arm) -> None:
+    def __init__(self, request: Request, mode: DecodeMode) -> None:
         self.request = request
-        self.arm = arm
+        self.mode = mode
         self.future: Future[Completion] = Future()
         # From here on only the engine settles it: an owner who stops waiting (asyncio cancels what it wraps) must not.
         self.future.set_running_or_notify_cancel()

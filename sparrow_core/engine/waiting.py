@@ -27,28 +27,28 @@ class _Waiting:
     building: Future[tuple[Prompt, int]] | None = None
 
 
-class WaitingLine:
+class WaitingQueue:
     """Used by the engine's thread alone. `build` makes a request's prompt and says how many slots it needs."""
 
     def __init__(self, build: Callable[[Request], tuple[Prompt, int]]) -> None:
         self._build = build
-        self._line: deque[_Waiting] = deque()
+        self._queue: deque[_Waiting] = deque()
         self._builder = ThreadPoolExecutor(1, "sparrow-prompts")
 
     def __len__(self) -> int:
-        return len(self._line)
+        return len(self._queue)
 
     def add(self, tickets: list[Ticket]) -> None:
         """Tickets of one prompt."""
-        self._line.append(_Waiting(tickets))
+        self._queue.append(_Waiting(tickets))
 
     def first(self, patience_s: float | None) -> Ready | None:
         """The first request without a fault, if its prompt is built within `patience_s`; faulty ones are settled.
 
         Raises what is no fault of a request, after settling its tickets.
         """
-        while self._line:
-            waiting = self._line[0]
+        while self._queue:
+            waiting = self._queue[0]
             if waiting.building is None:
                 waiting.building = self._builder.submit(self._build, waiting.tickets[0].request)
             if not wait([waiting.building], patience_s).done:
@@ -64,23 +64,23 @@ class WaitingLine:
 
     def pop(self) -> None:
         """The first has left; the next one's prompt is built when `first` is asked for."""
-        self._line.popleft()
+        self._queue.popleft()
 
     def drop_cancelled(self) -> None:
         """Settle those that were cancelled before they ran."""
-        for waiting in self._line:
-            settle_cancelled(waiting.tickets)
-        self._line = deque(waiting for waiting in self._line if waiting.tickets)
+        for waiting in self._queue:
+            complete_cancelled(waiting.tickets)
+        self._queue = deque(waiting for waiting in self._queue if waiting.tickets)
 
     def close(self) -> None:
         """Fail all that wait; returns when the thread has ended."""
-        for waiting in self._line:
+        for waiting in self._queue:
             _fail(waiting.tickets, EngineClosedError("the engine was closed before this request ran"))
-        self._line.clear()
+        self._queue.clear()
         self._builder.shutdown(cancel_futures=True)
 
 
-def settle_cancelled(tickets: list[Ticket]) -> None:
+def complete_cancelled(tickets: list[Ticket]) -> None:
     """Take those out of the list that were cancelled before they ran, and settle them."""
     for ticket in [ticket for ticket in tickets if ticket.cancelled]:
         tickets.remove(ticket)

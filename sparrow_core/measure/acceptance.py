@@ -16,7 +16,7 @@ import torch
 from sparrow_core.decoding.drafter import PromptContext, VisualNeeds
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.engine.engine import Engine
-from sparrow_core.engine.ticket import Arm
+from sparrow_core.engine.ticket import DecodeMode
 from sparrow_core.errors import ConfigError
 from sparrow_core.types import Request
 
@@ -59,11 +59,11 @@ class AcceptanceRow:
     temperature: float = 0.0
 
 
-def measure_window(engine: Engine, request: Request, arms: Sequence[Arm]) -> list[WindowAcceptance]:
-    """Decode one request under every arm, after a single prefill."""
-    recorders = [EntropyRecorder(engine.target) for _ in arms]
-    recorded = [replace(arm, recording=recorder) for arm, recorder in zip(arms, recorders, strict=True)]
-    completions = [ticket.result() for ticket in engine.submit_arms(request, recorded)]
+def measure_window(engine: Engine, request: Request, modes: Sequence[DecodeMode]) -> list[WindowAcceptance]:
+    """Decode one request under every mode, after a single prefill."""
+    recorders = [EntropyRecorder(engine.target) for _ in modes]
+    recorded = [replace(mode, recording=recorder) for mode, recorder in zip(modes, recorders, strict=True)]
+    completions = [ticket.result() for ticket in engine.submit_modes(request, recorded)]
     return [
         WindowAcceptance(
             visual_tokens=completion.visual_tokens,
@@ -88,10 +88,10 @@ class EntropyRecorder:
         self.entropies: list[float] = []
 
     def begin(self, context: PromptContext) -> None:
-        self.commit((), context.states_TD[-1:])
+        self.commit((), context.hidden_TD[-1:])
 
-    def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
-        log_probs_RV = self._target.logits(states_RD).log_softmax(-1)
+    def commit(self, token_ids: Sequence[int], hidden_RD: torch.Tensor) -> None:
+        log_probs_RV = self._target.logits(hidden_RD).log_softmax(-1)
         self.entropies += (-(log_probs_RV.exp() * log_probs_RV).sum(-1)).tolist()
 
 

@@ -19,18 +19,18 @@ from sparrow_core.measure.floors import MachineRates
 from sparrow_core.measure.joining import measure_joining
 from sparrow_core.measure.passes import measure_passes
 from sparrow_core.measure.speed import SpeedCheck
-from sparrow_core.measure.synthetic_acceptance import ImposedDrafter
+from sparrow_core.measure.synthetic_acceptance import SyntheticAcceptanceDrafter
 from sparrow_core.targets.reference import ReferenceModel
-from sparrow_core.threads import on_passing_thread
+from sparrow_core.threads import on_temporary_thread
 from sparrow_core.types import Request
 
 Tables = dict[str, list[dict[str, Any]]]
-Windows = Callable[[int], list[Request]]
-"""Windows of one visual length."""
+RequestsOfLength = Callable[[int], list[Request]]
+"""RequestsOfLength of one visual length."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchmarkConfig:
     """What to measure. `joining` are the visual lengths of a window that runs and of one that joins it."""
 
     lengths: Sequence[int]
@@ -57,7 +57,7 @@ class Subject(NamedTuple):
     library: ReferenceModel
 
 
-def single_costs(subject: Subject, plan: Plan, rates: MachineRates) -> Tables:
+def single_costs(subject: Subject, plan: BenchmarkConfig, rates: MachineRates) -> Tables:
     """Passes by rows and context, and drafts by shape; blank caches, no windows."""
     target, drafter, _ = subject
     return {
@@ -70,14 +70,14 @@ def single_costs(subject: Subject, plan: Plan, rates: MachineRates) -> Tables:
 
 def decoding(
     subject: Subject,
-    plan: Plan,
-    windows: Windows,
+    plan: BenchmarkConfig,
+    windows: RequestsOfLength,
     passes: Sequence[Mapping[str, Any]],
     peak_bytes: Callable[[], int],
 ) -> Iterator[Tables]:
-    """Every arm on the windows of each length, then throughput by batch size, then the joining of a long prompt.
+    """Every mode on the windows of each length, then throughput by batch size, then the joining of a long prompt.
 
-    `passes` are the rows of `single_costs`, which stand beside the arms of their length.
+    `passes` are the rows of `single_costs`, which stand beside the modes of their length.
     """
     target, drafter, library = subject
     check = SpeedCheck(library, target, drafter, plan.shapes, plan.engine)
@@ -85,7 +85,7 @@ def decoding(
     for length in plan.lengths:
         requests = windows(length)
         beside = _beside(passes, length)
-        yield {"drafter_cost": [asdict(on_passing_thread(partial(drafter_cost, drafter, requests[0], largest)))]}
+        yield {"drafter_cost": [asdict(on_temporary_thread(partial(drafter_cost, drafter, requests[0], largest)))]}
         for sampling in plan.samplings:
             rows = check.measure(length, requests, plan.repeats, sampling)
             beside |= {"rule": sampling.rule, "peak_bytes": peak_bytes()}
@@ -98,29 +98,29 @@ def decoding(
             yield {"joining": [asdict(measure_joining(engine, running, joining))]}
 
 
-def imposed_decoding(
+def synthetic_decoding(
     subject: Subject,
-    plan: Plan,
-    windows: Windows,
+    plan: BenchmarkConfig,
+    windows: RequestsOfLength,
     passes: Sequence[Mapping[str, Any]],
     peak_bytes: Callable[[], int],
     acceptance: float,
 ) -> Iterator[Tables]:
-    """Every arm on one window of each length, greedy, with an imposed acceptance (see `imposed.py`)."""
+    """Every mode on one window of each length, greedy, with an imposed acceptance (see `imposed.py`)."""
     target, drafter, library = subject
     for length in plan.lengths:
         request = windows(length)[0]
         prompt, limit = target.build_prompt(request.messages), request.max_new_tokens
         alone = partial(generate_autoregressively, target, prompt, request.sampling, limit)
-        imposed = ImposedDrafter(drafter, on_passing_thread(alone), acceptance, target.info.vocab_size)
+        imposed = SyntheticAcceptanceDrafter(drafter, on_temporary_thread(alone), acceptance, target.info.vocab_size)
         check = SpeedCheck(library, target, imposed, plan.shapes, plan.engine)
         rows = check.measure(length, [request], plan.repeats, request.sampling)
-        beside = _beside(passes, length) | {"peak_bytes": peak_bytes(), "imposed_acceptance": acceptance}
+        beside = _beside(passes, length) | {"peak_bytes": peak_bytes(), "synthetic_acceptance": acceptance}
         yield {"rows": [asdict(row) | beside for row in rows]}
 
 
 def _beside(passes: Sequence[Mapping[str, Any]], length: int) -> dict[str, Any]:
-    """Passes at one length, to stand beside its arms."""
+    """Passes at one length, to stand beside its modes."""
     at_length = [row for row in passes if row["context"] == length]
     return {
         "verify_ms": {str(row["rows"]): row["ms"] for row in at_length},

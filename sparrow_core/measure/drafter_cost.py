@@ -10,7 +10,7 @@ from statistics import median
 import torch
 
 from sparrow_core.config import DraftConfig
-from sparrow_core.decoding.drafter import DraftJob, Turn
+from sparrow_core.decoding.drafter import DraftContext, DraftJob
 from sparrow_core.decoding.prefill import first_token, prefill
 from sparrow_core.drafters.sparrow import SparrowDrafter
 from sparrow_core.types import Request
@@ -39,13 +39,13 @@ def drafter_cost(drafter: SparrowDrafter, request: Request, shape: DraftConfig) 
     num_tokens = prompt.token_ids_S.numel()
     cache = info.cache_shape.cache(num_tokens)
     context = prefill(target, prompt, target.embed(prompt), cache, needs=drafter.visual_needs)
-    turn = Turn(first_token(target, context, request.sampling), 1, 0, request.sampling)
+    draft_context = DraftContext(first_token(target, context, request.sampling), 1, 0, request.sampling)
     opening, proposing = [], []
     for _ in range(NUM_PROPOSALS):
         began = time.perf_counter()
         session = drafter.open(context, request.max_new_tokens)
         opened = time.perf_counter()
-        drafter.propose([DraftJob(session, turn, shape)])
+        drafter.propose([DraftJob(session, draft_context, shape)])
         opening.append(opened - began)
         proposing.append(time.perf_counter() - opened)
     return DrafterCost(

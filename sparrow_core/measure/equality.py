@@ -15,7 +15,7 @@ from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.drafter import Drafter
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.engine.engine import Engine
-from sparrow_core.engine.ticket import Arm
+from sparrow_core.engine.ticket import DecodeMode
 from sparrow_core.targets import reference
 from sparrow_core.targets.loading import load_target
 from sparrow_core.types import Completion, Request
@@ -24,15 +24,15 @@ MAX_TIE_GAP = 1e-5
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One window under one arm. `first_difference` indexes generated tokens and is None where all are equal.
+class EqualityResult:
+    """One window under one mode. `first_difference` indexes generated tokens and is None where all are equal.
 
     `excused` marks a difference that float64 shows to be a tie; `gap_float64` is the gap of the top two logits there.
     """
 
     window: str
     visual_tokens: int
-    arm: str
+    mode: str
     num_tokens: int
     tau: float
     first_difference: int | None = None
@@ -52,7 +52,7 @@ def first_difference(left: tuple[int, ...], right: tuple[int, ...]) -> int | Non
 
 
 class EqualityCheck:
-    """Every pairing of drafter and draft shape (None: the governor's) as an arm of one engine, and the two references
+    """Every pairing of drafter and draft shape (None: the governor's) as an mode of one engine, and the two references
     that judge them."""
 
     def __init__(
@@ -68,8 +68,8 @@ class EqualityCheck:
         self._source, self._target, self._against_oracle = source, target, against_oracle
         self._library = reference.load_reference(source, device=target.info.device, dtype=target.info.dtype)
         self._engine = Engine(target, None, config)
-        self._arms = {
-            f"{name}, {shape}": Arm(drafter, draft, Sampling())
+        self._modes = {
+            f"{name}, {shape}": DecodeMode(drafter, draft, Sampling())
             for name, drafter in drafters.items()
             for shape, draft in shapes.items()
         }
@@ -77,30 +77,34 @@ class EqualityCheck:
     def close(self) -> None:
         self._engine.close()
 
-    def compare(self, requests: Sequence[Request]) -> Iterator[list[Comparison]]:
-        """Every arm on every request, all in the engine at once -> the comparisons of one request after the other."""
+    def compare(self, requests: Sequence[Request]) -> Iterator[list[EqualityResult]]:
+        """Every mode on every request, all in the engine at once -> the comparisons of one request after the other."""
         submitted = [
-            self._engine.submit_arms(request, [replace(arm, sampling=request.sampling) for arm in self._arms.values()])
+            self._engine.submit_modes(
+                request, [replace(mode, sampling=request.sampling) for mode in self._modes.values()]
+            )
             for request in requests
         ]
         for request, tickets in zip(requests, submitted, strict=True):
             completions = [ticket.result() for ticket in tickets]
-            yield list(self._held_against_reference(request, dict(zip(self._arms, completions, strict=True))))
+            yield list(self._held_against_reference(request, dict(zip(self._modes, completions, strict=True))))
 
-    def _held_against_reference(self, request: Request, completions: Mapping[str, Completion]) -> Iterator[Comparison]:
+    def _held_against_reference(
+        self, request: Request, completions: Mapping[str, Completion]
+    ) -> Iterator[EqualityResult]:
         """Against `generate` when greedy (unless it is to be the oracle), against our one-row loop when sampling."""
         prompt = self._target.build_prompt(request.messages)
         if request.sampling.temperature == 0 and not self._against_oracle:
             expected = reference.generate(self._library, prompt, request.max_new_tokens).token_ids
         else:
             expected = generate_autoregressively(self._target, prompt, request.sampling, request.max_new_tokens)
-        for arm, completion in completions.items():
+        for mode, completion in completions.items():
             difference = first_difference(completion.token_ids, expected)
             excused, gap = (False, None) if difference is None else self._is_tie(request, difference)
-            yield Comparison(
+            yield EqualityResult(
                 request.request_id,
                 completion.visual_tokens,
-                arm,
+                mode,
                 len(expected),
                 completion.stats.tau,
                 difference,

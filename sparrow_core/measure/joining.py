@@ -46,8 +46,8 @@ def measure_joining(engine: Engine, running: Request, joining: Request) -> JoinR
 
 
 async def _measure(engine: Engine, running: Request, joining: Request) -> JoinRow:
-    alone_s, _ = await _first_token(engine.submit(joining))
-    tickets = engine.submit_arms(running, [engine.default_arm(running.sampling)] * CAPTIONS)
+    autoregressive_s, _ = await _first_token(engine.submit(joining))
+    tickets = engine.submit_modes(running, [engine.default_mode(running.sampling)] * CAPTIONS)
     ends: list[float] = []
     warm = asyncio.Event()
     following = asyncio.create_task(_follow(tickets, ends, warm))
@@ -73,9 +73,9 @@ async def _measure(engine: Engine, running: Request, joining: Request) -> JoinRo
         p95_during_ms=p95_ms,
         longest_during_ms=max(during_ms),
         p95_over_median_before=p95_ms / before_median_ms,
-        first_token_alone_s=alone_s,
+        first_token_alone_s=autoregressive_s,
         first_token_joining_s=joining_s,
-        joining_over_alone=joining_s / alone_s,
+        joining_over_alone=joining_s / autoregressive_s,
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from sparrow_core.config import DraftConfig, Sampling
 from sparrow_core.decoding.drafter import Drafter
 from sparrow_core.engine.engine import Engine
-from sparrow_core.engine.ticket import Arm
+from sparrow_core.engine.ticket import DecodeMode
 from sparrow_core.measure.acceptance import bootstrap_interval, depth_acceptance
 from sparrow_core.types import Completion, Request, SpecStats, Timings
 
@@ -24,7 +24,7 @@ ALONE = "autoregressive"
 LONGEST_PERIOD, REPEATS = 24, 3
 
 
-class WayKey(NamedTuple):
+class MethodKey(NamedTuple):
     """Method and temperature."""
 
     method: str
@@ -32,9 +32,9 @@ class WayKey(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Way:
+class Method:
     """A method at a temperature, in one shape of drafts. The name ALONE and no drafter stand for our one-row loop,
-    which may be among the ways of a window several times."""
+    which may be among the methods of a window several times."""
 
     method: str
     drafter: Drafter[Any] | None
@@ -44,8 +44,9 @@ class Way:
 
 @dataclass(frozen=True)
 class MethodRun:
-    """One way of decoding one window. `timings.decode_s` runs from the end of the target's prefill to the last token,
-    the drafter's own prefill included; `alone_s` is the median of our one-row loop on the same window, in the same run.
+    """One window decoded by one method. `timings.decode_s` runs from the end of the target's prefill to the last token,
+    the drafter's own prefill included; `autoregressive_s` is the median of our one-row loop on the same window, in the
+    same run.
     `usable` is False for captions that were cut off or end in a loop, which flatter drafters."""
 
     method: str
@@ -54,15 +55,15 @@ class MethodRun:
     window: str
     stats: SpecStats
     timings: Timings
-    alone_s: float
+    autoregressive_s: float
     equal: bool
     usable: bool
     fact_score: float
 
     @property
-    def key(self) -> WayKey:
-        """In which way the window was decoded."""
-        return WayKey(self.method, self.temperature)
+    def key(self) -> MethodKey:
+        """In which method the window was decoded."""
+        return MethodKey(self.method, self.temperature)
 
 
 @dataclass(frozen=True)
@@ -103,43 +104,45 @@ class MethodRow:
     fact_score: float
 
 
-def run_methods(engine: Engine, request: Request, ways: Sequence[Way], turn: int) -> list[Completion]:
-    """Decode one window in all ways after one prefill -> completions in the order of `ways`.
+def run_methods(engine: Engine, request: Request, methods: Sequence[Method], seed: int) -> list[Completion]:
+    """Decode one window in all methods after one prefill -> completions in the order of `methods`.
 
-    `turn` seeds the sampling, and shuffles the order in which they run.
+    `seed` seeds the sampling, and shuffles the order in which they run.
     """
-    order = np.random.default_rng(turn).permutation(len(ways)).tolist()
-    arms = [Arm(ways[n].drafter, ways[n].shape, Sampling(ways[n].temperature, seed=turn)) for n in order]
-    tickets = dict(zip(order, engine.submit_arms(request, arms), strict=True))
-    return [tickets[number].result() for number in range(len(ways))]
+    order = np.random.default_rng(seed).permutation(len(methods)).tolist()
+    modes = [
+        DecodeMode(methods[n].drafter, methods[n].shape, Sampling(methods[n].temperature, seed=seed)) for n in order
+    ]
+    tickets = dict(zip(order, engine.submit_modes(request, modes), strict=True))
+    return [tickets[number].result() for number in range(len(methods))]
 
 
 def method_runs(
-    ways: Sequence[Way], completions: Sequence[Completion], visual_tokens: int, fact_score: Callable[[str], float]
+    methods: Sequence[Method], completions: Sequence[Completion], visual_tokens: int, fact_score: Callable[[str], float]
 ) -> list[MethodRun]:
-    """What `run_methods` found. There is a way ALONE for every temperature."""
+    """What `run_methods` found. There is a method ALONE for every temperature."""
     alone: dict[float, list[Completion]] = defaultdict(list)
-    for way, found in zip(ways, completions, strict=True):
-        if way.method == ALONE:
-            alone[way.temperature].append(found)
+    for method, found in zip(methods, completions, strict=True):
+        if method.method == ALONE:
+            alone[method.temperature].append(found)
     said = {temperature: loops[0] for temperature, loops in alone.items()}
-    alone_s = {t: median(loop.timings.decode_s for loop in loops) for t, loops in alone.items()}
+    autoregressive_s = {t: median(loop.timings.decode_s for loop in loops) for t, loops in alone.items()}
     usable = {t: one.finish_reason == "stop" and not ends_in_a_loop(one.token_ids) for t, one in said.items()}
     facts = {t: fact_score(one.text) for t, one in said.items()}
     return [
         MethodRun(
-            method=way.method,
+            method=method.method,
             visual_tokens=visual_tokens,
-            temperature=way.temperature,
+            temperature=method.temperature,
             window=found.request_id,
             stats=found.stats,
             timings=found.timings,
-            alone_s=alone_s[way.temperature],
-            equal=found.token_ids == said[way.temperature].token_ids,
-            usable=usable[way.temperature],
-            fact_score=facts[way.temperature],
+            autoregressive_s=autoregressive_s[method.temperature],
+            equal=found.token_ids == said[method.temperature].token_ids,
+            usable=usable[method.temperature],
+            fact_score=facts[method.temperature],
         )
-        for way, found in zip(ways, completions, strict=True)
+        for method, found in zip(methods, completions, strict=True)
     ]
 
 
@@ -178,11 +181,15 @@ def _row(key: tuple[str, int, float], group: Sequence[MethodRun], baseline: Sequ
     of_baseline = {run.window: run for run in baseline}
     shared = [run for run in runs if run.window in of_baseline]
     tau = _ratio(runs, _tokens, _rounds)
-    speedup = _ratio(runs, _alone_s, _decode_s)
+    speedup = _ratio(runs, _autoregressive_s, _decode_s)
     tau_ratio = _ratio(shared, lambda run: _rounds(of_baseline[run.window]), _rounds)
-    speedup_ratio = _ratio(shared, lambda run: run.alone_s * _share_of_alone(of_baseline[run.window]), _decode_s)
-    after_prefill = _ratio(runs, _alone_s, lambda run: _decode_s(run) - run.timings.drafter_prefill_s)
-    end_to_end = _ratio(runs, lambda run: run.alone_s + _before_s(run), lambda run: _decode_s(run) + _before_s(run))
+    speedup_ratio = _ratio(
+        shared, lambda run: run.autoregressive_s * _share_of_autoregressive(of_baseline[run.window]), _decode_s
+    )
+    after_prefill = _ratio(runs, _autoregressive_s, lambda run: _decode_s(run) - run.timings.drafter_prefill_s)
+    end_to_end = _ratio(
+        runs, lambda run: run.autoregressive_s + _before_s(run), lambda run: _decode_s(run) + _before_s(run)
+    )
     method, visual_tokens, temperature = key
     return MethodRow(
         method=method,
@@ -226,12 +233,12 @@ def _ratio(
 
 _tokens = attrgetter("stats.tokens_from_rounds")
 _rounds = attrgetter("stats.rounds")
-_alone_s = attrgetter("alone_s")
+_autoregressive_s = attrgetter("autoregressive_s")
 _decode_s = attrgetter("timings.decode_s")
 
 
-def _share_of_alone(run: MethodRun) -> float:
-    return run.timings.decode_s / run.alone_s
+def _share_of_autoregressive(run: MethodRun) -> float:
+    return run.timings.decode_s / run.autoregressive_s
 
 
 def _before_s(run: MethodRun) -> float:

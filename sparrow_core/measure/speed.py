@@ -1,9 +1,9 @@
 """Wall time of decoding, measured: transformers' `generate`, our one-row loop and our drafts on the same windows.
 
-Owns the arms and their ratios. One prefill of a window serves all of our arms, which run in turn, several times over,
-so that a drift of the machine's speed meets them all; the library's arms run before and after. Figures are medians over
-repeats. The library runs where no engine is, and on a thread that ends, or each would slow the other down (`threads`).
-It does not know where windows come from.
+Owns the modes and their ratios. One prefill of a window serves all of our modes, which run in turn, several times over,
+so that a drift of the machine's speed meets them all; the library's modes run before and after. Figures are medians
+over repeats. The library runs where no engine is, and on a thread that ends, or each would slow the other down
+(`threads`). It does not know where windows come from.
 """
 
 import time
@@ -16,10 +16,10 @@ from sparrow_core.config import DraftConfig, EngineConfig, Sampling
 from sparrow_core.decoding.drafter import Drafter
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.engine.engine import Engine
-from sparrow_core.engine.ticket import Arm
+from sparrow_core.engine.ticket import DecodeMode
 from sparrow_core.targets import reference
 from sparrow_core.targets.reference import ReferenceModel
-from sparrow_core.threads import on_passing_thread
+from sparrow_core.threads import on_temporary_thread
 from sparrow_core.types import Completion, Request
 
 LIBRARY, LIBRARY_LOOKUP = "transformers generate", "transformers prompt lookup"
@@ -30,7 +30,7 @@ WARM_UP_TOKENS = 8
 
 @dataclass(frozen=True)
 class Run:
-    """One arm on one window once. `rounds` is the number of target calls after prefill (0: unknown)."""
+    """One mode on one window once. `rounds` is the number of target calls after prefill (0: unknown)."""
 
     token_ids: tuple[int, ...]
     vision_s: float
@@ -43,8 +43,8 @@ class Run:
 
 @dataclass(frozen=True)
 class SpeedRow:
-    """One arm at one visual length, batch 1. `decode_s` runs from the end of prefill to the last token, drafter prefill
-    in it; times are wall seconds per window.
+    """One mode at one visual length, batch 1. `decode_s` runs from the end of prefill to the last token, drafter
+    prefill in it; times are wall seconds per window.
 
     Speedups are ratios of measured times on the same windows: decoding against our own one-row loop and against
     `generate`, and the whole request (vision and prefill too) against our own loop; its bound is that of decoding in
@@ -100,29 +100,29 @@ class SpeedCheck:
     ) -> None:
         self._target, self._library = target, library
         self._drafter, self._config = drafter, config
-        self._arms = {
-            ALONE: Arm(None, None, Sampling()),
-            **{name: Arm(drafter, shape, Sampling()) for name, shape in shapes.items()},
-            GOVERNED: Arm(drafter, None, Sampling()),
+        self._modes = {
+            ALONE: DecodeMode(None, None, Sampling()),
+            **{name: DecodeMode(drafter, shape, Sampling()) for name, shape in shapes.items()},
+            GOVERNED: DecodeMode(drafter, None, Sampling()),
         }
 
     def engine(self) -> Engine:
         """A new engine."""
-        return on_passing_thread(lambda: Engine(self._target, self._drafter, self._config))
+        return on_temporary_thread(lambda: Engine(self._target, self._drafter, self._config))
 
     def measure(
         self, visual_tokens: int, requests: Sequence[Request], repeats: int, sampling: Sampling
     ) -> list[SpeedRow]:
-        """All arms on windows of one nominal length -> one row per arm. The library takes part where it is greedy."""
+        """All modes on windows of one nominal length -> one row per mode. The library takes part where it is greedy."""
         windows = [self._repeated(request, repeats, sampling) for request in requests]
-        totals = {arm: _total([_median_run(window[arm]) for window in windows]) for arm in windows[0]}
+        totals = {mode: _total([_median_run(window[mode]) for window in windows]) for mode in windows[0]}
         equal = {
-            arm: all(run.token_ids == window[ALONE][0].token_ids for window in windows for run in window[arm])
-            for arm in totals
+            mode: all(run.token_ids == window[ALONE][0].token_ids for window in windows for run in window[mode])
+            for mode in totals
         }
         return [
-            _row(arm, visual_tokens, len(windows), sampling.temperature, total, totals, equal[arm])
-            for arm, total in totals.items()
+            _row(mode, visual_tokens, len(windows), sampling.temperature, total, totals, equal[mode])
+            for mode, total in totals.items()
         ]
 
     def throughput(self, visual_tokens: int, requests: Sequence[Request], batch: int) -> list[ThroughputRow]:
@@ -145,17 +145,17 @@ class SpeedCheck:
         return rows
 
     def _repeated(self, request: Request, repeats: int, sampling: Sampling) -> dict[str, list[Run]]:
-        """Every arm `repeats` times, of ours after one run that warms up."""
+        """Every mode `repeats` times, of ours after one run that warms up."""
         greedy = sampling.temperature == 0
         library: dict[str, list[Run]] = {LIBRARY: [], LIBRARY_LOOKUP: []} if greedy else {}
         before = (repeats + 1) // 2
         self._run_library(library, request, before)
-        arms = [(name, Arm(arm.drafter, arm.shape, sampling)) for name, arm in self._arms.items()]
+        modes = [(name, DecodeMode(mode.drafter, mode.shape, sampling)) for name, mode in self._modes.items()]
         with self.engine() as engine:
-            tickets = engine.submit_arms(request, [arm for _ in range(repeats + 1) for _, arm in arms])
+            tickets = engine.submit_modes(request, [mode for _ in range(repeats + 1) for _, mode in modes])
             runs = [_run(ticket.result()) for ticket in tickets]
         self._run_library(library, request, repeats - before)
-        ours = {name: runs[number + len(arms) :: len(arms)] for number, (name, _) in enumerate(arms)}
+        ours = {name: runs[number + len(modes) :: len(modes)] for number, (name, _) in enumerate(modes)}
         return {**library, **ours}
 
     def _run_library(self, runs: dict[str, list[Run]], request: Request, times: int) -> None:
@@ -166,7 +166,7 @@ class SpeedCheck:
     def _generate(self, request: Request, lookup_tokens: int | None) -> Run:
         prompt = self._target.build_prompt(request.messages)
         limit = request.max_new_tokens
-        result = on_passing_thread(lambda: reference.generate(self._library, prompt, limit, lookup_tokens))
+        result = on_temporary_thread(lambda: reference.generate(self._library, prompt, limit, lookup_tokens))
         return Run(result.token_ids, 0.0, result.first_token_s, result.decode_s)
 
 

@@ -12,7 +12,7 @@ from sparrow_core.decoding.drafter import Drafter, DraftJob, DraftSession, Promp
 from sparrow_core.types import Draft
 
 
-class ImposedDrafter:
+class SyntheticAcceptanceDrafter:
     """Lets `drafter` work, and puts in the place of its draft one in which each next token of `answer` (what the target
     says alone, greedily) is right with probability `acceptance` as long as those before it are."""
 
@@ -31,12 +31,12 @@ class ImposedDrafter:
         return [self._imposed(job) for job in jobs]
 
     def _imposed(self, job: DraftJob[DraftSession]) -> Draft:
-        position = job.turn.position
+        position = job.draft_context.position
         right_in_a_row = int(np.random.default_rng(position).geometric(1 - self._acceptance)) - 1
         num_right = min(right_in_a_row, job.shape.depth)
         parents = trunk_with_leaves(job.shape)
         said = [*self._answer[position:], *[0] * job.shape.depth]  # behind its end nothing is kept anyway
-        tokens, depths = [job.turn.root], [0]
+        tokens, depths = [job.draft_context.root], [0]
         for node, parent in enumerate(parents[1:], start=1):
             depths.append(depths[parent] + 1)
             right = said[depths[node] - 1]

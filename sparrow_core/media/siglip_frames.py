@@ -14,7 +14,7 @@ from sparrow_core.media.colours import normalised
 
 
 @dataclass(frozen=True)
-class SquareSpec:
+class SiglipSpec:
     """Side of the squares, of the tower's patches in them, and colour normalisation; defaults of LLaVA-OneVision.
 
     The patches of a frame are pooled two by two, and a token that stands for a new line ends each video.
@@ -47,7 +47,7 @@ class SquareSpec:
         return self.tokens_per_side**2
 
 
-def normalised_squares(frames: np.ndarray, spec: SquareSpec) -> torch.Tensor:
+def siglip_frames(frames: np.ndarray, spec: SiglipSpec) -> torch.Tensor:
     """uint8 frames [T, S, S, 3] -> float32 [T, 3, S, S]. Raises ConfigError for frames of another shape or type."""
     expected = (spec.side_px, spec.side_px, 3)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[0] == 0 or frames.shape[1:] != expected:

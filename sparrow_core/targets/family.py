@@ -146,19 +146,19 @@ class FamilyTarget(TargetModel, ABC, Generic[Spec]):
         tap_layers: tuple[int, ...] = (),
     ) -> Generator[None, None, TargetPass]:
         num_rows = len(embeddings_RD)
-        states_RD, taps = yield from self._decoder(
+        hidden_RD, taps = yield from self._decoder(
             pad_rows(embeddings_RD),
             pad_rows(positions_AR.T).T,
             PassAttention(sequences, self.info.num_heads),
             tap_layers,
         )
-        return TargetPass(states_RD[:num_rows], {layer: tap_RD[:num_rows] for layer, tap_RD in taps.items()})
+        return TargetPass(hidden_RD[:num_rows], {layer: tap_RD[:num_rows] for layer, tap_RD in taps.items()})
 
     @torch.inference_mode()
     def attention(
-        self, layer: int, states_RD: torch.Tensor, positions_AR: torch.Tensor, keys_GSd: torch.Tensor
+        self, layer: int, hidden_RD: torch.Tensor, positions_AR: torch.Tensor, keys_GSd: torch.Tensor
     ) -> torch.Tensor:
-        return self._decoder.attention(layer, states_RD, positions_AR, keys_GSd)
+        return self._decoder.attention(layer, hidden_RD, positions_AR, keys_GSd)
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         rows_RD = states.reshape(-1, states.shape[-1])

@@ -12,29 +12,29 @@ from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedConfi
 
 from sparrow_core.decoding.target import Prompt, VisualInput
 from sparrow_core.errors import ConfigError
-from sparrow_core.media.siglip_frames import SquareSpec, normalised_squares
+from sparrow_core.media.siglip_frames import SiglipSpec, siglip_frames
 from sparrow_core.targets.family import FamilyTarget
 from sparrow_core.types import Frames
 
 VISION_FRAMES = 4
 
 
-class LlavaOnevisionTarget(FamilyTarget[SquareSpec]):
+class LlavaOnevisionTarget(FamilyTarget[SiglipSpec]):
     """A loaded LLaVA-OneVision checkpoint."""
 
     model_class = LlavaOnevisionForConditionalGeneration
     position_axes = 1
 
     @staticmethod
-    def read_spec(config: PreTrainedConfig, processor: Any) -> SquareSpec:
+    def read_spec(config: PreTrainedConfig, processor: Any) -> SiglipSpec:
         vision = config.vision_config
         mean, std = tuple(processor.image_mean), tuple(processor.image_std)
-        return SquareSpec(vision.image_size, vision.patch_size, mean, std)
+        return SiglipSpec(vision.image_size, vision.patch_size, mean, std)
 
     def _visual(self, part: Frames | np.ndarray) -> VisualInput:
         if not isinstance(part, Frames):
             raise ConfigError(f"{self.info.name} takes videos here, not images; send a video of one frame instead")
-        squares = normalised_squares(part.pixels_THWC, self.spec)
+        squares = siglip_frames(part.pixels_THWC, self.spec)
         side = self.spec.side_px // self.spec.patch_size
         num_tokens = len(squares) * self.spec.tokens_per_step(*squares.shape[2:]) + self.spec.tokens_per_video
         return VisualInput("video", squares, num_tokens, (len(squares), side, side), 1 / part.sampled_fps)

@@ -9,12 +9,12 @@ import torch
 from sparrow_core.config import DraftConfig, PrefillConfig, Sampling
 from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.prefill import prefill
-from sparrow_core.decoding.rounds import read_alone
+from sparrow_core.decoding.rounds import decode_one
 from sparrow_core.decoding.sampling import noisy_scores
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.drafters.artefact import load_drafter
 from sparrow_core.engine.engine import Engine
-from sparrow_core.engine.ticket import Arm
+from sparrow_core.engine.ticket import DecodeMode
 from sparrow_core.measure.equality import MAX_TIE_GAP, first_difference
 from sparrow_core.targets.loading import load_target
 from sparrow_core.types import Request
@@ -39,8 +39,8 @@ def test_captions_are_the_golden_ones(target: TargetModel, length: int) -> None:
     golden, drafter = golden_captions(), load_drafter(DRAFTER, target)
     with Engine(target, None, ENGINE) as engine:
         tickets = {
-            request.request_id: engine.submit_arms(
-                request, [Arm(None, None, request.sampling), Arm(drafter, TREE, request.sampling)]
+            request.request_id: engine.submit_modes(
+                request, [DecodeMode(None, None, request.sampling), DecodeMode(drafter, TREE, request.sampling)]
             )
             for request in requests
         }
@@ -62,10 +62,10 @@ def is_tie(request: Request, found: tuple[int, ...], expected: tuple[int, ...]) 
     written = generate_autoregressively(target, prompt, request.sampling, request.max_new_tokens, config)
     embedded = target.embed(prompt)
     cache_ = target.info.cache_shape.cache(prompt.token_ids_S.numel() + position)
-    state_1D = prefill(target, prompt, embedded, cache_, config).states_TD[-1:]
+    hidden_1D = prefill(target, prompt, embedded, cache_, config).hidden_TD[-1:]
     for token in expected[:position]:
-        state_1D = read_alone(target, cache_, embedded.position_offset, token)
-    scores_1V = noisy_scores(target.logits(state_1D), request.sampling, torch.tensor([position]))
+        hidden_1D = decode_one(target, cache_, embedded.position_offset, token)
+    scores_1V = noisy_scores(target.logits(hidden_1D), request.sampling, torch.tensor([position]))
     best, second = scores_1V[0].topk(2).values.tolist()
     return written in (found, expected) and best - second < MAX_TIE_GAP
 

@@ -27,7 +27,7 @@ from pipeline.captioning.run import ExitCode
 from pipeline.captioning.stored_windows import CaptionRunTable, by_length, stored_windows
 from sparrow_core.config import DecodeConfig
 from sparrow_core.decoding.target import TargetModel
-from sparrow_core.distill.store import StateStore
+from sparrow_core.distill.store import HiddenStateStore
 from sparrow_core.drafters.artefact import save_drafter
 from sparrow_core.drafters.network import DrafterConfig, SparrowDrafterModel
 from sparrow_core.targets.loading import read_frame_spec
@@ -231,4 +231,4 @@ def test_states_of_the_same_videos_are_captured_once_and_all_accounted_for(
     assert "16 windows = 15 captured, 1 errors, 0 skipped; 30 captions" in first.stdout, first.stdout
     assert "16 windows = 0 captured, 1 errors, 15 skipped; 0 captions" in again.stdout, again.stdout
     assert "garbage.mp4: unreadable" in first.stdout
-    assert len(StateStore(tmp_path / "states")) == 30
+    assert len(HiddenStateStore(tmp_path / "states")) == 30

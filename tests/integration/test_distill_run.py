@@ -34,7 +34,7 @@ from pipeline.drafters.config import run_name
 from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.target import TargetModel
-from sparrow_core.distill.store import StateStore
+from sparrow_core.distill.store import HiddenStateStore
 from sparrow_core.distill.trainer import Hooks, StepMetrics, Trainer, Worker
 from sparrow_core.distill.unroll import UnrolledDrafter
 from sparrow_core.drafters.artefact import load_drafter
@@ -117,7 +117,7 @@ def unkilled_worker(rank: int, states: str, geometry: DrafterConfig, config: Dis
     """One of two plain workers over gloo, without Ray: the uninterrupted twin."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    store = StateStore(Path(states))
+    store = HiddenStateStore(Path(states))
     torch.manual_seed(config.train.seed)
     model = UnrolledDrafter(SparrowDrafterModel(geometry), store.tables(), config.train)
     steps: list[StepMetrics] = []

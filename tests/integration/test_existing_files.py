@@ -69,7 +69,7 @@ def test_captured_states_are_read() -> None:
     assert header.source_uri == "/archive/clip.mp4" and header.bridge_layer == 1
     (caption,) = window.captions
     assert caption.token_ids_C.tolist() == [326, 37, 620, 398, 285, 284, 490, 284]
-    assert caption.states_CD.shape == (7, 64) and caption.states_CD.dtype == torch.float32
+    assert caption.hidden_CD.shape == (7, 64) and caption.hidden_CD.dtype == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,8 @@ def test_a_folder_without_drafters_is_refused(tmp_path: Path) -> None:
 
 def run(method: str, temperature: float, decode_s: float) -> MethodRun:
     return MethodRun(
-        method, 64, temperature, "w", SpecStats(10, 40, 70, (3,) * 10), Timings(decode_s=decode_s), alone_s=2.0,
-        equal=True, usable=True, fact_score=1.0,
+        method, 64, temperature, "w", SpecStats(10, 40, 70, (3,) * 10), Timings(decode_s=decode_s),
+        autoregressive_s=2.0, equal=True, usable=True, fact_score=1.0,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import torch
 from sparrow_core.decoding.drafter import DraftJob, PromptContext
 from sparrow_core.decoding.sampling import probabilities
 from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, SequenceRows, TargetInfo, TargetModel, TargetPass
-from sparrow_core.drafters.tree_growth import Level, grow_all
+from sparrow_core.drafters.tree_growth import Level, grow_drafts
 from sparrow_core.types import Draft, Message, Sampling
 
 CPU = torch.device("cpu")
@@ -79,16 +79,22 @@ class TableDrafter:
         depths: list[dict[int, int]] = [{0: 0} for _ in jobs]
 
         def after(number: int, level: Level) -> torch.Tensor:
-            depth, first = depths[number], jobs[number].turn.position
+            depth, first = depths[number], jobs[number].draft_context.position
             depth.update({node: depth[parent] + 1 for node, parent in zip(level.nodes, level.parents, strict=True)})
             return self.table[[first + depth[node] for node in level.nodes], level.tokens]
 
         def expand(levels: dict[int, Level]) -> dict[int, torch.Tensor]:
             return {number: after(number, level) for number, level in levels.items()}
 
-        return grow_all([(self.table[job.turn.position, job.turn.root], job.turn, job.shape) for job in jobs], expand)
+        return grow_drafts(
+            [
+                (self.table[job.draft_context.position, job.draft_context.root], job.draft_context, job.shape)
+                for job in jobs
+            ],
+            expand,
+        )
 
-    def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
+    def commit(self, token_ids: Sequence[int], hidden_RD: torch.Tensor) -> None:
         pass
 
 

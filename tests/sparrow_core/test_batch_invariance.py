@@ -39,8 +39,8 @@ def logits_of(target: TargetModel, *passing: tuple[torch.Tensor, torch.Tensor, S
     """One pass over the rows of several sequences -> the logits of each."""
     tokens, positions, rows = zip(*passing, strict=True)
     positions_AR = torch.cat(positions).expand(target.info.position_axes, -1)
-    states_RD = target.forward(target.embed_tokens(torch.cat(tokens)), positions_AR, rows).states_RD
-    return list(target.logits(states_RD).split([len(t) for t in tokens]))
+    hidden_RD = target.forward(target.embed_tokens(torch.cat(tokens)), positions_AR, rows).hidden_RD
+    return list(target.logits(hidden_RD).split([len(t) for t in tokens]))
 
 
 def random_tree(right: list[int], vocab_size: int, rng: random.Random) -> Tree:

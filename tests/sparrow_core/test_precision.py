@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from demo.windows import DemoWindows
 from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.prefill import prefill
-from sparrow_core.decoding.rounds import read_alone
+from sparrow_core.decoding.rounds import decode_one
 from sparrow_core.decoding.target import Prompt, TargetModel
 from sparrow_core.targets.loading import load_target
 from sparrow_core.targets.reference import load_reference, model_inputs
@@ -30,7 +30,7 @@ def our_logits(target: TargetModel, prompt: Prompt, caption: tuple[int, ...]) ->
     embedded = target.embed(prompt)
     cache = target.info.cache_shape.cache(prompt.token_ids_S.numel() + len(caption))
     prefill(target, prompt, embedded, cache)
-    states = [read_alone(target, cache, embedded.position_offset, token) for token in caption]
+    states = [decode_one(target, cache, embedded.position_offset, token) for token in caption]
     return target.logits(torch.cat(states)).double()
 
 

@@ -22,7 +22,7 @@ from pipeline.common.checkpoints import checkpoint_name
 from pipeline.common.ids import in_audit, in_capture, prompt_hash, window_number
 from pipeline.common.rows import CAPTION, SCHEMA_VERSION, Row
 from pipeline.common.worker_engine import completions, fill_rows, worker_engine
-from sparrow_core.engine.ticket import Arm
+from sparrow_core.engine.ticket import DecodeMode
 from sparrow_core.types import Completion, Message, Request
 
 
@@ -50,7 +50,7 @@ class CaptionWindows:
         self._facts = _run_facts(run, info.name, info.fingerprint) | {
             "device": _device_name(info.device),
             "dtype": info.dtype_name,
-            "row_noise": self._engine.row_noise,
+            "batch_deviation": self._engine.batch_deviation,
         }
         self._audits_begun = 0
         self._capture = WindowCapture(self._engine, run.capture) if run.capture else None
@@ -68,16 +68,16 @@ class CaptionWindows:
     async def _caption(self, row: Row) -> None:
         with row_boundary(row):
             window, request = row["window_id"], self._request(row)
-            caption = self._engine.default_arm(request.sampling)
+            caption = self._engine.default_mode(request.sampling)
             audit = [replace(caption, drafter=None)] if self._audit_is_due(window) else []
-            samples: list[Arm] = []
+            samples: list[DecodeMode] = []
             if self._capture and in_capture(window, self._run.config.capture.share):
                 if self._capture.is_full:
                     row["capture"] = "over_quota"
                 elif self._run.config.capture.own_caption:
                     caption = replace(caption, recording=self._capture.recorder())
                 else:
-                    samples = self._capture.arms(window_number(window))
+                    samples = self._capture.modes(window_number(window))
             completion, *others = await completions(self._engine, request, [caption, *audit, *samples])
             checked, sampled = others[: len(audit)], others[len(audit) :]
             row.update(_figures(completion), status="success")
@@ -89,13 +89,13 @@ class CaptionWindows:
                 await self._store_states(row, samples, sampled)
                 row["t_capture_s"] += sum(c.timings.decode_s for c in sampled)
 
-    async def _store_states(self, row: Row, arms: Sequence[Arm], written: Sequence[Completion]) -> None:
+    async def _store_states(self, row: Row, modes: Sequence[DecodeMode], written: Sequence[Completion]) -> None:
         """Store what was recorded; a caption that is there is not lost to what goes wrong here."""
         assert self._capture is not None
         began = time.perf_counter()
         outcome: Row = {"capture": "failed", "window_id": row["window_id"], "source_uri": row["source_uri"]}
         with row_boundary(outcome):
-            stored = await self._capture.store(row["window_id"], row["source_uri"], arms, written)
+            stored = await self._capture.store(row["window_id"], row["source_uri"], modes, written)
             outcome["capture"], outcome["captured_bytes"] = stored
         row.update(capture=outcome["capture"], captured_bytes=outcome.get("captured_bytes", 0))
         row["t_capture_s"] = time.perf_counter() - began

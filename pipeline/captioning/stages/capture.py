@@ -26,7 +26,7 @@ from sparrow_core.distill.store import (
     target_tables,
 )
 from sparrow_core.engine.engine import Engine
-from sparrow_core.engine.ticket import Arm
+from sparrow_core.engine.ticket import DecodeMode
 from sparrow_core.types import Completion
 
 Stored = Literal["stored", "over_quota"]
@@ -68,24 +68,24 @@ class WindowCapture:
         """For one completion."""
         return CaptionRecorder(self._layer, self._sink.config)
 
-    def arms(self, number: int) -> list[Arm]:
+    def modes(self, number: int) -> list[DecodeMode]:
         """Sampled captions of the window with this number, each with a recorder."""
-        arms = [self._engine.default_arm(sampling) for sampling in capture_samplings(self._sink.config, number)]
-        return [replace(arm, recording=self.recorder()) for arm in arms]
+        modes = [self._engine.default_mode(sampling) for sampling in capture_samplings(self._sink.config, number)]
+        return [replace(mode, recording=self.recorder()) for mode in modes]
 
     async def store(
-        self, window: str, source_uri: str | None, arms: Sequence[Arm], written: Sequence[Completion]
+        self, window: str, source_uri: str | None, modes: Sequence[DecodeMode], written: Sequence[Completion]
     ) -> tuple[Stored, int]:
-        """Write what the recorders of these arms took down of a window -> whether that was done, and bytes.
+        """Write what the recorders of these modes took down of a window -> whether that was done, and bytes.
 
         On a thread of its own: a large shard, or a slow storage, keeps no other window waiting.
         """
-        return await asyncio.to_thread(self._store, window, source_uri, arms, written)
+        return await asyncio.to_thread(self._store, window, source_uri, modes, written)
 
     def _store(
-        self, window: str, source_uri: str | None, arms: Sequence[Arm], written: Sequence[Completion]
+        self, window: str, source_uri: str | None, modes: Sequence[DecodeMode], written: Sequence[Completion]
     ) -> tuple[Stored, int]:
-        recorders = [arm.recording for arm in arms if isinstance(arm.recording, CaptionRecorder)]
+        recorders = [mode.recording for mode in modes if isinstance(mode.recording, CaptionRecorder)]
         captions = [recorder.caption(c.token_ids) for recorder, c in zip(recorders, written, strict=True)]
         content = shard_file(recorders[0].window(captions), replace(self._header, source_uri=source_uri))
         with self._quota:

@@ -33,7 +33,7 @@ def test_sums_over_the_table(tmp_path: Path) -> None:
                 accept_hist=[0, 0, 0, 0, 2],
                 audit="equal",
                 t_vision_s=1.5,
-                row_noise=0.0,
+                batch_deviation=0.0,
                 in_doubt_tokens=0,
             ),
             caption("b", output_tokens=4, rounds=3, tau=1.0, accept_hist=[3], audit="diverged", start_s=1.0, end_s=3.5),
@@ -45,7 +45,7 @@ def test_sums_over_the_table(tmp_path: Path) -> None:
                 accept_hist=[],
                 device="cpu",
                 dtype="float32",
-                row_noise=0.25,
+                batch_deviation=0.25,
                 in_doubt_tokens=3,
             ),
             {"window_id": "d", "video_id": "d", "status": "error", "reason": "timeout", "audit": "none"},
@@ -57,7 +57,7 @@ def test_sums_over_the_table(tmp_path: Path) -> None:
     assert figures["tokens"] == 16
     assert figures["tau"] == pytest.approx((10 + 3) / 5)  # over all rounds, not the mean of the windows' means
     assert figures["accept_hist"] == [3, 0, 0, 0, 2]
-    assert (figures["row_noise"], figures["in_doubt_tokens"]) == (0.25, 3)
+    assert (figures["batch_deviation"], figures["in_doubt_tokens"]) == (0.25, 3)
     assert figures["audit"] == {"checked": 2, "equal": 1}
     assert figures["stage_s"]["vision"] == 1.5
     assert figures["video_s"] == 2.5

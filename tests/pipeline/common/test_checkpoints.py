@@ -9,7 +9,7 @@ import torch
 
 from pipeline.captioning.config import CaptionConfig
 from pipeline.common.checkpoints import checkpoint_identity, worker_path
-from pipeline.common.memory import memory_need, refuse_impossible
+from pipeline.common.memory import memory_need, refuse_too_little_memory
 from pipeline.common.provenance import provenance
 from sparrow_core.config import EngineConfig
 from sparrow_core.decoding.target import TargetModel
@@ -30,7 +30,7 @@ def test_identity_notices_every_file_that_shapes_captions(tiny_checkpoint: Path,
 
 
 def test_identity_of_a_drafter_is_not_that_of_its_records(tmp_path: Path) -> None:
-    copy = shutil.copytree(Path(__file__).parents[2] / "demo/weights/drafter", tmp_path / "copy")
+    copy = shutil.copytree(Path(__file__).parents[3] / "demo/weights/drafter", tmp_path / "copy")
     before = checkpoint_identity(str(copy))
     (copy / "training.json").write_text("{}")
     assert checkpoint_identity(str(copy)) == before
@@ -70,9 +70,9 @@ def test_memory_need_is_that_of_the_loaded_model(tiny_checkpoint: Path, tiny_tar
     assert need.kv_bytes == 2 * info.num_layers * info.num_kv_heads * info.head_dim * 4 * 1000
     half = memory_need(replace(config, dtype="bfloat16"))
     assert (2 * half.weights_bytes, 2 * half.kv_bytes) == (need.weights_bytes, need.kv_bytes)
-    refuse_impossible(need, need.total_bytes, config)
+    refuse_too_little_memory(need, need.total_bytes, config)
     with pytest.raises(ConfigError, match=r"fewer slots \(engine\.arena_tokens=0, engine\.max_model_tokens=1000\)"):
-        refuse_impossible(need, need.total_bytes - 1, config)
+        refuse_too_little_memory(need, need.total_bytes - 1, config)
 
 
 def test_provenance_names_the_installed_versions() -> None:

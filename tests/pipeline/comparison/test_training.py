@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.comparison.trained_drafters import best_rate
 from pipeline.comparison.training import Variant, tune_variants
-from pipeline.comparison.trials import Cell, CellResult
+from pipeline.comparison.trials import Trial, TrialResult
 from pipeline.drafters.config import DistillRunConfig
 from sparrow_core.types import Request
 
@@ -34,13 +34,13 @@ def octaves(rate: float, other: float) -> float:
 def test_rates_are_tried_until_the_best_is_inside(best: float, most: int, tried: list[float]) -> None:
     bests, trained = {"wide": best, "narrow": 0.002}, []
 
-    def train(cells: Sequence[Cell]) -> dict[str, CellResult]:
+    def train(trials: Sequence[Trial]) -> dict[str, TrialResult]:
         """Drafters that are the worse, the further their rate lies from the best one of their kind."""
         results = {}
-        for cell in cells:
-            trained.append(cell.name)
-            tau = -octaves(cell.config.train.learning_rate, bests[cell.name.split()[0]])
-            results[cell.name] = CellResult(cell.name, Path(), tau, (), {})
+        for trial in trials:
+            trained.append(trial.name)
+            tau = -octaves(trial.config.train.learning_rate, bests[trial.name.split()[0]])
+            results[trial.name] = TrialResult(trial.name, Path(), tau, (), {})
         return results
 
     folders = dict.fromkeys(bests, Path("states"))

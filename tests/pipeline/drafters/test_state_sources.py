@@ -18,7 +18,12 @@ from pipeline.common.worker_engine import WorkerModels
 from pipeline.drafters.capture_graph import _window_of_number, numbered_window
 from pipeline.drafters.capture_stage import CaptureRun, CaptureWindows
 from pipeline.drafters.config import DistillRunConfig
-from pipeline.drafters.state_sources import StateSource, learnable_store, online_states, stored_states
+from pipeline.drafters.state_sources import (
+    HiddenStateSource,
+    learnable_store,
+    online_hidden_states,
+    stored_hidden_states,
+)
 from pipeline.drafters.training import drafter_geometry
 from sparrow_core.config import CaptureConfig, DistillConfig
 from sparrow_core.decoding.target import TargetInfo
@@ -30,7 +35,7 @@ from sparrow_core.drafters.network import SparrowDrafterModel
 from sparrow_core.errors import CheckpointError, ConfigError
 from sparrow_core.targets.loading import load_target
 
-DEMO = Path(__file__).parents[2] / "demo" / "weights"  # whose rows do not depend on the rows beside them
+DEMO = Path(__file__).parents[3] / "demo" / "weights"  # whose rows do not depend on the rows beside them
 NUM_WINDOWS = 3
 KEEP = CaptureConfig(captions_per_window=2, max_new_tokens=12, keep_embeddings=True)
 REQUESTS = partial(DemoWindows("train", (64,), 7).request, max_new_tokens=KEEP.max_new_tokens)
@@ -61,10 +66,10 @@ def config(**changes: object) -> DistillRunConfig:
     return DistillRunConfig(**settings | {"train": train} | changes)  # type: ignore[arg-type]
 
 
-def trained(run: DistillRunConfig, info: TargetInfo, source: StateSource) -> list[StepMetrics]:
+def trained(run: DistillRunConfig, info: TargetInfo, source: HiddenStateSource) -> list[StepMetrics]:
     """Steps of a training on what a worker would unpickle."""
     steps: list[StepMetrics] = []
-    copy: StateSource = pickle.loads(pickle.dumps(source))
+    copy: HiddenStateSource = pickle.loads(pickle.dumps(source))
     with copy.open(torch.device("cpu")) as (windows, tables):
         assert len(windows) == sum(source.num_captions.values()) == NUM_WINDOWS * KEEP.captions_per_window
         torch.manual_seed(0)
@@ -76,9 +81,9 @@ def trained(run: DistillRunConfig, info: TargetInfo, source: StateSource) -> lis
 @pytest.mark.parametrize("sees", ["text", "embeddings"])
 def test_online_equals_stored(sees: str, info: TargetInfo, stored: Path) -> None:
     """Bit for bit, although its captions are written side by side and in drafts."""
-    on_store = trained(config(sees=sees), info, stored_states(config(sees=sees), str(stored), info))
+    on_store = trained(config(sees=sees), info, stored_hidden_states(config(sees=sees), str(stored), info))
     online = config(sees=sees, online=True, draft=str(DEMO / "drafter"))
-    source = online_states(online, WINDOWS, "online-demo", info)
+    source = online_hidden_states(online, WINDOWS, "online-demo", info)
     assert trained(online, info, source) == on_store
     assert len({step.loss for step in on_store}) == 3
 
@@ -86,17 +91,17 @@ def test_online_equals_stored(sees: str, info: TargetInfo, stored: Path) -> None
 def test_online_sources_are_told_apart_by_windows_and_target(info: TargetInfo) -> None:
     """What an interrupted run began with is found again among more windows; another target's run is another one."""
     run = config(online=True)
-    few, all_of_them = (online_states(run, WINDOWS[:count], "origin", info) for count in (2, 3))
+    few, all_of_them = (online_hidden_states(run, WINDOWS[:count], "origin", info) for count in (2, 3))
     assert few.digest != all_of_them.digest and few.bridge_layer == info.num_layers // 2
-    assert online_states(run, WINDOWS, "origin", info, list(few.num_captions)).digest == few.digest
-    assert online_states(run, WINDOWS, "origin", replace(info, fingerprint="other")).digest != all_of_them.digest
+    assert online_hidden_states(run, WINDOWS, "origin", info, list(few.num_captions)).digest == few.digest
+    assert online_hidden_states(run, WINDOWS, "origin", replace(info, fingerprint="other")).digest != all_of_them.digest
 
 
 def test_stored_states_may_lie_behind_a_url(
     info: TargetInfo, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where copies are kept
-    source = stored_states(config(), stored.as_uri(), info)
+    source = stored_hidden_states(config(), stored.as_uri(), info)
     with source.open(torch.device("cpu")) as (windows, _):
         assert len(windows) == sum(source.num_captions.values()) == 6
 
@@ -107,13 +112,13 @@ def test_a_shard_that_is_gone_behind_the_url_is_not_learnt_from(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     remote = tmp_path / "remote"
     shutil.copytree(stored, remote)
-    stored_states(config(), remote.as_uri(), info)
+    stored_hidden_states(config(), remote.as_uri(), info)
     gone, damaged, _ = sorted(remote.glob(shard_name("*")))
     gone.unlink()
-    assert len(stored_states(config(), remote.as_uri(), info).num_captions) == NUM_WINDOWS - 1
+    assert len(stored_hidden_states(config(), remote.as_uri(), info).num_captions) == NUM_WINDOWS - 1
     damaged.write_bytes(b"cut off")
     with pytest.raises(CheckpointError, match=f"{damaged.as_uri()} is damaged"):
-        stored_states(config(), remote.as_uri(), info)
+        stored_hidden_states(config(), remote.as_uri(), info)
 
 
 def test_what_does_not_go_together_is_refused(info: TargetInfo, stored: Path, tmp_path: Path) -> None:

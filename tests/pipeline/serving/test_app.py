@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.common.cluster import Cluster
 from pipeline.common.resources import ResourcesConfig
-from pipeline.serving.app import ReplicaPlan, plan_replicas, refuse_busy_port, settle
+from pipeline.serving.app import ReplicaPlan, plan_replicas, refuse_busy_port, resolve_config
 from pipeline.serving.config import HttpConfig, ServeConfig
 from pipeline.serving.console import curl_example
 from pipeline.serving.protocol import parse_request
@@ -41,10 +41,10 @@ def test_replicas_are_told_absolute_paths_a_device_and_a_name(tmp_path: Path, mo
     (tmp_path / "tiny").mkdir()
     (tmp_path / "videos").symlink_to("tiny")
     monkeypatch.chdir(tmp_path)
-    config = settle(ServeConfig(target="tiny", http=HttpConfig(media_root="videos")), ReplicaPlan(1, 1.0, 0.0))
+    config = resolve_config(ServeConfig(target="tiny", http=HttpConfig(media_root="videos")), ReplicaPlan(1, 1.0, 0.0))
     assert (config.target, config.device, config.http.model_name) == (str(tmp_path / "tiny"), "cpu", "tiny")
     assert config.http.media_root == str(tmp_path / "tiny")
-    assert settle(ServeConfig(target="org/name"), ReplicaPlan(1, 1.0, 1.0)).http.model_name == "org/name"
+    assert resolve_config(ServeConfig(target="org/name"), ReplicaPlan(1, 1.0, 1.0)).http.model_name == "org/name"
 
 
 def test_a_busy_port_is_refused() -> None:

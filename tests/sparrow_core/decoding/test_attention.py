@@ -5,7 +5,13 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from sparrow_core.decoding.attention import SealedAttention, attend, causal_mask, in_order_by_mask, in_order_by_parts
+from sparrow_core.decoding.attention import (
+    BatchInvariantAttention,
+    attend,
+    causal_by_mask,
+    causal_by_parts,
+    causal_mask,
+)
 from sparrow_core.decoding.tree import ancestors, depths
 
 
@@ -20,7 +26,7 @@ def sealed(
     q_HRD: torch.Tensor, k_GSD: torch.Tensor, v_GSD: torch.Tensor, visible_RR: torch.Tensor | None, prompt: int
 ) -> torch.Tensor:
     data_LKGSD = torch.stack([k_GSD, v_GSD])[None]
-    return SealedAttention(data_LKGSD, q_HRD.shape[1], visible_RR, len(q_HRD) // len(k_GSD), prompt)(0, q_HRD)
+    return BatchInvariantAttention(data_LKGSD, q_HRD.shape[1], visible_RR, len(q_HRD) // len(k_GSD), prompt)(0, q_HRD)
 
 
 @pytest.mark.parametrize(("heads", "groups"), [(4, 2), (6, 1), (3, 3)])
@@ -47,15 +53,15 @@ def test_no_mask_sees_everything() -> None:
 @pytest.mark.parametrize(("heads", "groups"), [(4, 2), (6, 1), (3, 3)])
 @pytest.mark.parametrize(("rows", "prefix"), [(1, 40), (150, 0), (150, 700)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("attend_in_order", [in_order_by_mask, in_order_by_parts])
+@pytest.mark.parametrize("attend_causally", [causal_by_mask, causal_by_parts])
 def test_reading_order_equals_textbook(
-    attend_in_order: Callable, heads: int, groups: int, rows: int, prefix: int, dtype: torch.dtype
+    attend_causally: Callable, heads: int, groups: int, rows: int, prefix: int, dtype: torch.dtype
 ) -> None:
     generator = torch.Generator().manual_seed(rows + prefix)
     q = torch.randn(heads, rows, 16, generator=generator).to(dtype)
     k, v = torch.randn(2, groups, prefix + rows + 9, 16, generator=generator).to(dtype)[:, :, : prefix + rows]
     visible_RS = torch.ones(rows, prefix + rows, dtype=torch.bool).tril(prefix)
-    attended = attend_in_order(q, k, v)
+    attended = attend_causally(q, k, v)
     # bfloat16: results of at most 4 in steps of 1/64.
     error = 5e-6 if dtype == torch.float32 else 4 / 64
     torch.testing.assert_close(attended.double(), textbook(q, k, v, visible_RS), atol=error, rtol=0)

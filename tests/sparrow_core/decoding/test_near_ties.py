@@ -8,7 +8,7 @@ from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.near_ties import SAFETY, first_in_doubt
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.drafters.prompt_lookup import PromptLookupDrafter
-from sparrow_core.engine.batch_invariance import row_noise
+from sparrow_core.engine.batch_invariance import batch_deviation
 from sparrow_core.engine.engine import Engine
 from sparrow_core.targets.loading import load_target
 from sparrow_core.types import Request, Sampling
@@ -34,9 +34,9 @@ def noisy_target(tiny_target: TargetModel, monkeypatch: pytest.MonkeyPatch) -> T
 
 
 def test_the_probe_finds_the_noise_and_its_absence(noisy_target: TargetModel) -> None:
-    assert NOISE * 0.9 < row_noise(noisy_target) <= NOISE * 1.01
+    assert NOISE * 0.9 < batch_deviation(noisy_target) <= NOISE * 1.01
     # Matrices of the demo target's size are multiplied row by row alike; the tiny target's are too small for that.
-    assert row_noise(load_target("demo/weights/target", device="cpu")) == 0
+    assert batch_deviation(load_target("demo/weights/target", device="cpu")) == 0
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.9, 0.95, 50, 3), Sampling(1.0, seed=8)])

@@ -2,7 +2,7 @@
 
 import torch
 
-from sparrow_core.distill.batch import NOBODY, collate, learnt_slots, num_learnt
+from sparrow_core.distill.batch import PADDING, collate, learnt_slots, num_learnt
 from tests.sparrow_core.distill.toys import random_window
 
 
@@ -34,19 +34,19 @@ def test_learnt_slots_are_those_of_real_drafts() -> None:
 def test_collate_pads_at_the_end_and_keeps_a_visual_slot() -> None:
     windows = [random_window(0, 2, 3), random_window(1, 4, 6)]
     batch = collate(windows, [False, False])
-    assert batch.states_BLD.shape == (2, 10, 32)
+    assert batch.hidden_BLD.shape == (2, 10, 32)
     assert torch.equal(batch.token_ids_BL[0, :5], windows[0].token_ids_L)
-    assert not batch.is_caption_BL[0, 5:].any() and batch.window_BL[0].tolist() == [0] * 5 + [NOBODY] * 5
-    assert batch.visual_BMD.shape[1] == 1 and (batch.visual_window_BM == NOBODY).all()
+    assert not batch.is_caption_BL[0, 5:].any() and batch.window_BL[0].tolist() == [0] * 5 + [PADDING] * 5
+    assert batch.visual_BMD.shape[1] == 1 and (batch.visual_window_BM == PADDING).all()
 
 
 def test_windows_share_rows_of_a_given_length() -> None:
     windows = [random_window(seed, 2, length) for seed, length in enumerate((3, 4, 8, 2))]
     batch = collate(windows, [True, False, True, True], row_tokens=11)
-    assert batch.window_BL.tolist() == [[0] * 5 + [1] * 6, [0] * 10 + [NOBODY], [0] * 4 + [NOBODY] * 7]
+    assert batch.window_BL.tolist() == [[0] * 5 + [1] * 6, [0] * 10 + [PADDING], [0] * 4 + [PADDING] * 7]
     assert batch.visual_window_BM.tolist() == [[0, 0, 0]] * 3, "the second window shows nothing"
-    assert torch.equal(batch.states_BLD[0, 5:10], windows[1].states_TD)
-    assert batch.places_BL[0].tolist() == [0, 1, 2, 3, 0, 0, 1, 2, 3, 4, 0], "each window counts from 0"
+    assert torch.equal(batch.hidden_BLD[0, 5:10], windows[1].hidden_TD)
+    assert batch.positions_BL[0].tolist() == [0, 1, 2, 3, 0, 0, 1, 2, 3, 4, 0], "each window counts from 0"
 
 
 def test_embeddings_stand_where_the_text_leaves_room() -> None:
@@ -54,14 +54,14 @@ def test_embeddings_stand_where_the_text_leaves_room() -> None:
     slots, values = window.visual("embeddings")
     assert slots.tolist() == [1, 2, 3, 4, 5, 6] and torch.equal(values, window.embeddings_VD)
     batch = collate([window], [True], "embeddings", "sequence")
-    assert batch.visual_places_BM.tolist() == [[0, 1, 2, 3, 4, 5]]
+    assert batch.visual_positions_BM.tolist() == [[0, 1, 2, 3, 4, 5]]
     # Text tokens stand at 0, 7, 8, 9, ...; a pair stands one before its token.
-    assert batch.places_BL[0].tolist() == [6, 7, 8, 9, 10, 11, 0]
+    assert batch.positions_BL[0].tolist() == [6, 7, 8, 9, 10, 11, 0]
 
 
 def test_noise_is_read_but_not_learnt() -> None:
     window = random_window(4, 2, 3)
-    noise = torch.full_like(window.states_TD, 0.5)
+    noise = torch.full_like(window.hidden_TD, 0.5)
     batch = collate([window], [True], noises=[noise])
-    assert torch.equal(batch.states_BLD[0, :-1], window.states_TD)
-    assert torch.equal(batch.fed_BLD[0, :-1], window.states_TD + 0.5)
+    assert torch.equal(batch.hidden_BLD[0, :-1], window.hidden_TD)
+    assert torch.equal(batch.fed_BLD[0, :-1], window.hidden_TD + 0.5)

@@ -6,14 +6,14 @@ import torch
 from sparrow_core.config import CaptureConfig, DraftConfig, EngineConfig
 from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.prefill import prefill, text_slots
-from sparrow_core.decoding.rounds import read_alone
+from sparrow_core.decoding.rounds import decode_one
 from sparrow_core.decoding.target import Prompt, SequenceRows, TargetModel
-from sparrow_core.distill.hidden_states import CapturedWindow, window_states
+from sparrow_core.distill.hidden_states import CapturedWindow, training_example
 from sparrow_core.distill.recorder import CaptionRecorder, bridge_layer, capture_samplings
 from sparrow_core.distill.store import StoreHeader, target_tables
 from sparrow_core.drafters.sparrow import SparrowDrafter
 from sparrow_core.engine.engine import Engine
-from sparrow_core.engine.ticket import Arm
+from sparrow_core.engine.ticket import DecodeMode
 from sparrow_core.errors import CheckpointError
 from sparrow_core.types import Request
 from tests.conftest import video_messages
@@ -35,9 +35,9 @@ def captured(tiny_target: TargetModel, request: pytest.FixtureRequest) -> Captur
     drafter = SparrowDrafter.untrained(tiny_target) if request.param == "drafted" else None
     samplings = capture_samplings(CONFIG, index=4)
     recorders = [CaptionRecorder(1, CONFIG) for _ in samplings]
-    arms = [Arm(drafter, DraftConfig(3, 3, 9), s, r) for s, r in zip(samplings, recorders, strict=True)]
+    modes = [DecodeMode(drafter, DraftConfig(3, 3, 9), s, r) for s, r in zip(samplings, recorders, strict=True)]
     with Engine(tiny_target, None, EngineConfig(max_model_tokens=512)) as engine:
-        completions = [ticket.result() for ticket in engine.submit_arms(REQUEST, arms)]
+        completions = [ticket.result() for ticket in engine.submit_modes(REQUEST, modes)]
     captions = [r.caption(c.token_ids) for r, c in zip(recorders, completions, strict=True)]
     return recorders[0].window(captions)
 
@@ -59,15 +59,15 @@ def test_states_are_exactly_those_of_the_loop(
     embedded = tiny_target.embed(prompt)
     cache = tiny_target.info.cache_shape.cache(len(prompt.token_ids_S) + CONFIG.max_new_tokens)
     context = prefill(tiny_target, prompt, embedded, cache)
-    assert torch.equal(captured.prompt_states_PD, context.states_TD)
+    assert torch.equal(captured.prompt_hidden_PD, context.hidden_TD)
     for caption in captured.captions:
         cache.forget_generated()
-        for token, state_D in zip(caption.token_ids_C.tolist(), caption.states_CD, strict=False):
-            state_1D = read_alone(tiny_target, cache, embedded.position_offset, token)
+        for token, hidden_D in zip(caption.token_ids_C.tolist(), caption.hidden_CD, strict=False):
+            hidden_1D = decode_one(tiny_target, cache, embedded.position_offset, token)
             if request.node.callspec.params["captured"] == "alone":
-                assert torch.equal(state_1D[0], state_D)
-            # Rows of so small a model are not quite independent of the rows beside them (`engine.row_noise`).
-            torch.testing.assert_close(state_1D[0], state_D, atol=1e-5, rtol=1e-5)
+                assert torch.equal(hidden_1D[0], hidden_D)
+            # Rows of so small a model are not quite independent of the rows beside them (`engine.batch_deviation`).
+            torch.testing.assert_close(hidden_1D[0], hidden_D, atol=1e-5, rtol=1e-5)
 
 
 @torch.inference_mode()
@@ -76,7 +76,7 @@ def test_everything_is_that_of_one_plain_pass(
 ) -> None:
     info = tiny_target.info
     for number in range(len(captured.captions)):
-        window = window_states(captured, number)
+        window = training_example(captured, number)
         caption = window.token_ids_L[window.is_caption_L]
         embedded = tiny_target.embed(prompt)
         num_prompt, num_tokens = len(prompt.token_ids_S), len(prompt.token_ids_S) + len(caption)
@@ -91,7 +91,7 @@ def test_everything_is_that_of_one_plain_pass(
         is_text = torch.cat([prompt.is_text_S, torch.ones(len(caption), dtype=torch.bool)])
         assert torch.equal(window.slots_L, text_slots(is_text))
         # One pass against several: float32 sums in another order.
-        torch.testing.assert_close(window.states_TD, result.states_RD[window.slots_L[:-1]], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(window.hidden_TD, result.hidden_RD[window.slots_L[:-1]], atol=1e-4, rtol=1e-4)
         visual_slots = (~is_text).nonzero()[:, 0]
         kept = visual_slots[torch.linspace(0, len(visual_slots) - 1, 5).round().long()]
         assert len(visual_slots) > 5 and torch.equal(window.bridge_slots_M, kept)

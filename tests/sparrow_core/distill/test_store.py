@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparrow_core.distill.hidden_states import CapturedWindow, WindowStates, window_states
+from sparrow_core.distill.hidden_states import CapturedWindow, TrainingExample, training_example
 from sparrow_core.distill.store import (
     TABLES_FILE,
-    StateStore,
+    HiddenStateStore,
     StoreHeader,
     read_shard,
     shard_file,
@@ -37,14 +37,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def assert_equal(read: WindowStates, written: WindowStates) -> None:
+def assert_equal(read: TrainingExample, written: TrainingExample) -> None:
     for name, tensor in vars(written).items():
         assert torch.equal(getattr(read, name), tensor), name
 
 
 def test_round_trip(folder: Path) -> None:
-    store = StateStore(folder, fingerprint="target-a")
-    expected = [window_states(window, number) for window in WINDOWS for number in range(2)]
+    store = HiddenStateStore(folder, fingerprint="target-a")
+    expected = [training_example(window, number) for window in WINDOWS for number in range(2)]
     assert len(store) == 6
     for read, written in zip(store.windows(range(6)), expected, strict=True):
         assert_equal(read, written)
@@ -59,70 +59,70 @@ def test_nothing_is_rounded(tmp_path: Path, dtype: torch.dtype) -> None:
     window = captured_window(1, 3, [4])
     window = dataclasses.replace(
         window,
-        prompt_states_PD=window.prompt_states_PD.to(dtype),
+        prompt_hidden_PD=window.prompt_hidden_PD.to(dtype),
         bridge_MD=window.bridge_MD.to(dtype),
         embeddings_VD=window.embeddings_VD.to(dtype),
-        captions=(dataclasses.replace(caption, states_CD=caption.states_CD.to(dtype)),),
+        captions=(dataclasses.replace(caption, hidden_CD=caption.hidden_CD.to(dtype)),),
     )
     read, header = read_shard(write(tmp_path, 0, window))
     assert header == HEADER and read.bridge_MD.dtype == dtype
-    assert_equal(window_states(read, 0), window_states(window, 0))
+    assert_equal(training_example(read, 0), training_example(window, 0))
 
 
 def test_the_digest_tells_stores_apart(folder: Path) -> None:
-    before = StateStore(folder).digest
-    assert before == StateStore(folder).digest
+    before = HiddenStateStore(folder).digest
+    assert before == HiddenStateStore(folder).digest
     write(folder, 3, WINDOWS[0])
-    assert StateStore(folder).digest != before
+    assert HiddenStateStore(folder).digest != before
 
 
 def test_another_target_is_refused(folder: Path) -> None:
     with pytest.raises(CheckpointError, match="captured from target target-a, not target-b"):
-        StateStore(folder, fingerprint="target-b")
+        HiddenStateStore(folder, fingerprint="target-b")
     write(folder, 3, WINDOWS[0], dataclasses.replace(HEADER, fingerprint="target-b"))
     with pytest.raises(CheckpointError, match=r"shard-3.*fingerprint='target-b', but shard-0.*'target-a'.*separate"):
-        StateStore(folder)
+        HiddenStateStore(folder)
 
 
 def test_another_bridge_layer_is_refused_and_other_settings_are_not(folder: Path) -> None:
     write(folder, 3, WINDOWS[0], dataclasses.replace(HEADER, settings="another prompt"))
-    assert len(StateStore(folder)) == 8
+    assert len(HiddenStateStore(folder)) == 8
     write(folder, 4, WINDOWS[0], dataclasses.replace(HEADER, bridge_layer=3))
     with pytest.raises(CheckpointError, match="bridge_layer=3, but shard-0"):
-        StateStore(folder)
+        HiddenStateStore(folder)
 
 
 def test_a_truncated_shard_is_refused(folder: Path) -> None:
     shard = folder / shard_name("1")
     shard.write_bytes(shard.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=r"shard-1\.safetensors is damaged .* capture its window again"):
-        StateStore(folder)
+        HiddenStateStore(folder)
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds no captured window"):
-        StateStore(tmp_path)
+        HiddenStateStore(tmp_path)
     write(tmp_path, 0, WINDOWS[0])
     with pytest.raises(CheckpointError, match=f"lacks {TABLES_FILE}"):
-        StateStore(tmp_path)
+        HiddenStateStore(tmp_path)
 
 
 def test_captions_too_short_to_learn_from_are_refused(tmp_path: Path) -> None:
     (tmp_path / TABLES_FILE).write_bytes(tables_file(random_tables(), HEADER))
     write(tmp_path, 0, captured_window(1, 5, [1]))
     with pytest.raises(CheckpointError, match="nothing can be learnt"):
-        StateStore(tmp_path)
+        HiddenStateStore(tmp_path)
 
 
 def test_another_schema_is_refused(folder: Path) -> None:
     write(folder, 3, WINDOWS[0], dataclasses.replace(HEADER, schema_version=1))
     with pytest.raises(CheckpointError, match="has schema 1, this version reads 2"):
-        StateStore(folder)
+        HiddenStateStore(folder)
 
 
 def test_a_store_may_be_held_to_the_shards_that_were_there(folder: Path) -> None:
-    before = StateStore(folder)
+    before = HiddenStateStore(folder)
     write(folder, 3, WINDOWS[0])
-    held = StateStore(folder, names=before.names)
+    held = HiddenStateStore(folder, names=before.names)
     assert len(held) == len(before) == 6 and held.digest == before.digest
-    assert StateStore(folder).digest != before.digest
+    assert HiddenStateStore(folder).digest != before.digest

@@ -96,7 +96,7 @@ def test_it_overfits_a_learnable_world() -> None:
         # The state at a token points along the lm_head row of its successor: the target is sure of what comes next.
         states = 8 * nn.functional.normalize(tables.lm_head_VD[successor[token_ids]], dim=-1)
         shell = random_window(seed, 3, 13)
-        windows.append(dataclasses.replace(shell, token_ids_L=token_ids, states_TD=states[:-1]))
+        windows.append(dataclasses.replace(shell, token_ids_L=token_ids, hidden_TD=states[:-1]))
     metrics: list[StepMetrics] = []
     config = DistillConfig(steps=150, batch_size=6, recursions=2, learning_rate=3e-3, warmup_steps=10)
     trainer(config, Hooks(on_step=metrics.append), ListSource(windows)).run()

@@ -8,10 +8,10 @@ import torch
 
 from sparrow_core.config import DistillConfig, DraftConfig, Sampling
 from sparrow_core.decoding.cache import CacheShape
-from sparrow_core.decoding.drafter import DraftJob, PromptContext, Turn, VisualContext
+from sparrow_core.decoding.drafter import DraftContext, DraftJob, PromptContext, VisualContext
 from sparrow_core.decoding.target import EmbeddedPrompt, SequenceRows
 from sparrow_core.distill.batch import collate
-from sparrow_core.distill.hidden_states import CapturedWindow, window_states
+from sparrow_core.distill.hidden_states import CapturedWindow, training_example
 from sparrow_core.distill.unroll import UnrolledDrafter
 from sparrow_core.drafters.fused_network import DrafterSteps
 from sparrow_core.drafters.network import Sight
@@ -28,7 +28,7 @@ def decoded_chain(model, tables, window, root_slot: int, depth: int) -> torch.Te
     cache = CacheShape(1, config.num_kv_heads, config.head_dim, torch.device("cpu"), torch.float32).cache(128)
     embeddings = tables.embed_tokens_VD[window.token_ids_L]
     steps = DrafterSteps(model)
-    given = (embeddings[1 : root_slot + 2], window.states_TD[: root_slot + 1])
+    given = (embeddings[1 : root_slot + 2], window.hidden_TD[: root_slot + 1])
     causal = torch.ones(root_slot + 1, root_slot + 1, dtype=torch.bool).tril()
     outputs = [steps.step(*given, torch.arange(root_slot + 1), [SequenceRows(cache, root_slot + 1, causal)])[-1:]]
     cache.commit(list(range(root_slot + 1)))
@@ -57,7 +57,7 @@ def test_paper_recursion_equals_a_whole_pass_over_its_own_states() -> None:
     model, tables, window = tiny_drafter(bridge=False), random_tables(), random_window(3, 3, 6)
     unrolled = UnrolledDrafter(model, tables, DistillConfig(recursions=1, recursion_keys="paper"))
     first, second = unrolled.unroll(collate([window], [False]))
-    fed = torch.cat([window.states_TD[:1], first[0, :-1]])
+    fed = torch.cat([window.hidden_TD[:1], first[0, :-1]])
     z = model.fuse(tables.embed_tokens_VD[window.token_ids_L[1:]], fed)[None]
     num_slots = z.shape[1]
     causal = torch.ones(1, num_slots, num_slots, dtype=torch.bool).tril()
@@ -115,7 +115,7 @@ def test_loss_gradient_agrees_with_finite_differences() -> None:
     )
     unrolled = UnrolledDrafter(model, tables, DistillConfig(recursions=2))
     batch = collate([random_window(8, 2, 5)], [False])
-    batch = dataclasses.replace(batch, states_BLD=batch.states_BLD.double(), fed_BLD=batch.fed_BLD.double())
+    batch = dataclasses.replace(batch, hidden_BLD=batch.hidden_BLD.double(), fed_BLD=batch.fed_BLD.double())
     bias = model.fc.bias
     unrolled(batch).loss.backward()
     assert bias.grad is not None
@@ -141,7 +141,7 @@ def test_drafters_that_see_the_video_decode_as_they_train(sees: Sight, longest_s
     model, tables = tiny_drafter(bridge=sees == "bridge", sees=sees), random_tables()
     model.config = dataclasses.replace(model.config, longest_span=longest_span)
     window = captured_window(9, 4, [8], bridge=6)
-    states = window_states(window, 0)
+    states = training_example(window, 0)
     unrolled = UnrolledDrafter(model, tables, DistillConfig(recursions=2))
     outputs = unrolled.unroll(unrolled.collate([states], [False], [0]))
     drafter = SparrowDrafter(model, TableTarget(tables))
@@ -183,10 +183,10 @@ def drafted(drafter: SparrowDrafter, window: CapturedWindow, accepted: int, dept
     embeddings[~is_text], taps[~is_text] = window.embeddings_VD, window.bridge_MD
     no_keys = torch.empty(0)
     visual = VisualContext(is_text, EmbeddedPrompt(embeddings, slots[None], 0), no_keys, {2: taps}, {})
-    session = drafter.open(PromptContext(window.prompt_ids_P, window.prompt_states_PD, visual), 20)
+    session = drafter.open(PromptContext(window.prompt_ids_P, window.prompt_hidden_PD, visual), 20)
     if accepted > 1:
-        session.commit(tokens[: accepted - 1], caption.states_CD[: accepted - 1])
+        session.commit(tokens[: accepted - 1], caption.hidden_CD[: accepted - 1])
     target.given, target.answers = [], tokens[accepted : accepted + depth + 1]
-    turn = Turn(tokens[accepted - 1], accepted, 0, Sampling())
-    drafter.propose([DraftJob(session, turn, DraftConfig.chain(depth + 1))])
+    draft_context = DraftContext(tokens[accepted - 1], accepted, 0, Sampling())
+    drafter.propose([DraftJob(session, draft_context, DraftConfig.chain(depth + 1))])
     return torch.cat(target.given)

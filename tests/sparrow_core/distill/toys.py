@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from sparrow_core.distill.hidden_states import CapturedCaption, CapturedWindow, WindowStates, window_states
+from sparrow_core.distill.hidden_states import CapturedCaption, CapturedWindow, TrainingExample, training_example
 from sparrow_core.distill.store import StoreHeader, TargetTables
 from sparrow_core.drafters.network import DrafterConfig, Sight, SparrowDrafterModel
 
@@ -52,7 +52,7 @@ def captured_window(
     return CapturedWindow(
         prompt_ids_P=torch.randint(VOCAB, (prompt,), generator=generator),
         prompt_slots_P=is_text.nonzero()[:, 0],
-        prompt_states_PD=torch.randn(prompt, WIDTH, generator=generator),
+        prompt_hidden_PD=torch.randn(prompt, WIDTH, generator=generator),
         bridge_slots_M=visual_slots[:bridge],
         bridge_MD=torch.randn(bridge, WIDTH, generator=generator) * 5,
         embeddings_VD=torch.randn(visual, WIDTH, generator=generator),
@@ -66,20 +66,20 @@ def captured_window(
     )
 
 
-def random_window(seed: int, prompt: int, caption: int, bridge: int = 3) -> WindowStates:
-    return window_states(captured_window(seed, prompt, [caption], bridge, visual=max(6, bridge)), 0)
+def random_window(seed: int, prompt: int, caption: int, bridge: int = 3) -> TrainingExample:
+    return training_example(captured_window(seed, prompt, [caption], bridge, visual=max(6, bridge)), 0)
 
 
 class ListSource:
-    """Windows held in memory, behind the trainer's `WindowSource`; remembers what was read."""
+    """Windows held in memory, behind the trainer's `ExampleSource`; remembers what was read."""
 
-    def __init__(self, windows: Sequence[WindowStates]) -> None:
+    def __init__(self, windows: Sequence[TrainingExample]) -> None:
         self._windows = list(windows)
         self.reads: list[int] = []
 
     def __len__(self) -> int:
         return len(self._windows)
 
-    def windows(self, indices: Sequence[int]) -> list[WindowStates]:
+    def windows(self, indices: Sequence[int]) -> list[TrainingExample]:
         self.reads += indices
         return [self._windows[index] for index in indices]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparrow_core.drafters.anchors import Layout, pair_places, visual_places
+from sparrow_core.drafters.anchors import Layout, pair_positions, visual_positions
 
 # t t v v v t t v v t
 TEXT, VISUAL = torch.tensor([0, 1, 5, 6, 9]), torch.tensor([2, 3, 4, 7, 8])
@@ -18,5 +18,5 @@ TEXT, VISUAL = torch.tensor([0, 1, 5, 6, 9]), torch.tensor([2, 3, 4, 7, 8])
     ],
 )
 def test_places_of_two_spans(layout: Layout, pairs: list[int], visual: list[float]) -> None:
-    assert pair_places(TEXT, layout).tolist() == pairs
-    assert visual_places(TEXT, VISUAL, layout).tolist() == pytest.approx(visual)
+    assert pair_positions(TEXT, layout).tolist() == pairs
+    assert visual_positions(TEXT, VISUAL, layout).tolist() == pytest.approx(visual)

@@ -8,10 +8,10 @@ import torch
 
 from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding.autoregressive import generate_autoregressively
-from sparrow_core.decoding.drafter import DraftJob, PromptContext, Turn
+from sparrow_core.decoding.drafter import DraftContext, DraftJob, PromptContext
 from sparrow_core.decoding.prefill import text_slots
 from sparrow_core.decoding.target import TargetModel
-from sparrow_core.drafters.anchors import shifted_pairs, squeezed_places
+from sparrow_core.drafters.anchors import shifted_pairs, squeezed_positions
 from sparrow_core.drafters.artefact import load_drafter, save_drafter
 from sparrow_core.drafters.network import DrafterConfig, Sight, SparrowDrafterModel
 from sparrow_core.drafters.sparrow import SparrowDrafter, SparrowSession
@@ -38,10 +38,10 @@ def test_anchors_for_any_number_of_visual_spans() -> None:
 
 
 def whole_sequence(
-    model: SparrowDrafterModel, target: TargetModel, token_ids: list[int], states_TD: torch.Tensor
+    model: SparrowDrafterModel, target: TargetModel, token_ids: list[int], hidden_TD: torch.Tensor
 ) -> torch.Tensor:
     """Outputs for tokens read together with the states before them, by the training path."""
-    z_TD = model.fuse(target.embed_tokens(torch.tensor(token_ids)), states_TD)
+    z_TD = model.fuse(target.embed_tokens(torch.tensor(token_ids)), hidden_TD)
     length = len(token_ids)
     causal = torch.ones(1, length, length, dtype=torch.bool).tril()
     return model(z_TD[None], torch.arange(length)[None], causal)[0]
@@ -58,8 +58,8 @@ def test_rounds_equal_whole_sequences(tiny_target: TargetModel) -> None:
     session = drafter.open(PromptContext(text, truth_SD[:9]), max_new_tokens=30)
     known, root = text.tolist(), 42
     for round_index, num_accepted in enumerate((2, 0, 4, 1)):
-        turn = Turn(root, len(known) - 8, round_index, Sampling())
-        (draft,) = drafter.propose([DraftJob(session, turn, DraftConfig.chain(4))])
+        draft_context = DraftContext(root, len(known) - 8, round_index, Sampling())
+        (draft,) = drafter.propose([DraftJob(session, draft_context, DraftConfig.chain(4))])
         assert draft.tokens_N.tolist() == [root, *greedy_chain(model, tiny_target, [*known, root], truth_SD, depth=4)]
         path = draft.tokens_N[: num_accepted + 1].tolist()
         session.commit(path, truth_SD[len(known) : len(known) + len(path)])
@@ -81,7 +81,7 @@ def greedy_chain(
 
 
 def grown(drafter: SparrowDrafter, session: SparrowSession, shape: DraftConfig, sampling: Sampling) -> Draft:
-    return drafter.propose([DraftJob(session, Turn(3, 1, 0, sampling), shape)])[0]
+    return drafter.propose([DraftJob(session, DraftContext(3, 1, 0, sampling), shape)])[0]
 
 
 @torch.inference_mode()
@@ -189,5 +189,5 @@ def test_fingerprints_reach_the_end_of_large_weights() -> None:
 
 def test_a_long_video_is_squeezed_into_few_places() -> None:
     is_text = torch.tensor([True, False, False, False, False, True, True, False, False, True])
-    assert squeezed_places(is_text, 2).tolist() == [0, 1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8]
-    assert squeezed_places(is_text, 4).tolist() == list(range(11))
+    assert squeezed_positions(is_text, 2).tolist() == [0, 1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8]
+    assert squeezed_positions(is_text, 4).tolist() == list(range(11))

@@ -8,7 +8,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from sparrow_core.config import DraftConfig, EngineConfig, PrefillConfig
 from sparrow_core.decoding.autoregressive import generate_autoregressively
-from sparrow_core.decoding.drafter import DraftJob, Turn
+from sparrow_core.decoding.drafter import DraftContext, DraftJob
 from sparrow_core.decoding.prefill import prefill
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.drafters.specvlm import SpecVLMDrafter, kept_slots
@@ -81,7 +81,7 @@ def test_with_some_it_drafts_what_the_library_says_of_those(tiny_target: TargetM
         )
         expected.append(int(reference.lm_head(output.last_hidden_state[0, -1]).argmax()))
     session = drafter.open(context, 16)
-    (draft,) = drafter.propose([DraftJob(session, Turn(5, 1, 0, Sampling()), DraftConfig.chain(4))])
+    (draft,) = drafter.propose([DraftJob(session, DraftContext(5, 1, 0, Sampling()), DraftConfig.chain(4))])
     assert draft.tokens_N.tolist() == expected
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from sparrow_core.config import DraftConfig, Sampling
-from sparrow_core.decoding.drafter import Turn
-from sparrow_core.drafters.tree_growth import Level, grow_all
+from sparrow_core.decoding.drafter import DraftContext
+from sparrow_core.drafters.tree_growth import Level, grow_drafts
 
 NOT_NUMBERS_V = torch.full((5,), torch.nan)
 
@@ -17,12 +17,12 @@ def test_a_drafter_whose_logits_are_not_numbers_drafts_nothing_more(
     sampling: Sampling, shape: DraftConfig, broken_from: int
 ) -> None:
     root_logits_V = NOT_NUMBERS_V if broken_from == 0 else torch.randn(5)
-    turn = Turn(root=2, position=0, sampling=sampling, round_index=0)
+    draft_context = DraftContext(root=2, position=0, sampling=sampling, round_index=0)
 
     def expand(levels: dict[int, Level]) -> dict[int, torch.Tensor]:
         return {number: NOT_NUMBERS_V.expand(len(level.nodes), -1) for number, level in levels.items()}
 
-    (draft,) = grow_all([(root_logits_V, turn, shape)], expand)
+    (draft,) = grow_drafts([(root_logits_V, draft_context, shape)], expand)
     assert draft.tokens_N.tolist()[0] == 2
     assert all(parent <= 0 for parent in draft.parents_N.tolist()), "only the root has children"
     assert (len(draft) > 1) == (broken_from == 1)

@@ -24,7 +24,7 @@ from sparrow_core.engine import engine as engine_module
 from sparrow_core.engine.costs import measure_costs
 from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.governor import Costs
-from sparrow_core.engine.ticket import Arm, Ticket
+from sparrow_core.engine.ticket import DecodeMode, Ticket
 from sparrow_core.errors import ConfigError, EngineClosedError
 from sparrow_core.targets import reference
 from sparrow_core.types import Draft, Message, Request, Sampling
@@ -51,14 +51,14 @@ class OracleDrafter:
         return [self.draft(job) for job in jobs]
 
     def draft(self, job: DraftJob["OracleDrafter"]) -> Draft:
-        turn = job.turn
-        tokens = [turn.root, *self.answer[turn.position : turn.position + job.shape.depth]]
+        draft_context = job.draft_context
+        tokens = [draft_context.root, *self.answer[draft_context.position : draft_context.position + job.shape.depth]]
         for index in range(1, len(tokens)):
-            if (turn.position + index) % self.wrong_every == 0:
+            if (draft_context.position + index) % self.wrong_every == 0:
                 tokens[index] = (tokens[index] + 1) % 100
         return Draft(torch.tensor(tokens), torch.arange(-1, len(tokens) - 1))
 
-    def commit(self, token_ids: Sequence[int], states_RD: torch.Tensor) -> None:
+    def commit(self, token_ids: Sequence[int], hidden_RD: torch.Tensor) -> None:
         pass
 
 
@@ -127,9 +127,9 @@ def test_decoding_is_charged_with_what_the_drafter_takes_to_begin(tiny_target: T
             return self
 
     with Engine(tiny_target, Slow((), 1), EngineConfig(SHAPES["chain"])) as engine:
-        slow = engine.submit_arms(
+        slow = engine.submit_modes(
             Request(video_messages(), max_new_tokens=3),
-            [engine.default_arm(Sampling()), Arm(None, None, Sampling())],
+            [engine.default_mode(Sampling()), DecodeMode(None, None, Sampling())],
         )
         timings, alone = (ticket.result(60).timings for ticket in slow)
     assert timings.drafter_prefill_s >= 0.2 and timings.decode_s >= 0.2
@@ -173,22 +173,22 @@ def test_arms_of_one_prompt_share_its_prefill(tiny_target: TargetModel, max_sequ
     config = EngineConfig(prefill=SMALL_CHUNKS, max_model_tokens=256, max_sequences=max_sequences, arena_tokens=800)
     sparrow = drafter("sparrow", tiny_target, ())
     request, sampled = Request(video_messages(seed=9), max_new_tokens=30), Sampling(0.9, 0.95, 50, 7)
-    arms = [
-        Arm(sparrow, SHAPES["tree"], Sampling()),
-        Arm(None, None, Sampling()),
-        Arm(PromptLookupDrafter(tiny_target.info.vocab_size), SHAPES["chain"], sampled),
-        Arm(sparrow, None, sampled),
+    modes = [
+        DecodeMode(sparrow, SHAPES["tree"], Sampling()),
+        DecodeMode(None, None, Sampling()),
+        DecodeMode(PromptLookupDrafter(tiny_target.info.vocab_size), SHAPES["chain"], sampled),
+        DecodeMode(sparrow, None, sampled),
     ]
     prompt = tiny_target.build_prompt(request.messages)
     greedy = generate_autoregressively(tiny_target, prompt, Sampling(), 30, SMALL_CHUNKS)
     by_chance = generate_autoregressively(tiny_target, prompt, sampled, 30, SMALL_CHUNKS)
     with Engine(tiny_target, sparrow, config) as engine:
         others = [engine.submit(request) for request in mixed_requests()[:4]]
-        completions = [ticket.result(60) for ticket in engine.submit_arms(request, arms)]
+        completions = [ticket.result(60) for ticket in engine.submit_modes(request, modes)]
         assert [completion.token_ids for completion in completions] == [greedy, greedy, by_chance, by_chance]
         assert completions[1].stats.tau == 1
         assert len({completion.timings.vision_s for completion in completions}) == 1
-        first, second = engine.submit_arms(request, arms[:2])
+        first, second = engine.submit_modes(request, modes[:2])
         first.cancel()
         assert second.result(60).token_ids == greedy
         assert all(ticket.result(60) for ticket in others)
@@ -200,7 +200,7 @@ def test_every_drafter_has_a_governor_of_its_own(tiny_target: TargetModel) -> No
     drafters = [drafter("sparrow", tiny_target, ()), PromptLookupDrafter(tiny_target.info.vocab_size)]
     request = Request(video_messages(seed=9), max_new_tokens=30)
     with Engine(tiny_target, None, EngineConfig(max_model_tokens=256)) as engine:
-        tickets = engine.submit_arms(request, [Arm(one, None, Sampling()) for one in drafters])
+        tickets = engine.submit_modes(request, [DecodeMode(one, None, Sampling()) for one in drafters])
         completions = [ticket.result(60) for ticket in tickets]
         assert all(completion.stats.drafted for completion in completions)
         assert completions[0].token_ids == completions[1].token_ids == engine.submit(request).result(60).token_ids
@@ -367,8 +367,8 @@ async def first_chunk(ticket: Ticket) -> list[int]:
 
 def test_close_settles_every_arm(tiny_target: TargetModel) -> None:
     engine = Engine(tiny_target, None)
-    arm = Arm(None, None, Sampling())
-    running, *later = engine.submit_arms(Request(video_messages(), max_new_tokens=5000), [arm] * 3)
+    mode = DecodeMode(None, None, Sampling())
+    running, *later = engine.submit_modes(Request(video_messages(), max_new_tokens=5000), [mode] * 3)
     asyncio.run(first_chunk(running))
     engine.close()
     assert running.result(0).finish_reason == "cancelled" and running.result(0).token_ids
@@ -422,7 +422,10 @@ def test_measuring_a_drafters_costs_is_on_nobodys_time(
     monkeypatch.setattr(engine_module, "measure_costs", slowly)
     request = Request(video_messages(seed=1), max_new_tokens=4)
     with Engine(tiny_target, None, EngineConfig(max_model_tokens=256)) as engine:
-        arms = [Arm(SparrowDrafter.untrained(tiny_target), None, Sampling()), Arm(None, None, Sampling())]
-        governed, alone = (ticket.result() for ticket in engine.submit_arms(request, arms))
+        modes = [
+            DecodeMode(SparrowDrafter.untrained(tiny_target), None, Sampling()),
+            DecodeMode(None, None, Sampling()),
+        ]
+        governed, alone = (ticket.result() for ticket in engine.submit_modes(request, modes))
     assert asked == ["sparrow"] and governed.token_ids == alone.token_ids
     assert governed.timings.decode_s < 2.0

@@ -3,7 +3,7 @@
 import pytest
 
 from sparrow_core.config import DraftConfig
-from sparrow_core.engine.governor import CANDIDATES, LOOK_AGAIN_ROUNDS, NOTHING, Costs, Governor
+from sparrow_core.engine.governor import CANDIDATES, LOOK_AGAIN_ROUNDS, NO_DRAFT, Costs, Governor
 
 
 def costs(*, row_s: float, slot_row_s: float, level_s: float = 0.1) -> Costs:
@@ -12,17 +12,17 @@ def costs(*, row_s: float, slot_row_s: float, level_s: float = 0.1) -> Costs:
     return Costs(
         pass_s={n: 1 + row_s * (n - 1) for n in rows},
         slot_s={n: 1e-4 + slot_row_s * (n - 1) for n in rows},
-        draft_s={shape: 0.0 if shape == NOTHING else level_s * shape.depth for shape in CANDIDATES},
+        draft_s={shape: 0.0 if shape == NO_DRAFT else level_s * shape.depth for shape in CANDIDATES},
     )
 
 
-def settle(governor: Governor, contexts: list[int], acceptance: float, rounds: int = 400) -> DraftConfig:
+def usual_choice(governor: Governor, contexts: list[int], acceptance: float, rounds: int = 400) -> DraftConfig:
     """Play rounds in which each further token is accepted at this rate (in a tree, more often) -> the usual choice."""
     chosen: list[DraftConfig] = []
     for _ in range(rounds):
         shape = governor.choose(contexts)
         chosen.append(shape)
-        depth = 0 if shape == NOTHING else shape.depth
+        depth = 0 if shape == NO_DRAFT else shape.depth
         rate = acceptance if shape.width == 1 else min(1.0, 1.2 * acceptance)
         expected = sum(rate**d for d in range(depth + 1))
         for _ in contexts:
@@ -31,39 +31,39 @@ def settle(governor: Governor, contexts: list[int], acceptance: float, rounds: i
 
 
 def test_interpolation_and_beyond() -> None:
-    table = Costs({1: 1.0, 3: 2.0, 5: 6.0}, {1: 0.0, 2: 0.0}, {NOTHING: 0.0, DraftConfig.chain(3): 0.5})
-    assert table.round_s(NOTHING, [0]) == 1.0
-    assert table.round_s(NOTHING, [0, 0]) == 1.5
+    table = Costs({1: 1.0, 3: 2.0, 5: 6.0}, {1: 0.0, 2: 0.0}, {NO_DRAFT: 0.0, DraftConfig.chain(3): 0.5})
+    assert table.round_s(NO_DRAFT, [0]) == 1.0
+    assert table.round_s(NO_DRAFT, [0, 0]) == 1.5
     assert table.round_s(DraftConfig.chain(3), [0]) == 4.0 + 0.5
     assert table.round_s(DraftConfig.chain(3), [0, 0]) == 6.0 + 3 * 2.0 + 1.0
 
 
 def test_big_trees_where_rows_are_free_and_none_where_they_are_dear() -> None:
     free = Governor(costs(row_s=0.0, slot_row_s=0.0, level_s=0.01))
-    assert settle(free, [500], acceptance=0.8).width > 1
+    assert usual_choice(free, [500], acceptance=0.8).width > 1
     # At 25,000 slots each further row costs more than it brings.
     dear = Governor(costs(row_s=0.0, slot_row_s=1e-4, level_s=0.01))
-    assert settle(dear, [25_000], acceptance=0.5) in (NOTHING, DraftConfig.chain(2))
-    assert settle(dear, [100], acceptance=0.8).depth > 2
+    assert usual_choice(dear, [25_000], acceptance=0.5) in (NO_DRAFT, DraftConfig.chain(2))
+    assert usual_choice(dear, [100], acceptance=0.8).depth > 2
 
 
 def test_a_drafter_that_is_always_wrong_is_switched_off_and_asked_again() -> None:
     governor = Governor(costs(row_s=0.01, slot_row_s=0.0))
-    assert settle(governor, [500], acceptance=0.0) == NOTHING
+    assert usual_choice(governor, [500], acceptance=0.0) == NO_DRAFT
     asked = [governor.choose([500]) for _ in range(3 * LOOK_AGAIN_ROUNDS)]
-    assert 1 <= sum(shape != NOTHING for shape in asked) <= 4
+    assert 1 <= sum(shape != NO_DRAFT for shape in asked) <= 4
 
 
 def test_it_comes_back_when_drafts_are_right_again() -> None:
     governor = Governor(costs(row_s=0.01, slot_row_s=0.0))
-    assert settle(governor, [500], acceptance=0.0) == NOTHING
-    assert settle(governor, [500], acceptance=0.95, rounds=4000) != NOTHING
+    assert usual_choice(governor, [500], acceptance=0.0) == NO_DRAFT
+    assert usual_choice(governor, [500], acceptance=0.95, rounds=4000) != NO_DRAFT
 
 
 def test_it_believes_the_clock_more_than_the_costs_of_the_start() -> None:
     """A shape that takes four times what it should is left, at this length, and returns once it is fast again."""
     governor = Governor(costs(row_s=0.0, slot_row_s=0.0, level_s=0.01))
-    tree = settle(governor, [20_000], acceptance=0.8)
+    tree = usual_choice(governor, [20_000], acceptance=0.8)
     assert tree.width > 1
 
     def play(slow: float, rounds: int) -> DraftConfig:

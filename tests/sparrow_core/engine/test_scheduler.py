@@ -1,6 +1,6 @@
 """Who joins and whose prompt is read next."""
 
-from sparrow_core.engine.scheduler import Reading, can_join, next_to_read
+from sparrow_core.engine.scheduler import Prefilling, can_join, next_to_prefill
 
 
 def test_joining_needs_a_place_and_one_gap_that_is_wide_enough() -> None:
@@ -13,7 +13,7 @@ def test_prompts_are_read_in_turn() -> None:
     left, served, order = [3, 1, 2], [0, 0, 0], []
     for step in range(1, 7):
         unread = [index for index in range(3) if left[index]]
-        chosen = unread[next_to_read([Reading(served[i], left[i]) for i in unread])]
+        chosen = unread[next_to_prefill([Prefilling(served[i], left[i]) for i in unread])]
         left[chosen] -= 1
         served[chosen] = step
         order.append(chosen)

@@ -8,8 +8,8 @@ import torch
 
 from sparrow_core.config import Sampling
 from sparrow_core.decoding.target import Prompt
-from sparrow_core.engine.ticket import Arm, Ticket
-from sparrow_core.engine.waiting import WaitingLine
+from sparrow_core.engine.ticket import DecodeMode, Ticket
+from sparrow_core.engine.waiting import WaitingQueue
 from sparrow_core.errors import ConfigError, EngineClosedError
 from sparrow_core.types import Request
 
@@ -18,7 +18,7 @@ Build = Callable[[Request], tuple[Prompt, int]]
 
 
 def ticket(name: str) -> Ticket:
-    return Ticket(Request((), request_id=name), Arm(None, None, Sampling()))
+    return Ticket(Request((), request_id=name), DecodeMode(None, None, Sampling()))
 
 
 def build(request: Request) -> tuple[Prompt, int]:
@@ -38,11 +38,11 @@ def build_after(may_end: threading.Event) -> Build:
 
 
 @pytest.fixture
-def new_line() -> Iterator[Callable[[Build], WaitingLine]]:
+def new_line() -> Iterator[Callable[[Build], WaitingQueue]]:
     lines = []
 
-    def new(build: Build) -> WaitingLine:
-        lines.append(WaitingLine(build))
+    def new(build: Build) -> WaitingQueue:
+        lines.append(WaitingQueue(build))
         return lines[-1]
 
     yield new
@@ -108,7 +108,7 @@ def test_cancelled_while_its_prompt_is_built(new_line) -> None:
 
 
 def test_close_fails_those_who_wait() -> None:
-    line = WaitingLine(build)
+    line = WaitingQueue(build)
     waiting = [ticket("a"), ticket("b")]
     line.add(waiting)
     line.close()

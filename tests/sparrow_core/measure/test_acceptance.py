@@ -11,7 +11,7 @@ from sparrow_core.config import DraftConfig
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.drafters.prompt_lookup import PromptLookupDrafter
 from sparrow_core.engine.engine import Engine
-from sparrow_core.engine.ticket import Arm
+from sparrow_core.engine.ticket import DecodeMode
 from sparrow_core.errors import ConfigError
 from sparrow_core.measure.acceptance import (
     WindowAcceptance,
@@ -67,7 +67,7 @@ def test_entropy_of_the_written_tokens(tiny_target: TargetModel, tiny_checkpoint
     caption = tuple(output.sequences[0, len(prompt.token_ids_S) :].tolist())
     expected = torch.distributions.Categorical(logits=torch.cat(output.logits)).entropy()
     with Engine(tiny_target, None) as engine:
-        (found,) = measure_window(engine, request, [Arm(None, None, Sampling())])
+        (found,) = measure_window(engine, request, [DecodeMode(None, None, Sampling())])
     assert found.num_tokens == len(caption)
     # Float32 through two different attention implementations.
     assert found.entropy_sum == pytest.approx(float(expected.sum()), rel=1e-3)
@@ -76,9 +76,9 @@ def test_entropy_of_the_written_tokens(tiny_target: TargetModel, tiny_checkpoint
 def test_real_decoding_counts_every_token(tiny_target: TargetModel) -> None:
     requests = [Request(video_messages(seed=seed), max_new_tokens=12) for seed in range(2)]
     drafters = (PromptLookupDrafter(tiny_target.info.vocab_size), None)
-    arms = [Arm(drafter, DraftConfig.chain(3), Sampling()) for drafter in drafters]
+    modes = [DecodeMode(drafter, DraftConfig.chain(3), Sampling()) for drafter in drafters]
     with Engine(tiny_target, None) as engine:
-        windows = [measure_window(engine, request, arms) for request in requests]
+        windows = [measure_window(engine, request, modes) for request in requests]
     lookup, alone = (summarise("any", "chain", "4", column) for column in zip(*windows, strict=True))
     assert alone.tau == 1.0 and alone.depth_acceptance == ()
     assert 1.0 <= lookup.tau <= 4.0

@@ -11,7 +11,7 @@ from demo.tokenizer import load_tokenizer
 from sparrow_core.config import DraftConfig, Sampling
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.drafters.sparrow import SparrowDrafter
-from sparrow_core.measure.benchmark import Plan, Subject, decoding, imposed_decoding, single_costs
+from sparrow_core.measure.benchmark import BenchmarkConfig, Subject, decoding, single_costs, synthetic_decoding
 from sparrow_core.measure.floors import MachineRates
 from sparrow_core.targets.qwen2_5_vl import Qwen25VLTarget
 from sparrow_core.targets.reference import load_reference
@@ -22,7 +22,7 @@ from tests.conftest import video_messages
 CPU = torch.device("cpu")
 GEOMETRY = Geometry(2, 128, 192, 4, 2, 800)
 RATES = MachineRates(read_bytes_per_s=1e9, flop_per_s=1e9)
-PLAN = Plan((8, 32), {"chain": DraftConfig.chain(2)}, 1, (1, 2), (Sampling(), Sampling(1.0)), (8, 32))
+PLAN = BenchmarkConfig((8, 32), {"chain": DraftConfig.chain(2)}, 1, (1, 2), (Sampling(), Sampling(1.0)), (8, 32))
 
 
 def windows(length: int) -> list[Request]:
@@ -64,9 +64,11 @@ def test_a_synthetic_target_has_the_geometry_asked_for(random: Qwen25VLTarget) -
 
 
 @pytest.mark.parametrize(("acceptance", "chain_tau"), [(0.0, 1.0), (0.7, 2.2)])
-def test_imposed_acceptance_is_what_is_accepted(random: Qwen25VLTarget, acceptance: float, chain_tau: float) -> None:
+def test_synthetic_acceptance_is_what_is_accepted(random: Qwen25VLTarget, acceptance: float, chain_tau: float) -> None:
     """A chain of 2 in which each token is right with 0.7 brings 1 + 0.7 + 0.49 tokens a round."""
-    plan = Plan((8, 32), {"chain": DraftConfig.chain(2), "tree": DraftConfig(2, 3, 6)}, 1, (1,), (Sampling(),), None)
+    plan = BenchmarkConfig(
+        (8, 32), {"chain": DraftConfig.chain(2), "tree": DraftConfig(2, 3, 6)}, 1, (1,), (Sampling(),), None
+    )
     subject = Subject(random, SparrowDrafter.untrained(random), random.model)
     costs = single_costs(subject, plan, RATES)
     assert {row["context"] for row in costs["passes"]} == {8, 32} and costs["drafts"][0]["ms"] > 0
@@ -74,9 +76,9 @@ def test_imposed_acceptance_is_what_is_accepted(random: Qwen25VLTarget, acceptan
     def long_windows(length: int) -> list[Request]:
         return [replace(windows(length)[0], max_new_tokens=100)]
 
-    parts = imposed_decoding(subject, plan, long_windows, costs["passes"], lambda: 7, acceptance=acceptance)
+    parts = synthetic_decoding(subject, plan, long_windows, costs["passes"], lambda: 7, acceptance=acceptance)
     rows = [row for part in parts for row in part["rows"]]
-    assert {(row["visual_tokens"], row["imposed_acceptance"]) for row in rows} == {(8, acceptance), (32, acceptance)}
+    assert {(row["visual_tokens"], row["synthetic_acceptance"]) for row in rows} == {(8, acceptance), (32, acceptance)}
     assert all(row["equal_tokens"] for row in rows if not row["method"].startswith("transformers"))
     for row in rows:
         if row["method"] in ("chain", "tree"):

@@ -9,7 +9,7 @@ from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding import verify as verify_module
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.drafters.constant import ConstantDrafter
-from sparrow_core.measure.equality import Comparison, EqualityCheck, first_difference
+from sparrow_core.measure.equality import EqualityCheck, EqualityResult, first_difference
 from sparrow_core.types import Draft, Request, Sampling, Verdict
 from tests.conftest import video_messages
 
@@ -19,7 +19,7 @@ REQUESTS = [
 ]
 
 
-def compare(checkpoint: Path, target: TargetModel) -> list[Comparison]:
+def compare(checkpoint: Path, target: TargetModel) -> list[EqualityResult]:
     constant = ConstantDrafter([5, 6, 7], target.info.vocab_size, torch.device("cpu"))
     config = EngineConfig(max_model_tokens=256, max_sequences=2, arena_tokens=512)
     check = EqualityCheck(str(checkpoint), target, {"constant": constant}, {"chain": DraftConfig.chain(3)}, config)

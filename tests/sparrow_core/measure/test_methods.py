@@ -12,8 +12,8 @@ from sparrow_core.drafters.specvlm import SpecVLMDrafter
 from sparrow_core.engine.engine import Engine
 from sparrow_core.measure.methods import (
     ALONE,
+    Method,
     MethodRun,
-    Way,
     ends_in_a_loop,
     method_rows,
     method_runs,
@@ -29,7 +29,7 @@ def run(method: str, window: str, rounds: int, tokens: int, decode_s: float, **c
     timings = Timings(vision_s=1.0, prefill_s=4.0, drafter_prefill_s=0.5, decode_s=decode_s)
     usual = {"equal": True, "usable": True, "fact_score": 0.5}
     return MethodRun(
-        method, visual_tokens=64, temperature=0.0, window=window, stats=stats, timings=timings, alone_s=10.0,
+        method, visual_tokens=64, temperature=0.0, window=window, stats=stats, timings=timings, autoregressive_s=10.0,
         **usual | changes,
     )  # fmt: skip
 
@@ -53,7 +53,9 @@ def test_rows_pool_usable_windows() -> None:
     assert row.round_cost == 3.0 / 4.0 and row.depth_acceptance == (1.0, 1.0)
     assert row.speedup_after_drafter_prefill == 20 / 4 and row.end_to_end_speedup == 30 / 15
     assert (base.method, base.tau, base.tau_ratio, base.speedup_ratio) == ("base", 2, 1, 1)
-    slower_machine = [replace(run, alone_s=30.0, timings=replace(run.timings, decode_s=6.0)) for run in runs[3:5]]
+    slower_machine = [
+        replace(run, autoregressive_s=30.0, timings=replace(run.timings, decode_s=6.0)) for run in runs[3:5]
+    ]
     elsewhere, _ = method_rows([*runs[:2], *slower_machine], "base")
     assert elsewhere.speedup_ratio == 4 / 5, "of the baseline, what counts is its share of its own loop"
     (unpaired,) = method_rows([runs[0]], "base")
@@ -81,25 +83,27 @@ def test_loops_are_told_from_text() -> None:
 def test_one_prefill_serves_all_and_all_say_the_same(tiny_target: TargetModel) -> None:
     drafters = {"lookup": PromptLookupDrafter(tiny_target.info.vocab_size), "specvlm": SpecVLMDrafter(tiny_target)}
     request = Request(video_messages(seed=2), max_new_tokens=9, request_id="w")
-    ways = [
-        Way(ALONE, None, 0.0),
-        Way(ALONE, None, 1.0),
-        *[Way(ALONE, None, 0.0)] * 2,
-        *(Way(name, drafter, 0.0, DraftConfig.chain(3)) for name, drafter in drafters.items()),
-        Way("lookup", drafters["lookup"], 1.0, DraftConfig.chain(3)),
+    methods = [
+        Method(ALONE, None, 0.0),
+        Method(ALONE, None, 1.0),
+        *[Method(ALONE, None, 0.0)] * 2,
+        *(Method(name, drafter, 0.0, DraftConfig.chain(3)) for name, drafter in drafters.items()),
+        Method("lookup", drafters["lookup"], 1.0, DraftConfig.chain(3)),
     ]
     with Engine(tiny_target, None, EngineConfig(max_model_tokens=256)) as engine:
-        found = run_methods(engine, request, ways, turn=4)
+        found = run_methods(engine, request, methods, seed=4)
     prompt = tiny_target.build_prompt(request.messages)
     for temperature in (0.0, 1.0):
         alone = generate_autoregressively(tiny_target, prompt, Sampling(temperature, seed=4), 9)
-        assert {c.token_ids for way, c in zip(ways, found, strict=True) if way.temperature == temperature} == {alone}
+        assert {c.token_ids for method, c in zip(methods, found, strict=True) if method.temperature == temperature} == {
+            alone
+        }
     assert len({completion.timings.vision_s for completion in found}) == 1, "the video was looked at once"
     assert found[0].stats.drafted == found[1].stats.drafted == 0 < found[4].stats.drafted
-    runs = method_runs(ways, found, 4, lambda caption: 1.0)
-    assert [run.key for run in runs] == [(way.method, way.temperature) for way in ways]
+    runs = method_runs(methods, found, 4, lambda caption: 1.0)
+    assert [run.key for run in runs] == [(method.method, method.temperature) for method in methods]
     assert all(run.equal and run.window == "w" for run in runs)
     assert not any(run.usable for run in runs), "cut off at nine tokens"
     loops = [found[number].timings.decode_s for number in (0, 2, 3)]
-    assert [run.alone_s for run in runs[4:6]] == [sorted(loops)[1]] * 2
-    assert runs[6].alone_s == found[1].timings.decode_s
+    assert [run.autoregressive_s for run in runs[4:6]] == [sorted(loops)[1]] * 2
+    assert runs[6].autoregressive_s == found[1].timings.decode_s

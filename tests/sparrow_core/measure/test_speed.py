@@ -1,4 +1,4 @@
-"""The benchmark's bookkeeping on a tiny model: every arm writes the same words, and the figures fit together."""
+"""The benchmark's bookkeeping on a tiny model: every mode writes the same words, and the figures fit together."""
 
 from pathlib import Path
 

@@ -16,7 +16,7 @@ from sparrow_core.decoding.target import TargetModel
 from sparrow_core.drafters.sparrow import SparrowDrafter
 from sparrow_core.engine.engine import Engine
 from sparrow_core.errors import ConfigError
-from sparrow_core.media.siglip_frames import SquareSpec, normalised_squares
+from sparrow_core.media.siglip_frames import SiglipSpec, siglip_frames
 from sparrow_core.media.timeline import plan_frames
 from sparrow_core.targets import reference
 from sparrow_core.targets.loading import load_target, read_frame_spec
@@ -90,8 +90,8 @@ def test_frames_agree_with_the_library() -> None:
     colours = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.6, 0.7]}
     processor = LlavaOnevisionImageProcessorPil(image_grid_pinpoints=[[384, 384]], **colours)
     expected = processor(images=list(frames), return_tensors="pt")["pixel_values"][:, 0]
-    spec = SquareSpec(mean=(0.5, 0.4, 0.3), std=(0.5, 0.6, 0.7))
-    torch.testing.assert_close(normalised_squares(frames, spec), expected, atol=2e-6, rtol=0)
+    spec = SiglipSpec(mean=(0.5, 0.4, 0.3), std=(0.5, 0.6, 0.7))
+    torch.testing.assert_close(siglip_frames(frames, spec), expected, atol=2e-6, rtol=0)
 
 
 @pytest.mark.parametrize("chunk", [7, 512])
@@ -105,7 +105,7 @@ def test_prefill_agrees_with_the_library(
         cache = target.info.cache_shape.cache(256)
         context = prefill(target, prompt, target.embed(prompt), cache, PrefillConfig(chunk))
         # float32 through two layers in another order of summation; the logits' scale is about 10.
-        torch.testing.assert_close(target.logits(context.states_TD), expected, atol=2e-4, rtol=0)
+        torch.testing.assert_close(target.logits(context.hidden_TD), expected, atol=2e-4, rtol=0)
 
 
 def test_drafts_change_no_word(target: TargetModel, library: torch.nn.Module) -> None:
@@ -122,7 +122,7 @@ def test_frames_of_any_shape_become_squares_under_the_budget(checkpoint: Path) -
     spec = read_frame_spec(str(checkpoint))
     plan = plan_frames(0.0, 10.0, 270, 480, FrameSamplingConfig(fps=2.0, max_visual_tokens=41), spec)
     assert (plan.height, plan.width, len(plan.times_s), plan.visual_tokens) == (SIDE, SIDE, 10, 41)
-    assert SquareSpec().tokens_per_step(384, 384) == 196
+    assert SiglipSpec().tokens_per_step(384, 384) == 196
 
 
 def test_what_it_does_not_take_is_refused(target: TargetModel) -> None:

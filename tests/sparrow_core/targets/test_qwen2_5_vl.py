@@ -49,7 +49,7 @@ def test_prefill_agrees_with_the_library(
         expected = library(**reference.model_inputs(prompt, library), output_hidden_states=True)
         cache = new_cache(tiny_target)
         context = prefill(tiny_target, prompt, tiny_target.embed(prompt), cache, PrefillConfig(chunk))
-        logits_TV = tiny_target.logits(context.states_TD)
+        logits_TV = tiny_target.logits(context.hidden_TD)
     assert torch.equal(context.token_ids_T, prompt.token_ids_S[prompt.is_text_S])
     # float32 through two layers in another order of summation; the logits' scale is about 10.
     torch.testing.assert_close(logits_TV, expected.logits[0, prompt.is_text_S], atol=2e-4, rtol=0)

@@ -24,7 +24,7 @@ from pipeline.common.worker_engine import WorkerModels, worker_engine
 from pipeline.drafters.capture_graph import _window_of_frames
 from pipeline.drafters.capture_stage import CaptureRun, CaptureWindows
 from sparrow_core.config import CaptureConfig, FrameSamplingConfig
-from sparrow_core.distill.store import TABLES_FILE, StateStore, read_shard, shard_name
+from sparrow_core.distill.store import TABLES_FILE, HiddenStateStore, read_shard, shard_name
 from sparrow_core.errors import CheckpointError
 from sparrow_core.targets.loading import read_frame_spec
 
@@ -81,7 +81,7 @@ def test_captions_stay_and_shards_come(config: CaptionConfig, decoded: pa.Table,
         window, _ = read_shard(shard(tmp_path, row))
         texts = [caption.token_ids_C.tolist() for caption in window.captions]
         assert len(texts) == 2 and texts[0] != texts[1] != row["token_ids"], "samples of their own"
-    assert len(StateStore(tmp_path)) == 2 * NUM_WINDOWS
+    assert len(HiddenStateStore(tmp_path)) == 2 * NUM_WINDOWS
 
 
 def test_the_caption_itself_can_be_kept(config: CaptionConfig, decoded: pa.Table, tmp_path: Path) -> None:
@@ -160,8 +160,8 @@ def test_a_capture_of_its_own_accounts_for_every_window(
     assert [row["status"] for row in rows] == ["skipped", "success", "success", "success", "error"]
     assert rows[-1]["reason"] == "unreadable" and rows[0]["reason"] == "done before"
     assert [row["captions"] for row in rows] == [0, 2, 2, 2, 0]
-    store = StateStore(tmp_path)
-    assert len(store) == 6 and store.windows([0])[0].states_TD.dtype == torch.float32
+    store = HiddenStateStore(tmp_path)
+    assert len(store) == 6 and store.windows([0])[0].hidden_TD.dtype == torch.float32
 
 
 def test_done_windows_are_marked_where_they_must_be_counted() -> None:
