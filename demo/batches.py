@@ -1,4 +1,4 @@
-"""Training batches: scenes rendered, labelled, captioned and tokenised in a worker process, ahead of the model."""
+"""Training batches of the demo target: rendered, labelled, captioned and tokenised ahead in a worker process."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from demo.tokenizer import DEFAULT_PROMPT, PROMPTS, load_tokenizer
 from demo.world import Difficulty, Scene, caption_of, frame_times, make_scene, render, through_codec
 from demo.world.captions import fact_words
 
-SEEDS_PER_BATCH = 64  # seeds reserved for a batch, so that batch k is the same whatever came before it
+SEEDS_PER_BATCH = 64  # seeds reserved for each batch, so that batch k does not depend on the batches before it
 FACT_WEIGHT, PLAIN_WEIGHT = 1.0, 0.25
-EXTRA_LOOKS = 320  # visual tokens of frame pairs that every caption batch carries along
-CODEC_SHARE = 0.4  # of training clips that go through a real encoder and decoder
+EXTRA_LOOKS = 320  # visual tokens of the frame pairs that are added to every caption batch
+CODEC_SHARE = 0.4  # share of the training clips that go through a real encoder and decoder
 
 
 @dataclass
@@ -33,25 +33,25 @@ class Batch:
     input_ids: torch.Tensor  # int64 [B, S], padded on the right
     weights: torch.Tensor  # float32 [B, S], of predicting this token from those before it
     seconds_per_grid: float
-    extra: "Batch | None" = None  # more to look at, without words
+    extra: "Batch | None" = None  # frame pairs with labels but no captions
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, num_visual_tokens: int, prompt: str = DEFAULT_PROMPT) -> list[int]:
-    """Token ids of a one-video conversation up to where the answer begins."""
+    """Token ids of a conversation with one video, up to the beginning of the answer."""
     messages: Any = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": prompt}]}]
     text = str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
     return tokenizer(text.replace("<|video_pad|>", "<|video_pad|>" * num_visual_tokens)).input_ids
 
 
 def token_weights(tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
-    """Loss weight of each token of the vocabulary: words that carry facts count several times more."""
+    """Loss weight of each token of the vocabulary: words that carry facts weigh four times as much as others."""
     facts = fact_words()
     words = [str(tokenizer.decode([i])).strip().lower() for i in range(len(tokenizer))]
     return torch.tensor([FACT_WEIGHT if word in facts else PLAIN_WEIGHT for word in words])
 
 
 class CaptionBatches(IterableDataset[Batch]):
-    """Endless batches from number `first` on; `progress` (0 to 1) is read as the training moves on."""
+    """Endless caption batches from number `first` on. `progress` (0 to 1), updated by the trainer, sets the stage."""
 
     def __init__(
         self, tokenizer_dir: Path, progress: "Synchronized[float]", first: int, stages: tuple[Stage, ...]
@@ -75,7 +75,7 @@ def make_batch(
     weights: torch.Tensor,
     stages: tuple[Stage, ...] = FIRST_STAGES,
 ) -> Batch:
-    """Build batch `number`: a function of its arguments only."""
+    """Build caption batch `number`, which depends on the arguments alone."""
     rng = np.random.default_rng([7, number])
     difficulty, size = draw_difficulty(progress, rng, stages)
     scenes = [make_scene(number * SEEDS_PER_BATCH + i, "train", difficulty) for i in range(size)]
@@ -86,13 +86,13 @@ def make_batch(
     answers = [[*tokenizer(caption_of(scene)).input_ids, end] for scene in scenes]
     ids, weight = _pad(start, answers, token_id(tokenizer, "<|endoftext|>"), weights)
     opens_sentence = torch.roll(ids, 1, dims=1) == token_id(tokenizer, ".")
-    weight[opens_sentence & (weight > 0)] = FACT_WEIGHT  # whether to go on with the list, or end it, is a fact too
+    weight[opens_sentence & (weight > 0)] = FACT_WEIGHT  # whether the list of objects goes on or ends is a fact, too
     frames, labels = (np.stack(part) for part in zip(*clips, strict=True))
     return Batch(frames, labels, ids, weight, 2 / difficulty.fps, make_look_batch(number, EXTRA_LOOKS))
 
 
 class LookBatches(IterableDataset[Batch]):
-    """Endless batches of single frame pairs with labels but no words, for the vision tower alone."""
+    """Endless batches of single frame pairs with labels but no captions, to train the vision tower alone."""
 
     def __init__(self, first: int) -> None:
         self.first = first
@@ -110,7 +110,7 @@ LOOKS_PER_SCENE = 2
 
 
 def make_look_batch(number: int, tokens: int = 768) -> Batch:
-    """Build a batch of crowded frame pairs with this many visual tokens or a little fewer."""
+    """Build a batch of frame pairs with at least two objects each, and at most about `tokens` visual tokens in all."""
     rng = np.random.default_rng([8, number])
     width, height = LOOK_SHAPES[int(rng.integers(len(LOOK_SHAPES)))]
     difficulty = Difficulty(width, height, min_objects=2, max_events=0)
@@ -125,7 +125,7 @@ def make_look_batch(number: int, tokens: int = 768) -> Batch:
 
 
 def _clip(scene: Scene, times_s: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Frames and labels at these instants, some as a decoder would give them back."""
+    """Frames and labels at these instants; a share of the clips goes through the codec."""
     frames, cover = render(scene, times_s)
     labels = token_labels(scene, cover, times_s)
     if rng.random() < CODEC_SHARE:

@@ -1,4 +1,4 @@
-"""Which clips are trained on when: from one object to several, and from short clips to very long ones."""
+"""The curriculum of the demo target: from one object to several, and from short clips to very long ones."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ TOKENS_PER_BATCH = 2600
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of the joint training, up to a share of its time, with weights for visual lengths."""
+    """A stage of the joint training, up to the share `until` of its time. `lengths` maps visual length -> weight."""
 
     until: float
     max_objects: int
@@ -39,7 +39,7 @@ FIRST_STAGES = (
     Stage(0.70, 4, 3, {64: 0.8, 96: 0.1, 144: 0.1}),
     Stage(1.01, 4, 3, {64: 0.5, 144: 0.15, 256: 0.15, 512: 0.15, 1500: 0.05}),
 )
-# For a phase that goes on from trained weights.
+# Stages of a run that starts from trained weights.
 LATER_STAGES = (
     Stage(0.50, 4, 3, {64: 0.4, 144: 0.15, 256: 0.15, 512: 0.15, 1500: 0.15}),
     Stage(1.01, 4, 3, {64: 0.3, 256: 0.2, 512: 0.2, 1500: 0.2, 6000: 0.092, 17000: 0.004, 25000: 0.004}),
@@ -49,7 +49,7 @@ LATER_STAGES = (
 def draw_difficulty(
     progress: float, rng: np.random.Generator, stages: tuple[Stage, ...] = FIRST_STAGES
 ) -> tuple[Difficulty, int]:
-    """Draw a clip shape for this point of the training (0 to 1) and the number of clips that make a batch."""
+    """Draw the difficulty of a batch at this point of the training (0 to 1), and its number of clips."""
     stage = next(stage for stage in stages if progress <= stage.until)
     lengths = list(stage.lengths)
     length = lengths[int(rng.choice(len(lengths), p=np.array(list(stage.lengths.values()))))]

@@ -1,4 +1,4 @@
-"""How much of what it says about held-out videos is right: fact accuracy of a target by visual length.
+"""Fact accuracy of a target's captions of held-out videos, by visual length.
 
 Greedy captions from transformers' own `generate`, on clips that went through a real H.264 encoder and decoder.
 
@@ -22,12 +22,12 @@ from demo.world.video import through_codec
 from sparrow_core.media.patches import PatchSpec, patchify
 
 MAX_NEW_TOKENS = 256
-TOKENS_AT_ONCE = 4096  # of visual input in one call of `generate`
+TOKENS_AT_ONCE = 4096  # visual tokens in one call of `generate`
 FPS = 2.0
 
 
 def caption_clips(model: Any, tokenizer: PreTrainedTokenizerFast, clips: list[np.ndarray]) -> list[str]:
-    """Greedy captions of clips uint8 [T, H, W, 3] of one shape, sampled at FPS."""
+    """Greedy captions of clips, uint8 [T, H, W, 3], which all have the same shape and are sampled at FPS."""
     patches, grids = zip(*(patchify(clip, PatchSpec()) for clip in clips), strict=True)
     t, h, w = grids[0]
     ids = torch.tensor([prompt_ids(tokenizer, t * h * w // 4)] * len(clips))
@@ -47,7 +47,7 @@ def caption_clips(model: Any, tokenizer: PreTrainedTokenizerFast, clips: list[np
 
 
 def heldout_scenes(length: int, count: int, split: str = "heldout", max_objects: int = 4) -> list[Scene]:
-    """Scenes of the given visual length, of its first clip shape."""
+    """Scenes of the given visual length, in the first of its clip shapes."""
     width, height, frames = CLIP_SHAPES[length][0]
     difficulty = Difficulty(width, height, frames, FPS, max_objects=max_objects)
     return [make_scene(seed, split, difficulty) for seed in range(count)]
@@ -59,7 +59,7 @@ def evaluate(
     scenes: list[Scene],
     blank: bool = False,
 ) -> tuple[dict[str, float], list[str]]:
-    """Mean fact accuracy over the scenes (of one clip shape), and the captions. `blank` shows empty frames instead."""
+    """Mean fact accuracy over scenes of one clip shape, and the captions. `blank` shows gray frames instead."""
     captions: list[str] = []
     step = max(1, min(16, TOKENS_AT_ONCE // scenes[0].difficulty.num_visual_tokens))
     for start in range(0, len(scenes), step):

@@ -1,4 +1,4 @@
-"""The library's vision tower, with the same results, in fewer and larger operations for training on a CPU."""
+"""Speeds up the vision tower of transformers for training on a CPU: same results, fewer and larger operations."""
 
 from functools import partial
 from typing import Any
@@ -10,21 +10,21 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_
 
 
 def speed_up(visual: Any) -> None:
-    """Replace the tower's patch convolution by a product and its attention loop over windows by batched calls."""
+    """Replace the tower's patch convolution by a matrix product and its attention loop over windows by batches."""
     visual.patch_embed.forward = partial(_embed, visual.patch_embed.proj)
     for block in visual.blocks:
         block.attn.forward = partial(_attend, block.attn)
 
 
 def _embed(projection: nn.Conv3d, patches: Tensor) -> Tensor:
-    """Patches [N, C * K * P * P] to [N, D]: the kernel covers a patch exactly, so the convolution is one product."""
+    """Patches [N, C * K * P * P] to [N, D]. The kernel covers a patch exactly: the convolution is a matrix product."""
     return patches @ projection.weight.flatten(1).T
 
 
 def _attend(
     attention: Any, states: Tensor, cu_seqlens: Tensor, position_embeddings: tuple[Tensor, Tensor], **_: Any
 ) -> Tensor:
-    """Attention within windows, states [N, D]; windows of one length are done in one call."""
+    """Attention within windows, on hidden states [N, D]. All windows of the same length take one call."""
     q, k, v = attention.qkv(states).reshape(len(states), 3, attention.num_heads, -1).unbind(1)
     q, k = apply_rotary_pos_emb_vision(q, k, *position_embeddings)
     starts, lengths = cu_seqlens[:-1].long(), cu_seqlens.diff()

@@ -1,7 +1,7 @@
-"""What each visual token of a clip shows: labels that teach a model to see before it has learnt a word.
+"""Labels of each visual token of a clip, which train the vision tower before and beside the captions.
 
-Looks are what the two frames behind a token show; a vision tower can tell them. Stories are what a caption says of the
-object that covers the token; they need the frame as a whole, and time, and are asked of the language model.
+LOOKS are visible in the two frames of a token; the vision tower learns them. STORIES are what a caption says of the
+object that covers the token; they depend on the whole frame and on time, so a layer of the language model learns them.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ from demo.world.scenes import (
 
 TOKEN_PX = 28
 MOVES = ("still", "right", "left", "up", "down", "spin", "grow", "shrink")
-# Fields of a label and how many classes each has; 0 stands for "no object here" where there is one class more.
+# Field of a label -> its number of classes. Fields of an object have the class 0 for "no object here".
 LOOKS = {
     "background": len(BACKGROUNDS),
     "texture": len(TEXTURES),
@@ -35,7 +35,7 @@ LOOKS = {
     "column": 4,
 }
 STORIES = {
-    "rank": 8,  # place in the caption's order
+    "rank": 8,  # index of the object in the order of the caption
     "first_colour": 1 + len(COLOURS),
     "kind": 1 + len(SHAPES),
     "first_size": 1 + len(SIZES),
@@ -44,14 +44,13 @@ STORIES = {
     "motion": 1 + len(MOTIONS),
 }
 FIELDS = LOOKS | STORIES
-LEAST_COVER = 0.1  # of a token's pixels that must show an object for the token to be labelled with it
+LEAST_COVER = 0.1  # share of a token's pixels that an object must cover to become the token's label
 
 
 def token_labels(scene: Scene, cover: np.ndarray, times_s: np.ndarray) -> np.ndarray:
-    """Label every merged token of the clip.
+    """Label every merged token of the clip: uint8 [T / 2, H / 28, W / 28, F], one class for each of the F FIELDS.
 
-    `cover` is what `render` returned for `times_s` (an even number of frames). Returns uint8 [T / 2, H / 28, W / 28, F]
-    with one class per field of FIELDS.
+    `cover` is what `render` returned for `times_s`, an even number of frames.
     """
     T, H, W = cover.shape
     cells = cover.reshape(T // 2, 2, H // TOKEN_PX, TOKEN_PX, W // TOKEN_PX, TOKEN_PX)
@@ -65,7 +64,7 @@ def token_labels(scene: Scene, cover: np.ndarray, times_s: np.ndarray) -> np.nda
 
 
 def _story_table(scene: Scene) -> np.ndarray:
-    """Labels of each object over the whole clip, [1 + objects, 7]; object 0 is the background."""
+    """STORIES of each object, [1 + objects, 7]; object 0 is the background."""
     rows = [[0] * len(STORIES)]
     for index, thing in enumerate(scene.things):
         row, column = thing.place
@@ -76,7 +75,7 @@ def _story_table(scene: Scene) -> np.ndarray:
 
 
 def _thing_table(scene: Scene, times_s: np.ndarray) -> np.ndarray:
-    """Labels of each object at each pair of frames, [T / 2, 1 + objects, 6]; object 0 is the background."""
+    """LOOKS of each object at each pair of frames, [T / 2, 1 + objects, 6]; object 0 is the background."""
     pairs = (times_s / scene.duration_s).reshape(-1, 2)
     table = np.zeros((len(pairs), 1 + len(scene.things), 6), np.int64)
     for index, thing in enumerate(scene.things):
@@ -97,7 +96,7 @@ def _thing_table(scene: Scene, times_s: np.ndarray) -> np.ndarray:
 
 
 def _move(thing: Thing, dx: np.ndarray, dy: np.ndarray) -> str:
-    """What the object visibly does from one frame to the next."""
+    """The visible motion of the object from one frame to the next."""
     if thing.path or thing.motion == "sideways":
         return "right" if dx > 0 else "left"
     if thing.motion == "vertical":

@@ -1,4 +1,4 @@
-"""Shape of the demo target, a tiny Qwen2.5-VL, and its hub folder. Knows nothing of training."""
+"""Architecture of the demo target, a tiny Qwen2.5-VL, and its checkpoint folder. Knows nothing of training."""
 
 import json
 from copy import deepcopy
@@ -43,7 +43,7 @@ def target_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
         "num_key_value_heads": 2,
         "max_position_embeddings": 32768,
         "rms_norm_eps": 1e-6,
-        # A smaller base than the full-sized family's, as suits frames of few tokens and short captions.
+        # A smaller base than that of the full-sized models, to suit frames of few tokens and short captions.
         "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0, "mrope_section": [8, 12, 12]},
         "initializer_range": 0.04,
         "bos_token_id": token_id(tokenizer, "<|endoftext|>"),
@@ -73,7 +73,7 @@ def target_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
 
 
 def new_target(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:
-    """A target with random weights; residual outputs start small, as suits a deep narrow stack."""
+    """A target with random weights. Output projections start small, which helps a deep and narrow stack to train."""
     torch.manual_seed(seed)
     config: Any = target_config(tokenizer)
     model = Qwen2_5_VLForConditionalGeneration(config)
@@ -92,13 +92,13 @@ def save_target(
     copy = deepcopy(model).bfloat16()
     config: Any = copy.config
     for part in (config.text_config, config.vision_config):
-        part.dtype = torch.bfloat16  # trained weights that were loaded in float32 say so here
+        part.dtype = torch.bfloat16  # else a model that was loaded in float32 would be declared as float32
     im_end, endoftext = token_id(tokenizer, "<|im_end|>"), token_id(tokenizer, "<|endoftext|>")
     copy.generation_config = GenerationConfig(
         bos_token_id=endoftext, pad_token_id=endoftext, eos_token_id=[im_end, endoftext], do_sample=False
     )
     copy.save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)  # the library writes it for its owner only
+    (folder / "model.safetensors").chmod(0o644)  # transformers makes it readable by its owner only
     tokenizer.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR_CONFIG, indent=2) + "\n")
     (folder / "README.md").write_text(card)

@@ -1,6 +1,6 @@
-"""Muon: momentum whose update is made orthogonal, for the weight matrices inside a transformer (Jordan, 2024).
+"""The Muon optimiser (Jordan, 2024): momentum with orthogonalised updates, for weight matrices inside a transformer.
 
-In float32 and batched by shape, since a CPU gains nothing from bfloat16 and much from few large products.
+Runs in float32 and batched by shape, since a CPU gains nothing from bfloat16 and much from few large products.
 """
 
 from collections import defaultdict
@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic that pulls all singular values towards one
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic polynomial that moves all singular values towards 1
 ITERATIONS = 4
-RMS_OF_ADAM = 0.2  # typical size of an Adam update, so that both optimisers can share a learning rate
+RMS_OF_ADAM = 0.2  # typical RMS of an Adam update, so that both optimisers can share a learning rate
 
 
 class Muon(torch.optim.Optimizer):
-    """Takes two-dimensional parameters only."""
+    """Muon with decoupled weight decay. Accepts two-dimensional parameters only."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """Nearest (semi-)orthogonal matrices, roughly, of [N, rows, columns]: Newton-Schulz iterations."""
+    """Approximately the nearest (semi-)orthogonal matrices of [N, rows, columns], by Newton-Schulz iterations."""
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices

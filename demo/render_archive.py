@@ -14,12 +14,12 @@ FIRST_SEEDS: dict[Split, int] = {"train": 2_000_000_000, "validation": 30_000, "
 def main(
     folder: Annotated[Path, typer.Argument(help="Where the files go; the same files every time.")],
     videos: Annotated[int, typer.Option(help="Number of files.")] = 200,
-    split: Annotated[str, typer.Option(help="train, validation or heldout: scenes of one are in no other.")] = "train",
+    split: Annotated[str, typer.Option(help="train, validation or heldout; no scene is in two splits.")] = "train",
     lengths: Annotated[
-        str, typer.Option(help="Visual tokens, comma separated, each as likely as it is often named.")
+        str, typer.Option(help="Visual tokens, comma separated; one that is listed twice is drawn twice as often.")
     ] = "64,64,144,512",
 ) -> None:
-    """Write scene-<n>.mp4, sampled at two frames a second by the captioning job's default."""
+    """Write the scenes as scene-<n>.mp4. The captioning job samples them at 2 frames per second by default."""
     try:
         window_counts(",".join(dict.fromkeys(lengths.split(","))), 1)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Render a handful of held-out scenes as MP4 files: `python -m demo.render_samples FOLDER`."""
+"""Render six held-out scenes as MP4 files: `python -m demo.render_samples FOLDER`."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from demo.world import Difficulty, make_scene, write_scene
 
 FIRST_SEED = 70_000
-# Width, height, sampled frames and objects at most: from 4 seconds and 64 visual tokens to 16 seconds and 512.
+# Width, height, sampled frames, most objects. Clips of 4 s and 64 visual tokens up to 16 s and 256, or 8 s and 512.
 SAMPLES = (
     (112, 112, 8, 1),
     (112, 112, 8, 2),

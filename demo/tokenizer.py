@@ -1,4 +1,4 @@
-"""The demo model's tokenizer: byte-level BPE learnt from the world's captions, in the clothes of Qwen2.5-VL."""
+"""The demo target's tokenizer: byte-level BPE trained on the world's captions, with Qwen2.5-VL's special tokens."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ CHAT_TEMPLATE = """\
 
 
 def train_tokenizer(num_captions: int = 4000) -> PreTrainedTokenizerFast:
-    """Learn the merges from training captions and the prompts; special tokens stand behind them, as Qwen's do."""
+    """Train the BPE on training captions and the prompts. Special tokens get the last ids, as in Qwen's tokenizer."""
     texts = [caption_of(make_scene(seed)) for seed in range(num_captions)]
     texts += [f"system\nuser\nassistant\n{prompt} You are a helpful assistant." for prompt in PROMPTS] * 50
     tokenizer = Tokenizer(models.BPE())
@@ -64,5 +64,5 @@ def train_tokenizer(num_captions: int = 4000) -> PreTrainedTokenizerFast:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Read a tokenizer that was saved with a model."""
+    """Load the tokenizer of a checkpoint folder."""
     return PreTrainedTokenizerFast.from_pretrained(folder)

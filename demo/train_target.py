@@ -1,7 +1,7 @@
-"""Train the demo target from nothing (or from its committed weights) to captions, within a given time.
+"""Train the demo target within a given time, from random weights or from a checkpoint.
 
-First the vision tower alone learns what each visual token shows, then the whole model learns to caption. A checkpoint
-every few minutes makes a run resumable at any moment: the same command goes on where it was stopped.
+First the vision tower alone learns what each visual token shows, then the whole model learns to caption. The run is
+saved every three minutes, and the same command resumes an interrupted run.
 
     python -m demo.train_target --hours 6 --vision-minutes 12 --export demo/weights/target
 """
@@ -33,10 +33,10 @@ from sparrow_core.media.patches import PatchSpec, patchify
 CHECKPOINT_EVERY_S = 180
 LOG_EVERY = 20
 RATES = {"vision": 1e-3, "language": 1e-3, "inner vision": 2e-3, "inner language": 2e-3}
-JOINT_VISION_RATE = 0.4  # of the vision tower's own rate, once it is trained along with the rest
+JOINT_VISION_RATE = 0.4  # factor on the vision tower's learning rates during the joint training
 LABEL_LOSS_WEIGHT = 0.25
 WARM_UP_STEPS = 40
-SEE_APART_UNTIL = 0.5  # share of the joint training in which the vision tower learns from its own labels only
+SEE_APART_UNTIL = 0.5  # share of the joint training in which the vision tower learns from LOOKS only
 
 CARD = """\
 ---
@@ -54,7 +54,7 @@ Measure it with `python -m demo.evaluate_target FOLDER`.
 
 
 class Trainer:
-    """The model, the label head, the optimiser and the clock of one run."""
+    """The model, the label heads, the optimisers and the clock of one run."""
 
     def __init__(self, folder: Path, hours: float, vision_minutes: float, init: Path | None) -> None:
         self.folder, self.total_s, self.vision_s = folder, hours * 3600, vision_minutes * 60
@@ -79,7 +79,7 @@ class Trainer:
         self._restore()
 
     def run(self) -> None:
-        """Train until the time is used up."""
+        """Train until the time is up: the vision tower alone, then the whole model."""
         if self.elapsed_s < self.vision_s:
             self._phase(LookBatches(self.step), self._look, until_s=self.vision_s)
             self.optimizers = self._optimizers()
@@ -115,12 +115,12 @@ class Trainer:
                 return
 
     def _look(self, batch: Batch) -> dict[str, Tensor]:
-        """Loss of the look labels over single frame pairs."""
+        """Losses of LOOKS over single frame pairs."""
         losses = self._label_losses(self._features(batch), batch, LOOKS)
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
     def _caption(self, batch: Batch) -> dict[str, Tensor]:
-        """Weighted loss of the captions' tokens, and of the labels: looks of the tower, stories half way up."""
+        """Weighted loss of caption tokens, LOOKS (vision tower) and STORIES (the language model's middle layer)."""
         with torch.set_grad_enabled(self.progress.value >= self.see_apart_until):
             features = self._features(batch)
         states, middle = self._states(batch, features)
@@ -149,7 +149,7 @@ class Trainer:
         return {name: (loss * weights).sum() for name, loss in zip(fields, losses, strict=True)}
 
     def _states(self, batch: Batch, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Final states [B, S, D], and the visual tokens' states half way up the language model [B * V, D]."""
+        """Final hidden states [B, S, D], and the visual tokens' after the language model's middle layer [B * V, D]."""
         config, language = self.model.config, self.model.model.language_model
         ids = batch.input_ids
         video = ids == config.video_token_id
@@ -195,7 +195,7 @@ class Trainer:
         ]
 
     def _set_rates(self, until_s: float) -> None:
-        """Warm up, then decay towards the end by the clock; the vision tower alone ends at a fifth of its rate."""
+        """Warm up, then decay by the clock: to 20 % linearly (vision phase), to 2 % by a cosine (joint training)."""
         joint = self.elapsed_s >= self.vision_s
         start = self.vision_s if joint else 0.0
         done = min((self.elapsed_s - start) / (until_s - start), 1.0)
@@ -239,7 +239,7 @@ class Trainer:
 
 
 def export(trainer: Trainer, folder: Path) -> None:
-    """Write the model and a card that says how it was made; `demo.evaluate_target` measures it."""
+    """Write the checkpoint folder with a model card."""
     card = CARD.format(steps=trainer.step, hours=trainer.elapsed_s / 3600, threads=torch.get_num_threads())
     save_target(folder, trainer.model, trainer.tokenizer, card)
 

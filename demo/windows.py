@@ -1,6 +1,6 @@
-"""Scenes of the demo world as caption requests: what the distillation and evaluation jobs decode.
+"""Scenes of the demo world as caption requests, for jobs that train and measure drafters.
 
-A request is a pure function of (index, settings); frames are rendered, not decoded from files.
+A request depends on its index and the settings alone; its frames are rendered, not decoded from files.
 """
 
 from collections.abc import Collection
@@ -16,14 +16,14 @@ from sparrow_core.errors import ConfigError
 from sparrow_core.types import Frames, Message, Request, Sampling
 
 Split = Literal["train", "validation", "heldout"]
-CODEC_SHARE = 0.5  # of windows that go through a real encoder and decoder
+CODEC_SHARE = 0.5  # share of the windows that go through a real encoder and decoder
 DEFAULT_PROMPT_SHARE = 0.7
 
 
 def window_counts(text: str, default: int | None = None) -> dict[int, int]:
-    """Windows by visual tokens, from text such as `64:150,512:90`; `default` stands for a number that is left out.
+    """Number of windows by visual length, from text such as `64:150,512:90`. A missing number becomes `default`.
 
-    Raises ValueError for a length that no demo clip has, or what is no such text.
+    Raises ValueError for malformed text, and for a length that no demo clip has.
     """
     counts = {}
     for item in text.split(","):
@@ -42,9 +42,12 @@ def _refuse_unknown(lengths: Collection[int]) -> None:
 
 @dataclass(frozen=True)
 class DemoWindows:
-    """A numbered set of windows of one split. `lengths` are numbers of visual tokens (keys of `CLIP_SHAPES`), each as
-    likely as it is often named; `varied_prompts` asks in several wordings instead of the default one; `stills` shows
-    the middle frame alone, as a video of two equal frames."""
+    """A numbered set of windows of one split.
+
+    `lengths` are numbers of visual tokens (keys of `CLIP_SHAPES`); one that is listed twice is drawn twice as often.
+    With `varied_prompts`, a share of the windows has another prompt than the default one. With `stills`, a window shows
+    only the middle frame, as a video of two equal frames.
+    """
 
     split: Split
     lengths: tuple[int, ...]
@@ -56,6 +59,7 @@ class DemoWindows:
         _refuse_unknown(self.lengths)
 
     def scene(self, index: int) -> Scene:
+        """The scene of window `index`."""
         rng = np.random.default_rng([11, self.first_seed, index])
         shapes = CLIP_SHAPES[self.lengths[int(rng.integers(len(self.lengths)))]]
         width, height, frames = shapes[int(rng.integers(len(shapes)))]

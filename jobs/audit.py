@@ -1,4 +1,4 @@
-"""Hold a captioning run against another one, or against the model alone: `python jobs/audit.py RUN --against OTHER`."""
+"""Audit a captioning run against another run, or the target alone: `python jobs/audit.py RUN --against OTHER`."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -12,8 +12,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from jobs.caption_corpus import DEMO
+from jobs.demo_models import DEMO
 from jobs.errors import exit_on_error
+from jobs.options import ThreadsOption
 from jobs.submitted import refuse_relative
 from pipeline.captioning.audit import Finding, WindowReader, compare_runs, compare_with_oracle
 from pipeline.captioning.stored_windows import CaptionRunTable
@@ -27,19 +28,19 @@ ALL_EQUAL, USAGE, DIFFERENT = 0, 2, 4
 
 def main(
     run: Annotated[str, typer.Argument(help="Output folder of a captioning run.")],
-    against: Annotated[str, typer.Option(help="Another run's folder, or oracle: the model's one-row loop.")] = "oracle",
-    target: Annotated[str, typer.Option(help="Checkpoint of the run, for the oracle and for margins.")] = DEMO[
-        "target"
-    ],
+    against: Annotated[
+        str, typer.Option(help="Another run's folder, or oracle: the target's autoregressive loop.")
+    ] = "oracle",
+    target: Annotated[str, typer.Option(help="Target of the run, for the oracle and for margins.")] = DEMO["target"],
     share: Annotated[float, typer.Option(help="Share of the windows that the oracle decodes again.")] = 1.0,
     margins: Annotated[bool, typer.Option(help="Measure the logit margin at each first difference.")] = True,
     output: Annotated[Path | None, typer.Option(help="JSON file for every finding.")] = None,
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
+    threads: ThreadsOption = 2,
     deadline_s: Annotated[
-        float, typer.Option(help="For decoding a video; at least the run's decode.deadline_s.")
+        float, typer.Option(help="Time limit for decoding a video; at least the run's decode.deadline_s.")
     ] = DecodeConfig.deadline_s,
 ) -> None:
-    """Compare captions token by token: how many are equal, where the others first differ, and by what margin.
+    """Compare captions token by token: how many are equal, and where and by what logit margin the others first differ.
 
     Exit codes: 0 all equal; 2 wrong usage; 4 some differ.
     """
@@ -58,7 +59,7 @@ def _findings(
     run: str, against: str, target: str, share: float, margins: bool, decode: DecodeConfig
 ) -> Iterator[Finding]:
     left = CaptionRunTable(run)
-    reader = cache(partial(_reader, left, target, decode))  # two runs that are equal need no target
+    reader = cache(partial(_reader, left, target, decode))  # loaded on first use: equal runs need no target
     if against == "oracle":
         compared: Iterator[tuple[Row, Finding, Sequence[int]]] = compare_with_oracle(left, reader(), share)
     else:
@@ -71,8 +72,10 @@ def _findings(
 
 
 def _reader(run: CaptionRunTable, source: str, decode: DecodeConfig) -> WindowReader:
-    """Reads the run's windows with the checkpoint that wrote it, in the dtype that they were written in. Raises
-    ConfigError if `source` is another one, or if there were several dtypes."""
+    """A reader of the run's windows, with the checkpoint and in the dtype that wrote them.
+
+    Raises ConfigError if `source` is another checkpoint, or if the run was written in several dtypes.
+    """
     dtypes = {row["dtype"] for row in run.rows.values()}
     if len(dtypes) > 1:
         raise ConfigError(f"the run was written in {', '.join(sorted(dtypes))}: the oracle can repeat one of them")
@@ -87,7 +90,7 @@ def _reader(run: CaptionRunTable, source: str, decode: DecodeConfig) -> WindowRe
 
 
 def show(console: Console, findings: Sequence[Finding]) -> int:
-    """Print what differs and the count; the exit code."""
+    """Print the differences and the number of equal windows. Returns the exit code."""
     different = [finding for finding in findings if finding.first_difference is not None]
     if different:
         table = Table("video", "from s", "to s", "tokens", "first difference", "margin")

@@ -16,16 +16,24 @@ from rich.table import Table
 
 from demo.tokenizer import load_tokenizer
 from demo.windows import DemoWindows
-from jobs.caption_corpus import DEMO
+from jobs.demo_models import DEMO
 from jobs.errors import exit_on_error
-from jobs.options import demo_windows, numbers
+from jobs.option_values import demo_windows, numbers
+from jobs.options import DemoDraftOption, DemoTargetOption, ThreadsOption
 from pipeline.common.machine import describe_machine
 from pipeline.comparison.plots import plot_speed
 from pipeline.drafters.config import EvaluationConfig
 from sparrow_core.config import Sampling
 from sparrow_core.drafters.artefact import load_drafter
 from sparrow_core.drafters.sparrow import SparrowDrafter
-from sparrow_core.measure.benchmark import BenchmarkConfig, Subject, Tables, decoding, single_costs, synthetic_decoding
+from sparrow_core.measure.benchmark import (
+    BenchmarkConfig,
+    BenchmarkModels,
+    Tables,
+    measure_decoding,
+    measure_single_costs,
+    measure_synthetic_decoding,
+)
 from sparrow_core.measure.floors import measure_rates
 from sparrow_core.targets.loading import load_target, resolve_device, resolve_dtype
 from sparrow_core.targets.reference import load_reference
@@ -57,18 +65,18 @@ def main(
     temperatures: Annotated[str, typer.Option(help="Comma separated; above 0, both rules are measured.")] = "0",
     join: Annotated[str, typer.Option(help="Lengths of a window that runs and of one that joins: 6000,25000.")] = "",
     max_new_tokens: Annotated[int, typer.Option(help="Limit of a caption.")] = 256,
-    target: Annotated[str, typer.Option(help="A demo checkpoint folder.")] = DEMO["target"],
-    draft: Annotated[str, typer.Option(help="Its drafter.")] = DEMO["draft"],
+    target: DemoTargetOption = DEMO["target"],
+    draft: DemoDraftOption = DEMO["draft"],
     synthetic: Annotated[
-        str, typer.Option(help="Time random weights this large: 7b. What is accepted is imposed.")
+        str, typer.Option(help="Time random weights this large: 7b. The acceptance is synthetic.")
     ] = "",
     acceptance: Annotated[
-        float, typer.Option(min=0, max=0.99, help="With --synthetic: how often a drafted token is right, imposed.")
+        float, typer.Option(min=0, max=0.99, help="With --synthetic: how often a drafted token is right.")
     ] = 0.8,
     dtype: Annotated[str, typer.Option(help="Comma separated: auto, float32, bfloat16.")] = "auto",
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
+    threads: ThreadsOption = 2,
 ) -> None:
-    """Decode the same windows by transformers' generate, by our one-row loop, and with drafts; write and print figures.
+    """Decode windows by transformers' generate, by our autoregressive loop and with drafts; write and print figures.
 
     Results are rewritten with every table's part, so that an interrupted run keeps what it has measured.
     """
@@ -83,21 +91,23 @@ def main(
             )
         shapes = EvaluationConfig().drafts
         counts = demo_windows(lengths, "--lengths", windows)
-        plan = BenchmarkConfig(tuple(counts), shapes, repeats, numbers(batch), _samplings(temperatures), _pair(join))
+        benchmark = BenchmarkConfig(
+            tuple(counts), shapes, repeats, numbers(batch), _samplings(temperatures), _pair(join)
+        )
         results: dict[str, Any] = {"synthetic": synthetic or None, "rates": {}, **{name: [] for name in COLUMNS}}
-        run = partial(synthetic_decoding, acceptance=acceptance) if synthetic else decoding
+        run = partial(measure_synthetic_decoding, acceptance=acceptance) if synthetic else measure_decoding
         for name in dtype.split(","):
             load = partial(_random, synthetic, target, name) if synthetic else partial(_loaded, target, draft, name)
-            subject = on_temporary_thread(load)
-            info = subject.target.info
+            models = on_temporary_thread(load)
+            info = models.target.info
             add = partial(_add, results, info.dtype_name, out)
             results["machine"] = describe_machine(info.device)
             rates = on_temporary_thread(partial(measure_rates, info.device, info.dtype))
             results["rates"][info.dtype_name] = asdict(rates)
-            costs = on_temporary_thread(partial(single_costs, subject, plan, rates))
+            costs = on_temporary_thread(partial(measure_single_costs, models, benchmark, rates))
             add(costs)
             requests = partial(_requests, counts, max_new_tokens)
-            for part in run(subject, plan, requests, costs["passes"], partial(_peak_bytes, info.device)):
+            for part in run(models, benchmark, requests, costs["passes"], partial(_peak_bytes, info.device)):
                 add(part)
         show(Console(), results)
 
@@ -108,20 +118,20 @@ def _requests(counts: Mapping[int, int], max_new_tokens: int, length: int) -> li
     return [source.request(index, max_new_tokens=max_new_tokens) for index in range(counts.get(length, 1))]
 
 
-def _loaded(source: str, draft: str, dtype: str) -> Subject:
+def _loaded(source: str, draft: str, dtype: str) -> BenchmarkModels:
     """A checkpoint and its drafter, and the checkpoint once more as the library loads it."""
     target = load_target(source, dtype=dtype)
     library = load_reference(source, device=target.info.device, dtype=target.info.dtype)
-    return Subject(target, load_drafter(draft, target), library)
+    return BenchmarkModels(target, load_drafter(draft, target), library)
 
 
-def _random(size: str, tokenizer: str, dtype: str) -> Subject:
+def _random(size: str, tokenizer: str, dtype: str) -> BenchmarkModels:
     """Random weights, which the library shares."""
     device = resolve_device("auto")
     target = random_target(
         GEOMETRIES[size], load_tokenizer(Path(tokenizer)), device=device, dtype=resolve_dtype(dtype, device)
     )
-    return Subject(target, SparrowDrafter.untrained(target), target.model)
+    return BenchmarkModels(target, SparrowDrafter.untrained(target), target.model)
 
 
 def _pair(text: str) -> tuple[int, int] | None:

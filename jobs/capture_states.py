@@ -1,14 +1,14 @@
 """Keep states of a target, to distill drafters from: `python jobs/capture_states.py --input DIR --output DIR`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from jobs.caption_corpus import DEMO
+from jobs.demo_models import DEMO
 from jobs.errors import exit_on_error
+from jobs.options import ConfigOption, DraftOption, InputOption, PromptOption, SettingsOption, TargetOption
 from jobs.submitted import refuse_relative
 from pipeline.captioning.config import caption_config
 from pipeline.captioning.run import ExitCode
@@ -19,17 +19,13 @@ MOST_ERRORS_SHOWN = 20
 
 
 def main(
-    source: Annotated[str, typer.Option("--input", help="Video file, folder, glob or fsspec URL.")],
-    output: Annotated[str, typer.Option(help="Folder or fsspec URL for the state shards.")],
-    target: Annotated[str | None, typer.Option(help="Target: checkpoint folder or hub id. [demo model]")] = None,
-    draft: Annotated[
-        str | None, typer.Option(help="Drafter that makes this faster: folder, registry, or none.")
-    ] = None,
-    prompt: Annotated[str | None, typer.Option(help="What to ask about every window.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings, as for jobs/caption_corpus.py.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="One setting, as capture.keep.captions_per_window=2.")
-    ] = None,
+    source: InputOption,
+    output: Annotated[str, typer.Option(help="Folder or fsspec URL for the shards of hidden states.")],
+    target: TargetOption = None,
+    draft: DraftOption = None,
+    prompt: PromptOption = None,
+    config: ConfigOption = None,
+    settings: SettingsOption = None,
 ) -> None:
     """Let the target caption every window at temperature 1 and keep its states, one shard for each window.
 

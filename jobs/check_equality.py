@@ -16,9 +16,10 @@ from rich.progress import track
 
 from demo.tokenizer import SPECIAL_TOKENS, load_tokenizer
 from demo.windows import DemoWindows
-from jobs.caption_corpus import DEMO
+from jobs.demo_models import DEMO
 from jobs.errors import exit_on_error
-from jobs.options import demo_windows, numbers
+from jobs.option_values import demo_windows, numbers
+from jobs.options import DemoDraftOption, DemoTargetOption, ThreadsOption
 from pipeline.common.journal import Journal
 from pipeline.common.machine import describe_machine
 from pipeline.drafters.config import EvaluationConfig
@@ -29,10 +30,11 @@ from sparrow_core.drafters.artefact import load_drafter
 from sparrow_core.drafters.constant import ConstantDrafter
 from sparrow_core.drafters.sparrow import SparrowDrafter
 from sparrow_core.measure.equality import EqualityCheck, EqualityResult
+from sparrow_core.measure.names import GOVERNOR
 from sparrow_core.targets.loading import load_target
 from sparrow_core.types import Request
 
-SHAPES = {**EvaluationConfig().drafts, "governor": None}
+SHAPES = {**EvaluationConfig().drafts, GOVERNOR: None}
 DRAFTERS = ("trained", "random", "always wrong")
 FIRST_SEED = 60_000
 MAX_NEW_TOKENS = 320
@@ -40,8 +42,8 @@ MAX_NEW_TOKENS = 320
 
 def main(
     output: Annotated[Path, typer.Option(help="Folder for comparisons.jsonl (resumed) and equality.json.")],
-    target: Annotated[str, typer.Option(help="A demo checkpoint folder.")] = DEMO["target"],
-    draft: Annotated[str, typer.Option(help="Its trained drafter.")] = DEMO["draft"],
+    target: DemoTargetOption = DEMO["target"],
+    draft: DemoDraftOption = DEMO["draft"],
     greedy: Annotated[
         str, typer.Option(help="Greedy windows by visual tokens, as 64:150,512:90.")
     ] = "64:150,512:90,1500:45,6000:15",
@@ -52,7 +54,7 @@ def main(
     seeds: Annotated[int, typer.Option(help="Sampled captions, always against our loop.")] = 200,
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     batch: Annotated[str, typer.Option(help="Windows in the engine at once; of several numbers, each in turn.")] = "8",
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
+    threads: ThreadsOption = 2,
 ) -> None:
     """Decode held-out demo windows with a trained, a random and an always-wrong drafter, as chain, as tree, and as the
     governor likes.
@@ -88,11 +90,13 @@ def main(
         groups = list(in_groups(missing, sizes))
         for group in track(groups, "groups of windows", console=Console(stderr=True)):
             windows = [replace(requests[name](), request_id=name) for name in group]
-            for name, fresh in zip(group, check.compare(windows), strict=True):
-                done[name] = fresh
-                journal.add({"window": name, "comparisons": list(map(asdict, fresh))})
+            for name, results in zip(group, check.compare(windows), strict=True):
+                done[name] = results
+                journal.add({"window": name, "comparisons": list(map(asdict, results))})
         check.close()
-        raise typer.Exit(report([c for found in done.values() for c in found], settings, model.info.device, output))
+        raise typer.Exit(
+            report([result for results in done.values() for result in results], settings, model.info.device, output)
+        )
 
 
 def in_groups(names: Sequence[str], sizes: Sequence[int]) -> Iterator[list[str]]:
@@ -152,24 +156,22 @@ def sampled_requests(seeds: int) -> dict[str, Callable[[], Request]]:
     return {f"sampled-64-{seed}": partial(request, seed) for seed in range(seeds)}
 
 
-def report(
-    comparisons: list[EqualityResult], settings: Mapping[str, object], device: torch.device, output: Path
-) -> int:
+def report(results: list[EqualityResult], settings: Mapping[str, object], device: torch.device, output: Path) -> int:
     """Write equality.json, print its figures; the exit code."""
-    kinds = ("greedy", "sampled")
+    kinds = {kind: [result for result in results if result.window.startswith(kind)] for kind in ("greedy", "sampled")}
     summary = {
         kind: {
-            "windows": len({c.window for c in comparisons if c.window.startswith(kind)}),
-            "comparisons": sum(c.window.startswith(kind) for c in comparisons),
-            "tokens": sum(c.num_tokens for c in comparisons if c.window.startswith(kind)),
-            "unequal": [asdict(c) for c in comparisons if c.window.startswith(kind) and not c.equal],
+            "windows": len({result.window for result in of_kind}),
+            "comparisons": len(of_kind),
+            "tokens": sum(result.num_tokens for result in of_kind),
+            "unequal": [asdict(result) for result in of_kind if not result.equal],
         }
-        for kind in kinds
+        for kind, of_kind in kinds.items()
     }
     text = json.dumps({**settings, **summary, "machine": describe_machine(device)}, indent=2)
     (output / "equality.json").write_text(text + "\n")
     print(text)
-    return 0 if all(c.equal or c.excused for c in comparisons) else 4
+    return 0 if all(result.equal or result.excused for result in results) else 4
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How the commands tell errors."""
+"""How commands report errors that a user can fix."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from sparrow_core.errors import SparrowError
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """What a user can mend is told without a traceback, and ends the command with exit code 2."""
+    """Print a SparrowError without a traceback, and end the command with exit code 2."""
     try:
         yield
     except SparrowError as error:

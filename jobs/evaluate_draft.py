@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from jobs.distill_draft import DistillJobConfig, held_out, read_heldout
+from jobs.demo_distillation import DistillJobConfig, demo_heldout
 from jobs.errors import exit_on_error
+from jobs.options import HeldOutOption, RequiredConfigOption, SettingsOption
 from jobs.submitted import refuse_relative
 from pipeline.common.acceptance_rows import store_acceptance
 from pipeline.common.checkpoints import worker_path
@@ -16,17 +17,16 @@ from pipeline.common.cluster import connected
 from pipeline.common.registry import drafter_in_use
 from pipeline.common.settings import build_config, read_settings
 from pipeline.drafters.evaluation import evaluate_drafters
+from pipeline.drafters.heldout import heldout_of_run, measured_windows
 from pipeline.drafters.report import show_acceptance
 
 
 def main(
-    config: Annotated[Path, typer.Option(help="YAML file of settings, as for jobs/distill_draft.py.")],
+    config: RequiredConfigOption,
     draft: Annotated[list[str], typer.Option(help="Folder, registry, hub id, none or prompt_lookup; may be repeated.")],
-    heldout: Annotated[
-        str | None, typer.Option(help="Measure on the windows of this captioning run. [demo windows]")
-    ] = None,
+    heldout: HeldOutOption = None,
     output: Annotated[Path, typer.Option(help="JSON file for the rows.")] = Path("out/acceptance.json"),
-    settings: Annotated[list[str] | None, typer.Option("--set", help="One setting, as workers.evaluate=2.")] = None,
+    settings: SettingsOption = None,
 ) -> None:
     """Decode held-out windows with each drafter; report tau by visual length with its bootstrap interval.
 
@@ -36,7 +36,8 @@ def main(
         refuse_relative({"--heldout": heldout, "--output": output})
         checked = build_config(DistillJobConfig, read_settings(config, settings or []))
         checked = replace(checked, target=worker_path(checked.target))
-        windows = held_out(checked, read_heldout(checked, heldout))
+        stored = heldout_of_run(checked, heldout) if heldout else None
+        windows = demo_heldout(checked) if stored is None else measured_windows(checked, stored)
         with connected():
             rows = evaluate_drafters(
                 checked, checked.evaluation, [worker_path(drafter_in_use(name)) for name in draft], windows

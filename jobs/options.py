@@ -1,21 +1,28 @@
-"""How numbers and numbers of demo windows are written on a command line."""
+"""Command-line options that several commands share, each declared once with its help text."""
+
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from demo.windows import window_counts
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """Whole numbers, comma separated."""
-    try:
-        return tuple(int(item) for item in text.split(","))
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not whole numbers such as 1,8") from error
-
-
-def demo_windows(text: str, option: str, default: int | None = None) -> dict[int, int]:
-    """`window_counts` of what was given for `option`."""
-    try:
-        return window_counts(text, default)
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r}: {error}", param_hint=option) from error
+InputOption = Annotated[str, typer.Option("--input", help="Video file, folder, glob or fsspec URL.")]
+TargetOption = Annotated[str | None, typer.Option(help="Target: checkpoint folder or hub id. Default: the demo model.")]
+DraftOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Drafter: folder, registry, hub id, or none. Default: the demo drafter with the demo model, else none."
+    ),
+]
+PromptOption = Annotated[str | None, typer.Option(help="What to ask about every window.")]
+ConfigOption = Annotated[Path | None, typer.Option(help="YAML file of settings.")]
+RequiredConfigOption = Annotated[Path, typer.Option(help="YAML file of settings.")]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="One setting that overrides the file's, as key.path=value; may be repeated."),
+]
+HeldOutOption = Annotated[
+    str | None, typer.Option(help="Measure on the windows of this captioning run. Default: demo windows.")
+]
+DemoTargetOption = Annotated[str, typer.Option(help="A demo checkpoint folder.")]
+DemoDraftOption = Annotated[str, typer.Option(help="A drafter of that checkpoint.")]
+ThreadsOption = Annotated[int, typer.Option(help="Threads of torch.")]

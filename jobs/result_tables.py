@@ -1,4 +1,4 @@
-"""Make the tables of README and docs anew from docs/results: `python -m jobs.result_tables`."""
+"""Rewrite the tables of README and docs from the files in docs/results: `python -m jobs.result_tables`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,7 @@ from jobs.errors import exit_on_error
 from pipeline.comparison.result_tables import with_tables
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs/paper_tables.md")
+PAGES = (ROOT / "README.md", ROOT / "docs/benchmarks.md", ROOT / "docs/paper_tables.md")
 
 
 def main(

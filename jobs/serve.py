@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from jobs.caption_corpus import DEMO
+from jobs.demo_models import DEMO
 from jobs.errors import exit_on_error
+from jobs.options import ConfigOption, DraftOption, SettingsOption, TargetOption
 from pipeline.common.cluster import connected
 from pipeline.serving.app import (
     plan_replicas,
@@ -26,19 +27,23 @@ from pipeline.serving.console import show_endpoint, show_ready
 
 
 def main(
-    target: Annotated[str | None, typer.Option(help="Target: checkpoint folder or hub id. [demo model]")] = None,
-    draft: Annotated[str | None, typer.Option(help="Drafter: folder, hub id or none. [demo drafter]")] = None,
+    target: TargetOption = None,
+    draft: DraftOption = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on. [127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on. [8000]")] = None,
-    media_root: Annotated[str | None, typer.Option(help="The one folder whose files may be asked for. [none]")] = None,
+    media_root: Annotated[
+        str | None, typer.Option(help="The only folder whose files may be named. Default: none.")
+    ] = None,
     token_file: Annotated[Path | None, typer.Option(help="File with the token. [$SPARROW_API_TOKEN]")] = None,
-    insecure_no_token: Annotated[bool, typer.Option(help="Answer everybody who can reach the port.")] = False,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings; a captioning job's will do.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="One setting, as frames.fps=1.0.")] = None,
+    insecure_no_token: Annotated[
+        bool, typer.Option(help="Answer everybody who can reach the port, without a token.")
+    ] = False,
+    config: ConfigOption = None,
+    settings: SettingsOption = None,
 ) -> None:
     """Serve a video LLM and its drafter behind OpenAI's chat completions, until Ctrl-C.
 
-    With the same settings, the prompt of a captioning job and temperature 0 it gives the job's captions.
+    Takes the settings of a captioning job, and with its prompt and temperature 0 gives the same captions.
 
     Exit codes: 0 stopped by Ctrl-C or SIGTERM; 2 wrong usage or settings.
     """
@@ -51,7 +56,7 @@ def main(
 
 
 def run(config: ServeConfig, token: str | None, credential: str | None, console: Console) -> None:
-    """Serve until interrupted. `credential` is how a shell finds the token, for the example that is shown."""
+    """Serve until interrupted. `credential` is a shell expression of the token, used in the example command."""
     refuse_missing_checkpoints(config)
     refuse_busy_port(config.http)
     with connected() as cluster:

@@ -1,4 +1,4 @@
-"""What holds for a command that `ray job submit` runs."""
+"""Checks for commands that run under `ray job submit`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +9,11 @@ from sparrow_core.errors import ConfigError
 
 
 def refuse_relative(paths: Mapping[str, str | Path | None]) -> None:
-    """Raise ConfigError for a flag's relative path: the working directory is a temporary copy there, and the path would
-    miss, or be lost. Elsewhere every path will do."""
+    """Raise ConfigError if a submitted job is given a relative path, by flag -> path.
+
+    Its working directory is a temporary copy, in which an input would not be found and an output would be lost. Outside
+    a submitted job, every path is accepted.
+    """
     if not is_submitted_job():
         return
     for flag, path in paths.items():

@@ -1,4 +1,4 @@
-"""Every knob of the method, declared once. Plain frozen dataclasses: importable without torch, Ray or transformers."""
+"""Configuration: every setting of the method, declared once. Importable without torch, Ray or transformers."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -33,9 +33,9 @@ class Sampling:
 
 @dataclass(frozen=True)
 class DraftConfig:
-    """Size of a draft, in the paper's total-depth-width terms (total counts the root).
+    """Shape of a draft in the paper's terms: total, depth and width. `total` counts nodes, the root included.
 
-    `width` 1 is a chain of `depth` tokens; anything wider is EAGLE-2's dynamic tree.
+    `width` 1 is a chain of `depth` tokens; a larger width is EAGLE-2's dynamic tree.
     """
 
     depth: int = 4
@@ -59,8 +59,10 @@ class DraftConfig:
 
 @dataclass(frozen=True)
 class PrefillConfig:
-    """How prompts are read: in chunks of `chunk_tokens`, and between two rounds of whatever else is decoded for
-    `slice_ms` or a little more, since a slice ends with a layer of a chunk or with a few frames."""
+    """How prompts are prefilled: in chunks of `chunk_tokens`, for a slice of `slice_ms` between two decoding rounds.
+
+    A slice takes a little longer than that, since it ends only after a layer of a chunk or a few frames.
+    """
 
     chunk_tokens: int = 384
     slice_ms: float = 50.0
@@ -74,11 +76,11 @@ class PrefillConfig:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """What an engine may use. `max_model_tokens` bounds prompt plus new tokens of one request.
+    """Limits of an engine. `max_model_tokens` bounds the cache slots of one request: prompt, new tokens and one draft.
 
-    `draft` fixes the shape of all drafts; None leaves it to the governor, which chooses one for every round.
-    At most `max_sequences` requests run side by side, in `arena_tokens` slots of keys and values that they share (0:
-    as many as one request may use).
+    `draft` fixes the shape of all drafts; None leaves it to the governor, which chooses a shape for every round.
+    At most `max_sequences` requests run side by side. They share a KV cache of `arena_tokens` slots (0: as many as
+    `max_model_tokens`).
     """
 
     draft: DraftConfig | None = None
@@ -89,7 +91,7 @@ class EngineConfig:
 
     @property
     def num_slots(self) -> int:
-        """Slots of keys and values that an engine allocates."""
+        """Slots of the KV cache that an engine allocates."""
         return self.arena_tokens or self.max_model_tokens
 
     def __post_init__(self) -> None:
@@ -106,8 +108,8 @@ class EngineConfig:
 class FrameSamplingConfig:
     """Which frames of a window the target sees.
 
-    `count` (if set) overrides `fps`. A window's visual tokens never exceed `max_visual_tokens`: frames shrink first,
-    down to `min_frame_px` (pixels of one frame, height x width), then their number falls.
+    `count`, if set, overrides `fps` (frames per second). A window has at most `max_visual_tokens` visual tokens: frames
+    first shrink, down to `min_frame_px` pixels (height x width), then become fewer.
     """
 
     fps: float = 2.0
@@ -120,10 +122,10 @@ class FrameSamplingConfig:
 
 @dataclass(frozen=True)
 class DecodeConfig:
-    """Limits of the decoding child process: seconds per file, bytes of its address space, files before it is renewed.
+    """Limits of the decoding child process: seconds per file, bytes of address space, files until it is replaced.
 
-    A window fails if more than `max_missing_share` of its pictures are lost to damage; fewer are replaced by the
-    picture before them.
+    A window fails if more than the share `max_missing_share` of its pictures is lost to damage. If fewer are lost, the
+    picture before each lost one replaces it.
     """
 
     deadline_s: float = 120.0
@@ -135,12 +137,12 @@ class DecodeConfig:
 
 @dataclass(frozen=True)
 class CaptureConfig:
-    """What is kept of the target for distillation: `captions_per_window` captions of each window, its own samples.
+    """What is recorded of the target for distillation, while it writes `captions_per_window` captions of each window.
 
-    `greedy_share` of the captions are greedy, the rest sampled at `temperature`: greedy text alone ties each state to
-    one next token. `bridge_layer` counts decoder layers from 1 (None: half of the target's layers). Of each window's
-    visual positions at most `max_bridge_tokens` are kept, spread evenly. `keep_embeddings` keeps all visual embeddings,
-    which drafters that see the video learn from, and which are large.
+    The share `greedy_share` of the captions is greedy, the others are sampled at `temperature`: in greedy text alone,
+    each hidden state has a single next token. `bridge_layer` counts decoder layers from 1 (None: half of the target's
+    layers). Bridge-layer hidden states are kept for at most `max_bridge_tokens` visual tokens of a window, spread
+    evenly. `keep_embeddings` keeps all visual embeddings, which are large; drafters that see the video learn from them.
     """
 
     captions_per_window: int = 1
@@ -164,8 +166,10 @@ class CaptureConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the distillation losses (`distill.losses`); a term of weight 0 is not computed. The ranking is of the
-    target's `ranked_tokens` likeliest tokens."""
+    """Weights of the distillation losses (`distill.losses`); a term of weight 0 is not computed.
+
+    The ranking loss ranks the target's `ranked_tokens` likeliest tokens.
+    """
 
     soft_cross_entropy: float = 1.0
     state_smooth_l1: float = 1.0
@@ -176,17 +180,18 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """How a drafter is trained on captured states.
+    """How a drafter is trained on the target's hidden states.
 
-    `batch_size` counts captions over all workers, which a worker reads in `accumulate` pieces before it makes a step;
-    captions share a row of up to `row_tokens` text tokens (0: each has its own). `recursions` is the number of
-    multi-token-prediction passes after the first; pass r weighs `recursion_weight` ** r. `recursion_keys` says what
-    those passes attend to: "decoding" is what decoding does (true states up to the root, own states after it), "paper"
-    recomputes every key from the drafter's own states. `bridge_share` is the probability that a caption shows its
-    visual bridge states in training (0: no bridge), and `bridge_place` where they stand (`decoding.anchors`).
-    `state_noise` is the largest uniform noise on the states that are read, not on those that are learnt.
-    The learning rate warms up linearly over `warmup_steps`, then falls to `final_rate_share` of itself along a cosine
-    or a line. `precision` bfloat16 computes passes and losses under autocast.
+    `batch_size` counts the captions of one step over all workers; each worker processes its part in `accumulate`
+    pieces. Captions share a row of up to `row_tokens` text tokens (0: each has a row of its own). `recursions` is the
+    number of multi-token-prediction passes after the first; the loss of pass r has the weight `recursion_weight` ** r.
+    `recursion_keys` says which keys these passes attend to. "decoding": as in decoding, keys from the target's hidden
+    states up to the root and from the drafter's own after it. "paper": all keys recomputed from the drafter's own.
+    `bridge_share` is the probability that training shows a caption's visual bridge-layer hidden states (0: no bridge),
+    and `bridge_place` says where they stand (`drafters.anchors`). `state_noise` is the largest value of the uniform
+    noise on hidden states that the drafter reads; those that it learns to predict have none. The learning rate warms up
+    linearly over `warmup_steps`, then falls to the share `final_rate_share` of itself along a cosine or a line.
+    `precision` bfloat16 computes passes and losses under autocast.
     """
 
     steps: int = 600
@@ -220,7 +225,7 @@ class DistillConfig:
             raise ConfigError(f"train.bridge_share={self.bridge_share} is a probability: use a value from 0 to 1")
 
     def refuse_uneven(self, workers: int) -> None:
-        """Raises ConfigError unless so many workers share a batch evenly, in `accumulate` pieces each."""
+        """Raise ConfigError unless `workers` workers can share a batch evenly, each in `accumulate` pieces."""
         if self.batch_size % (workers * self.accumulate):
             raise ConfigError(
                 f"train.batch_size={self.batch_size} cannot be shared evenly by {workers} workers with "

@@ -1,11 +1,11 @@
-"""What can go wrong that a user can mend. Every message names the value, the limit and the way out.
+"""Errors that a user can correct. Every message names the value, the limit and the remedy.
 
-Anything else (a broken invariant, a CUDA error) is a defect or a machine fault and propagates as it is.
+Anything else (a broken invariant, a CUDA error) is a defect or a machine fault and propagates unchanged.
 """
 
 
 class SparrowError(Exception):
-    """Root of all errors that Sparrow raises on purpose."""
+    """Base class of all errors that Sparrow raises on purpose."""
 
 
 class ConfigError(SparrowError, ValueError):
@@ -32,7 +32,7 @@ class MediaError(SparrowError, ValueError):
 
 
 class TrainingDivergedError(SparrowError, ArithmeticError):
-    """The loss of a training is not a number any more."""
+    """The loss of a training run is no longer a finite number."""
 
 
 class EngineClosedError(SparrowError, RuntimeError):

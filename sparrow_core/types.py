@@ -1,6 +1,6 @@
-"""The values that travel between the rooms of `sparrow_core`. All frozen; no behaviour beyond derived figures.
+"""Value types shared by all of `sparrow_core`: frames, requests, drafts, verdicts, completions. All frozen.
 
-Shape letters: T frames, H height, W width, N nodes of a draft, V vocabulary.
+Shape letters: N nodes of a draft, V vocabulary; pixels T frames, H height, W width, C channels.
 """
 
 from dataclasses import dataclass, field
@@ -16,10 +16,10 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 @dataclass(frozen=True)
 class Frames:
-    """A window's decoded frames: what the media room hands to a target.
+    """A window's decoded frames, as a target takes them.
 
-    `pixels_THWC` is uint8 RGB, upright; `times_s` are presentation times in seconds from the start of the video;
-    `sampled_fps` is the rate that the sampling instants imply (frames per second), which position ids are built from.
+    `pixels_THWC` is uint8 RGB, upright. `times_s` are presentation times in seconds from the start of the video.
+    `sampled_fps` is the rate of the sampling instants in frames per second; position ids are built from it.
     """
 
     pixels_THWC: np.ndarray
@@ -29,7 +29,7 @@ class Frames:
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation. A part is text, a video (`Frames`) or an image (uint8 array [H, W, 3])."""
+    """One message of a conversation. A part is text, a video (`Frames`) or an image (uint8 RGB [H, W, C])."""
 
     role: str
     parts: tuple[str | Frames | np.ndarray, ...]
@@ -37,7 +37,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Request:
-    """One caption to write. `request_id` is only a label: results come back on the ticket, never by position."""
+    """One caption to write. `request_id` is only a label: the result comes back on the request's ticket."""
 
     messages: tuple[Message, ...]
     sampling: Sampling = field(default_factory=Sampling)
@@ -49,10 +49,10 @@ class Request:
 class Draft:
     """A proposed tree of tokens; a chain is the tree in which every node has one child.
 
-    Node 0 is the root: the last committed token, not yet seen by the target. Parents precede children, and siblings
-    stand in the order in which they were proposed. `tokens_N` and `parents_N` are int64 on the CPU (`parents_N[0]` is
-    -1). `proposal_NV` is the drafter's distribution from which the children of each node were drawn without
-    replacement (rejection sampling only; float32, on the target's device).
+    Node 0 is the root: the last committed token, which the target has not passed yet. Parents precede children, and
+    siblings are in the order in which they were proposed. `tokens_N` and `parents_N` are int64 on the CPU;
+    `parents_N[0]` is -1. `proposal_NV`, which rejection sampling needs, is the drafter's distribution from which the
+    children of each node were drawn without replacement (float32, on the target's device).
     """
 
     tokens_N: torch.Tensor
@@ -65,9 +65,9 @@ class Draft:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the target accepted of a draft: node indices from the root down (root included), and the token after them.
+    """What the target accepted of a draft: `path`, the node indices from the root (included) down, and the bonus token.
 
-    Every round commits `len(path)` tokens: the accepted nodes below the root and the bonus token.
+    A round adds `len(path)` tokens to the caption: the accepted nodes below the root, and the bonus token.
     """
 
     path: tuple[int, ...]
@@ -78,7 +78,7 @@ class Verdict:
 class SpecStats:
     """Counts of one completion. Rounds are target calls after prefill; the first token comes from prefill itself.
 
-    `in_doubt` tokens were near-ties, decided by one more pass over a single row (see `decoding.near_ties`).
+    `in_doubt` counts near-ties, which were decided by one more pass over a single row (see `decoding.near_ties`).
     """
 
     rounds: int = 0
@@ -89,7 +89,7 @@ class SpecStats:
 
     @property
     def tau(self) -> float:
-        """Tokens per target call, bonus token counted; nan before the first round."""
+        """Tokens per round, bonus tokens included; nan before the first round."""
         return self.tokens_from_rounds / self.rounds if self.rounds else float("nan")
 
 
@@ -107,7 +107,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class Completion:
-    """A finished caption. `token_ids` holds the stop token if one was produced; `text` does not."""
+    """A finished caption. `token_ids` ends with the stop token if one was produced; `text` omits it."""
 
     request_id: str
     token_ids: tuple[int, ...]

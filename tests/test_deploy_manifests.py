@@ -10,7 +10,8 @@ import typer
 import yaml
 from jsonschema import Draft202012Validator
 
-from jobs.distill_draft import DistillJobConfig, main
+from jobs.demo_distillation import DistillJobConfig
+from jobs.distill_draft import main
 from pipeline.common.settings import build_config, read_settings
 
 ROOT = Path(__file__).parents[1]

@@ -18,5 +18,5 @@ __all__ = [
 
 
 def caption_of(scene: Scene, phrasing: int = 0) -> str:
-    """A right caption of the scene; `phrasing` picks one of its many wordings."""
+    """A correct caption of the scene; `phrasing` seeds the choice of words."""
     return write_caption(facts_of(scene), np.random.default_rng([SPLITS.index(scene.split), scene.seed, phrasing]))

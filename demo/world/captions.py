@@ -1,7 +1,7 @@
-"""The captions' grammar: facts to words with several phrasings, and words back to facts.
+"""The grammar of captions: writes facts in one of several phrasings, and parses a caption back into facts.
 
-One table of templates serves both directions, so that a caption always parses to what it was written from.
-Phrasings are drawn with unequal weights: a model that has learnt the grammar then has a clear first choice.
+One table of templates serves both directions, so that a caption always parses to the facts it was written from.
+Phrasings are drawn with unequal weights, so that a model that has learnt the grammar has a clear first choice.
 """
 
 import re
@@ -11,7 +11,7 @@ import numpy as np
 from demo.world.facts import EventFacts, Facts, ThingFacts
 from demo.world.scenes import BACKGROUNDS, COLOURS, SHAPES, TEXTURES
 
-WEIGHTS = (0.55, 0.27, 0.18)  # of the first, second, third phrasing; cut and renormalised where there are fewer
+WEIGHTS = (0.55, 0.27, 0.18)  # of the first, second, third phrasing; renormalised if there are fewer
 
 Words = dict[str, tuple[str, ...]]
 
@@ -85,7 +85,7 @@ CLOSINGS = ("At the end {count} shapes remain.", "When it ends, {count} shapes a
 
 
 def write_caption(facts: Facts, rng: np.random.Generator) -> str:
-    """Tell the facts in words; the generator picks the phrasing only."""
+    """Write the facts as a caption; `rng` chooses only the phrasing."""
     opening: dict[str, str | None] = {
         "count": str(facts.count),
         "background": facts.background,
@@ -103,8 +103,8 @@ def write_caption(facts: Facts, rng: np.random.Generator) -> str:
 
 
 def parse_caption(text: str) -> Facts:
-    """Read the facts out of a caption. Sentences that the grammar does not know are passed over; what is then
-    missing stays empty ("" or -1)."""
+    """Parse the facts out of a caption. Sentences that the grammar does not know are skipped; missing facts are "" or
+    -1."""
     opening: dict[str, str] = {}
     final_count = -1
     things: list[ThingFacts] = []
@@ -130,7 +130,7 @@ def parse_caption(text: str) -> Facts:
 
 
 def fact_words() -> frozenset[str]:
-    """Lower-case words that carry facts, for those who want to weigh them apart from the template's words."""
+    """Lower-case words that carry facts, as opposed to the fixed words of the templates."""
     phrases = [phrase for slot in SLOTS.values() for choices in slot.values() for phrase in choices]
     words = {word for phrase in phrases for word in phrase.split()}
     verbs = {"appears", "pops", "vanishes", "disappears", "turns", "changes"}

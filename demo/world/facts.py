@@ -1,4 +1,4 @@
-"""What can be said of a scene and checked: the common ground of the caption grammar and the score."""
+"""Checkable facts of a scene, shared by the caption grammar and the score."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from demo.world.scenes import Scene, Thing
 
 @dataclass(frozen=True)
 class ThingFacts:
-    """An object as a caption describes it at its start."""
+    """An object as a caption describes it: its looks, where it starts, and how it moves."""
 
     size: str
     colour: str
@@ -19,7 +19,7 @@ class ThingFacts:
 
 @dataclass(frozen=True)
 class EventFacts:
-    """An event: when, what, who, and (by kind) with whom or to which colour; a newcomer is described in full."""
+    """An event: when, its kind, the object, and by kind the other object, the new colour or the newcomer."""
 
     when: str
     kind: str
@@ -32,7 +32,7 @@ class EventFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """All checkable content of a caption, in the order in which it is told."""
+    """All checkable facts of a caption, in the caption's order."""
 
     count: int
     background: str
@@ -43,7 +43,7 @@ class Facts:
 
 
 def facts_of(scene: Scene) -> Facts:
-    """Return the facts that a right caption of the scene states."""
+    """Return the facts that a correct caption of the scene states."""
     present = [thing for thing in scene.things if thing.start == 0.0]
     events = []
     for event in scene.events:

@@ -1,6 +1,6 @@
-"""Drawing scenes by seed: which objects a clip gets, where they start and what happens to them.
+"""Generates scenes from seeds: which objects a clip has, where they start, and what happens to them.
 
-A scene is a pure function of (split, seed, difficulty).
+A scene is a pure function of split, seed and difficulty.
 """
 
 from dataclasses import replace
@@ -29,12 +29,12 @@ from demo.world.scenes import (
 )
 
 PAIR_EVENT_SHARE = 0.25  # of scenes with at least two objects
-MIN_X_GAP = 0.15  # captions name objects from left to right, so starting places must differ visibly
-SHORT_CLIP_FRAMES = 10  # up to here a path stays inside the frame; longer ones leave and come back in
+MIN_X_GAP = 0.15  # captions list objects from left to right, so their starting positions must differ visibly
+SHORT_CLIP_FRAMES = 10  # up to this length, objects stay inside the frame; in longer clips they leave and re-enter
 
 
 def make_scene(seed: int, split: str = "train", difficulty: Difficulty | None = None) -> Scene:
-    """Return the scene of this seed. The splits draw from separate random streams, so no scene is in two of them.
+    """Return the scene of this seed. The splits use separate random streams, so that no scene is in two of them.
 
     Raises ValueError for an unknown split.
     """
@@ -58,7 +58,7 @@ def _choose(rng: np.random.Generator, options: tuple[str, ...]) -> str:
 
 
 def _draw(rng: np.random.Generator, options: tuple[str, ...], weights: tuple[float, ...]) -> str:
-    """One of the options with these (not necessarily normalised) weights."""
+    """Draw one of the options with these weights, which need not sum to 1."""
     rest = rng.random() * sum(weights)
     for option, weight in zip(options, weights, strict=True):
         rest -= weight
@@ -70,7 +70,7 @@ def _draw(rng: np.random.Generator, options: tuple[str, ...], weights: tuple[flo
 def _place_things(
     rng: np.random.Generator, level: Difficulty, count: int, colours: list[str], pair_event: str | None
 ) -> list[Thing]:
-    """Draw objects until they neither start nor (in short clips) meet on top of each other."""
+    """Draw objects until none overlap at the start or, in short clips, ever. After 60 tries, take the best draw."""
     best: list[Thing] = []
     least = np.inf
     for _ in range(60):
@@ -102,7 +102,7 @@ def _make_thing(rng: np.random.Generator, level: Difficulty, colour: str, count:
             high[axis] = max(1 - reach - margin / 2, low[axis] + 0.05)
         else:
             low[axis] = min(reach + margin / 2, high[axis] - 0.05)
-    if motion in ("sideways", "vertical"):  # keep away from the middle, where the way to go would be unclear
+    if motion in ("sideways", "vertical"):  # not near the middle, where the first direction would be unclear
         axis = 0 if motion == "sideways" else 1
         near, far = (margin, 0.45) if rng.random() < 0.5 else (0.55, 1 - margin)
         low[axis], high[axis] = near, far
@@ -111,7 +111,7 @@ def _make_thing(rng: np.random.Generator, level: Difficulty, colour: str, count:
 
 
 def _off_borders(rng: np.random.Generator, low: float, high: float) -> float:
-    """A coordinate in [low, high], not within 0.03 of a border between two cells where that is possible."""
+    """A coordinate in [low, high], if possible at least 0.03 away from the borders of the 3 x 3 grid."""
     value = 0.0
     for _ in range(8):
         value = float(rng.uniform(low, high))
@@ -121,7 +121,7 @@ def _off_borders(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def _make_pair(rng: np.random.Generator, colours: list[str], kind: str) -> list[Thing]:
-    """Two objects on scripted horizontal paths that bump into, or overtake, each other."""
+    """Two objects on scripted horizontal paths that collide, or one of which overtakes the other."""
     time = float(rng.uniform(*TIMES["middle"]))
     row = (0.22, 0.5, 0.78)[int(rng.integers(3))]
     sizes = [_draw(rng, ("small", "medium"), (0.6, 0.4)) for _ in range(2)]
@@ -149,7 +149,7 @@ def _make_pair(rng: np.random.Generator, colours: list[str], kind: str) -> list[
 
 
 def _clash(things: list[Thing], level: Difficulty) -> float:
-    """How badly the objects collide (<= 0: not at all), over the clip or, if paths wrap, its first frames."""
+    """How far objects overlap or start too close in x (<= 0: not at all); in long clips, only at first."""
     worst = max((MIN_X_GAP - abs(a.x - b.x) for a, b in combinations(things, 2)), default=0.0)
     if worst > 0:
         return 1 + worst
@@ -167,7 +167,7 @@ def _clash(things: list[Thing], level: Difficulty) -> float:
 def _add_events(
     rng: np.random.Generator, level: Difficulty, things: list[Thing], spare_colours: list[str], pair_event: str | None
 ) -> tuple[list[Thing], list[Event]]:
-    """Give the scene its events: at most one per object and per third of the clip."""
+    """Add events to the scene: at most one per object, and at most one per third of the clip."""
     events: list[Event] = []
     slots = list(TIMES)
     free = [i for i, thing in enumerate(things) if not thing.path]
@@ -195,12 +195,12 @@ def _add_events(
 def _pair_event(things: list[Thing], kind: str) -> Event:
     first, second = (i for i, thing in enumerate(things) if thing.path)
     if kind == "overtake" and things[first].motion == "left":
-        first, second = second, first  # the one behind, hence the faster one, stands on the right
+        first, second = second, first  # moving left, the object behind, which overtakes, is the one on the right
     return Event(kind, things[first].path[1][0], first, second)
 
 
 def _latecomer(rng: np.random.Generator, level: Difficulty, things: list[Thing], colour: str, time: float) -> Thing:
-    """A still object that appears at `time`, where no other one is at that moment."""
+    """A still object that appears at `time`, away from the other objects' paths from then on."""
     times = np.linspace(time, 1.0, 4)
     best, most = None, -np.inf
     for _ in range(12):

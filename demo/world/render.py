@@ -1,6 +1,6 @@
-"""Scenes to pixels: a small antialiased rasteriser in numpy.
+"""Renders scenes: a small antialiased rasteriser in numpy.
 
-Every shape is a radius as a function of the angle, looked up in a table, so that one routine draws them all.
+Every shape is given by a table of its radius by angle, so that one routine draws all shapes.
 """
 
 from functools import cache
@@ -21,14 +21,15 @@ TEXTURE_CONTRAST = 20
 
 
 def frame_times(scene: Scene) -> np.ndarray:
-    """The instants (seconds) of the clip's own sampled frames, [T]."""
+    """The instants of the clip's sampled frames in seconds, [T]."""
     return np.arange(scene.difficulty.num_frames) / scene.difficulty.fps
 
 
 def render(scene: Scene, times_s: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the scene at these instants (default: its own sampled frames).
+    """Draw the scene at these instants (default: those of its sampled frames).
 
-    Returns frames uint8 [T, H, W, 3] and cover uint8 [T, H, W]: 0 for background, i + 1 where object i is seen.
+    Returns frames, uint8 [T, H, W, 3], and cover, uint8 [T, H, W]: 0 where the background is visible, i + 1 where
+    object i is.
     """
     level = scene.difficulty
     times = frame_times(scene) if times_s is None else times_s
@@ -82,7 +83,7 @@ def _coverage(shape: str, dx: np.ndarray, dy: np.ndarray, radius: float, angle: 
 
 @cache
 def _outlines() -> dict[str, np.ndarray]:
-    """Outline radius (in units of the shape's own radius) by angle, from straight up's polygon corners."""
+    """Radius of each shape's outline by angle, in units of the shape's radius; corners are given for upright shapes."""
     angles = np.arange(TABLE_SIZE) * 2 * np.pi / TABLE_SIZE
     turn = np.linspace(0, 2 * np.pi, 10, endpoint=False) - np.pi / 2
     star = np.stack([np.cos(turn), np.sin(turn)], 1) * np.where(np.arange(10) % 2, 0.42, 1.0)[:, None]
@@ -104,7 +105,7 @@ def _outlines() -> dict[str, np.ndarray]:
 
 
 def _polar(angles: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """Farthest crossing of a ray from the origin with a polygon, by angle, [A]."""
+    """Distance of the farthest intersection of a polygon with the ray from the origin, for each of the angles [A]."""
     direction = np.stack([np.cos(angles), np.sin(angles)], 1)[:, None]
     start, side = corners[None], (np.roll(corners, -1, 0) - corners)[None]
     cross = direction[..., 0] * side[..., 1] - direction[..., 1] * side[..., 0]
@@ -116,7 +117,7 @@ def _polar(angles: np.ndarray, corners: np.ndarray) -> np.ndarray:
 
 
 def _background(scene: Scene) -> np.ndarray:
-    """The still backdrop, uint8 [H, W, 3]."""
+    """The background, which does not change, uint8 [H, W, 3]."""
     height, width = scene.difficulty.height_px, scene.difficulty.width_px
     y, x = np.mgrid[:height, :width] / min(height, width)
     pattern = {

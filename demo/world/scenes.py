@@ -1,8 +1,7 @@
-"""What a scene is: the objects of a clip, how they move and what happens when.
+"""The description of a scene: the objects of a clip, how they move, and which events happen when.
 
-This module knows nothing of pixels, words or files, nor how scenes are drawn (`placement.py`).
-Coordinates are fractions of the frame (x to the right, y down); sizes are fractions of its shorter side;
-event times are fractions of the clip.
+Knows nothing of pixels, words or files, nor of how scenes are generated (`placement.py`). Coordinates are fractions of
+the frame (x to the right, y down), sizes are fractions of its shorter side, event times are fractions of the clip.
 """
 
 from dataclasses import dataclass
@@ -24,12 +23,12 @@ COLUMNS = ("left", "center", "right")
 SPLITS = ("train", "validation", "heldout")
 
 GROWTH = {"grow": 1.5, "shrink": 0.55}
-SHUTTLE = 0.3  # how far a bouncing object travels before it turns, as a fraction of the frame
+SHUTTLE = 0.3  # distance that a bouncing object travels before it turns, as a fraction of the frame
 
 
 @dataclass(frozen=True)
 class Difficulty:
-    """What may vary in a clip: its size in pixels and sampled frames, and how much goes on in it."""
+    """Size of a clip in pixels and sampled frames, and limits on its number of objects and events."""
 
     width_px: int = 112
     height_px: int = 112
@@ -41,13 +40,13 @@ class Difficulty:
 
     @property
     def num_visual_tokens(self) -> int:
-        """Length of the clip in merged vision tokens of 28 x 28 pixels x 2 frames."""
+        """Number of visual tokens of the clip; one covers 28 x 28 pixels of 2 frames."""
         return self.num_frames // 2 * (self.height_px // 28) * (self.width_px // 28)
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: its looks, where it starts, how it moves, and when it is there."""
+    """One object: its looks, where it starts, how it moves, and when it is visible (clip times `start` to `end`)."""
 
     colour: str
     shape: str
@@ -57,7 +56,7 @@ class Thing:
     motion: str
     speed: float = 0.0  # fraction of the frame per sampled frame
     angle: float = 0.0  # radians
-    path: tuple[tuple[float, float], ...] = ()  # (clip time, x) knots of a scripted horizontal path
+    path: tuple[tuple[float, float], ...] = ()  # knots (clip time, x) of a scripted horizontal path
     start: float = 0.0
     end: float = 2.0
     recolour: tuple[float, str] | None = None
@@ -70,7 +69,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happens once: `subject` and `other` index the scene's objects."""
+    """An event of the clip; `subject` and `other` are indices of the scene's objects."""
 
     kind: str
     time: float
@@ -80,12 +79,13 @@ class Event:
 
     @property
     def when(self) -> str:
+        """The third of the clip in which the event happens, as captions name it."""
         return next(name for name, (_, latest) in TIMES.items() if self.time <= latest + 0.05)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A clip's full description; objects stand from left to right, events in order of time."""
+    """The full description of a clip. Objects are ordered from left to right, events by time."""
 
     split: str
     seed: int
@@ -97,6 +97,7 @@ class Scene:
 
     @property
     def duration_s(self) -> float:
+        """Length of the clip in seconds."""
         return self.difficulty.num_frames / self.difficulty.fps
 
 
@@ -120,12 +121,12 @@ def positions(thing: Thing, clip_time: np.ndarray, num_frames: int) -> tuple[np.
 
 
 def scale(thing: Thing, clip_time: np.ndarray) -> np.ndarray:
-    """Diameter relative to the starting one at the given clip times."""
+    """Diameter at the given clip times, relative to the initial diameter."""
     return 1.0 + (GROWTH.get(thing.motion, 1.0) - 1.0) * clip_time
 
 
 def _wrap(position: np.ndarray, margin: float) -> np.ndarray:
-    """Leave the frame on one side, wholly, and come in again on the other."""
+    """Let an object that has left the frame completely re-enter on the other side."""
     return (position + margin) % (1 + 2 * margin) - margin
 
 

@@ -1,4 +1,4 @@
-"""How much of a caption is right, fact by fact, and what a caption of another scene would score."""
+"""Scores captions fact by fact, and estimates the chance level with captions of other scenes."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -11,16 +11,16 @@ MAIN_FACTS = ("count", "colour", "shape", "size", "place", "direction")
 
 
 def score(caption: str, scene: Scene) -> dict[str, float]:
-    """Accuracy per fact in [0, 1], over the facts that the scene has.
+    """Accuracy in [0, 1] by kind of fact, over the facts that the scene has.
 
-    Objects are compared in the caption's order (left to right), events in order of time: an object or event that
-    is missing, or out of place, is wrong in all its facts.
+    Objects are compared in order from left to right, events in order of time. All facts of an object or event that is
+    missing from the caption are wrong.
     """
     return {name: sum(marks) / len(marks) for name, marks in _marks(parse_caption(caption), facts_of(scene)).items()}
 
 
 def mean_scores(scores: Iterable[dict[str, float]]) -> dict[str, float]:
-    """Mean of each fact over the scenes that have it, and `mean` of the main facts."""
+    """Mean of each kind of fact over the scenes that have it; `mean` is the mean over MAIN_FACTS."""
     collected: dict[str, list[float]] = defaultdict(list)
     for one in scores:
         for name, value in one.items():
@@ -31,7 +31,7 @@ def mean_scores(scores: Iterable[dict[str, float]]) -> dict[str, float]:
 
 
 def chance(captions: Sequence[str], scenes: Sequence[Scene]) -> dict[str, float]:
-    """Mean scores of the captions, each against the next scene in the list: what knowing the world alone gives."""
+    """Mean scores of captions compared with the next scene in the list: what knowing the world alone achieves."""
     return mean_scores(score(text, scenes[(i + 1) % len(scenes)]) for i, text in enumerate(captions))
 
 

@@ -1,4 +1,4 @@
-"""Frames to H.264 MP4 files and back, through PyAV."""
+"""Writes and reads H.264 MP4 files, and rendered scenes as such files, through PyAV."""
 
 import io
 from fractions import Fraction
@@ -31,7 +31,7 @@ def read_mp4(source: Path | io.BytesIO) -> np.ndarray:
 
 
 def through_codec(frames: np.ndarray, fps: float, crf: int) -> np.ndarray:
-    """What a decoder gives back for these frames: the same clip with real compression losses."""
+    """Encode and decode the frames: the same clip with real compression losses."""
     buffer = io.BytesIO()
     write_mp4(buffer, frames, fps, crf=crf, preset="ultrafast")
     buffer.seek(0)

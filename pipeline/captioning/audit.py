@@ -1,7 +1,7 @@
-"""Are two caption tables, or a table and the model alone, the same to the last token? And where not, how near was it?
+"""Audit of stored captions: a run compared token by token with another run, or with the target's autoregressive loop.
 
-Owns the comparison of stored captions. A window is known by its video and span, so that runs with different drafters,
-machines or prompts' settings can be held against each other.
+Owns the comparison, and the logit margin at a difference. A window is identified by its video and span, so that runs
+with different drafters, machines or settings can be compared.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,10 +24,11 @@ from sparrow_core.media.frame_spec import FrameSpec
 
 @dataclass(frozen=True)
 class Finding:
-    """One window under comparison. `first_difference` indexes generated tokens; None where all are equal.
+    """Comparison of one window's left and right token ids.
 
-    `margin` is, for a greedy caption, by how much the target's logit of the left token exceeds that of the right one
-    there; None where it was not asked for or there is no such token.
+    `first_difference` is the index of the first unequal token; None if all are equal. `margin` is the target's logit of
+    the left token minus that of the right token there (meaningful for greedy captions); None if it was not measured or
+    one side has no token there.
     """
 
     source_uri: str
@@ -39,27 +40,27 @@ class Finding:
 
 
 class WindowReader:
-    """From a stored row back to its prompt and logits."""
+    """Rebuilds prompts from stored rows, and runs the target on them."""
 
     def __init__(
-        self, target: TargetModel, settings: Mapping[str, Any], patches: FrameSpec, decode: DecodeConfig
+        self, target: TargetModel, settings: Mapping[str, Any], frame_spec: FrameSpec, decode: DecodeConfig
     ) -> None:
         self._target = target
-        self._source = RowRequests(settings, patches, decode)
+        self._source = RowRequests(settings, frame_spec, decode)
 
     def prompt(self, row: Row) -> Prompt:
-        """The window as it was asked about. Raises ConfigError where its frames cannot be had."""
+        """The prompt that the row was captioned from. Raises ConfigError if its frames cannot be decoded."""
         return self._target.build_prompt(self._source.request(row).messages)
 
     def oracle(self, row: Row) -> tuple[int, ...]:
-        """What the one-row loop writes."""
+        """Token ids that the autoregressive loop generates for the row."""
         request = self._source.request(row)
         prompt = self._target.build_prompt(request.messages)
         return generate_autoregressively(self._target, prompt, request.sampling, request.max_new_tokens)
 
     @torch.inference_mode()
     def margin(self, row: Row, left: Sequence[int], right: Sequence[int], at: int) -> float | None:
-        """Logit of `left[at]` minus that of `right[at]`, after the tokens that both share."""
+        """Logit of `left[at]` minus that of `right[at]`, given the shared tokens before; None if either is missing."""
         if at >= min(len(left), len(right)):
             return None
         prompt = self.prompt(row)
@@ -73,7 +74,7 @@ class WindowReader:
 
 
 def compare_runs(left: CaptionRunTable, right: CaptionRunTable) -> Iterator[tuple[Row, Finding, Sequence[int]]]:
-    """Every window that both tables hold: the left row, what was found, and the right tokens."""
+    """For every window that both runs hold: the left row, the finding, and the right token ids."""
     for key, row in left.rows.items():
         if key in right.rows:
             yield row, _finding(row, right.rows[key]["token_ids"]), right.rows[key]["token_ids"]
@@ -82,7 +83,7 @@ def compare_runs(left: CaptionRunTable, right: CaptionRunTable) -> Iterator[tupl
 def compare_with_oracle(
     run: CaptionRunTable, reader: WindowReader, share: float
 ) -> Iterator[tuple[Row, Finding, Sequence[int]]]:
-    """A share of the windows, decoded again by the one-row loop."""
+    """For a share of the windows: the row, the finding, and the token ids of the autoregressive loop."""
     for row in run.rows.values():
         if in_audit(row["window_id"], share):
             oracle = reader.oracle(row)

@@ -1,4 +1,4 @@
-"""Settings of a captioning run. The knobs of the method live in `sparrow_core.config` and are only embedded here.
+"""Settings of a captioning run; those of the method are declared in `sparrow_core.config` and embedded here.
 
 Importable without torch or Ray.
 """
@@ -16,9 +16,9 @@ from sparrow_core.errors import ConfigError
 
 @dataclass(frozen=True)
 class SegmentConfig:
-    """How a video is cut into windows: whole (`window_s` null), or every `window_s` seconds.
+    """How a video is cut into windows: every `window_s` seconds, or not at all (`window_s` null).
 
-    A last piece shorter than `min_remainder_s` joins the window before it, so that no second of a video is lost.
+    A remainder shorter than `min_remainder_s` is added to the last window, so that no second of a video is lost.
     """
 
     window_s: float | None = None
@@ -33,7 +33,7 @@ class SegmentConfig:
 
 @dataclass(frozen=True)
 class AuditConfig:
-    """`share` of the windows is decoded again without the drafter; a run audits one at least, unless `share` is 0."""
+    """`share` of the windows is decoded again without the drafter; unless it is 0, a run audits at least one window."""
 
     share: float = 0.1
 
@@ -44,12 +44,12 @@ class AuditConfig:
 
 @dataclass(frozen=True)
 class CaptionCaptureConfig:
-    """What is kept for distillation beside captioning: of a `share` of the windows, until `max_bytes` lie in `folder`
-    (null: `states` in the output folder).
+    """Capture of hidden states for distillation beside captioning, for a `share` of the windows.
 
-    Such a window is decoded again as `keep` says, sampled at temperature 1, on the same prefill, up to the length that
-    a caption may have (`keep.max_new_tokens` is for captures of their own). With `own_caption` the caption itself is
-    recorded instead, which costs less and teaches less (greedy text ties each state to one token).
+    Shards go to `folder` (null: `states` in the output folder) until it holds `max_bytes`. A captured window is decoded
+    again from the same prefill, sampled at temperature 1 as `keep` says, up to the caption's `max_new_tokens`
+    (`keep.max_new_tokens` applies only to jobs/capture_states.py). With `own_caption` the caption itself is recorded
+    instead, which costs less and teaches less, since greedy text ties each hidden state to a single token.
     """
 
     share: float = 0.0
@@ -69,11 +69,12 @@ class CaptionCaptureConfig:
 
 @dataclass(frozen=True)
 class CaptionConfig:
-    """Everything a captioning run can be told, apart from its input and output.
+    """All settings of a captioning run, except its input and output.
 
-    `target` and `draft` are folders or hub ids; without `draft` the target decodes alone. `retry_errors` makes a later
-    run try windows again that ended in an error. A part holds `windows_per_part` windows, which is what
-    a crash can lose; null is 1 in small runs and up to 64 in large ones.
+    `target` and `draft` are folders or hub ids (`draft` may be a registry); without `draft` the target decodes alone.
+    With `retry_errors`, a run tries windows again that ended in an error in an earlier run. A part holds
+    `windows_per_part` windows, which is the most that a crash can lose; null means 1 in small runs and up to 64 in
+    large ones.
     """
 
     target: str

@@ -1,4 +1,4 @@
-"""What a person sees of a captioning run: the start, the progress, each caption of a small run, the summary."""
+"""Console output of a captioning run: the start, the progress bar, the captions of a small run, the summary."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ MOST_CAPTIONS_SHOWN = 20
 
 
 def show_start(console: Console, config: CaptionConfig, plan: ResourcePlan, need: MemoryNeed, work: Work) -> None:
-    """Say what will run, on what, and what it needs, before anything is loaded."""
+    """Print models, workers, memory need and number of videos, before anything is loaded."""
     gpus = f", {plan.caption_gpus:g} GPU" if plan.caption_gpus else ""
     console.print(
         f"target   {config.target} ({config.device}, dtype {config.dtype}; {need})", highlight=False, soft_wrap=True
@@ -34,7 +34,7 @@ def show_start(console: Console, config: CaptionConfig, plan: ResourcePlan, need
 
 
 def progress_bar(console: Console) -> Progress:
-    """A bar that counts windows and shows the rate of committed tokens."""
+    """A progress bar of windows, with errors and committed tokens per second."""
     return Progress(
         TextColumn("captioning"),
         BarColumn(),
@@ -46,7 +46,7 @@ def progress_bar(console: Console) -> Progress:
 
 
 def show_captions(console: Console, ledger: Ledger) -> None:
-    """Each caption beside its file, for tables small enough to read."""
+    """Print each caption under its file name, if the table has at most MOST_CAPTIONS_SHOWN rows."""
     columns = ["source_uri", "start_s", "end_s", "status", "reason", "error", "caption"]
     rows = ledger.table(columns)
     if rows.num_rows > MOST_CAPTIONS_SHOWN:
@@ -61,7 +61,7 @@ def show_captions(console: Console, ledger: Ledger) -> None:
 
 
 def show_summary(console: Console, report: dict[str, Any], folder: str) -> None:
-    """The report's main figures."""
+    """Print the report's main figures."""
     windows, audit, run = report["windows"], report["audit"], report["run"]
     table = Table(show_header=False, box=None)
     table.add_row("windows", f"{windows['success']} captioned, {windows['error']} errors {report['errors'] or ''}")
@@ -72,7 +72,7 @@ def show_summary(console: Console, report: dict[str, Any], folder: str) -> None:
     table.add_row("audit", _audit_line(audit, report["draft"]))
     table.add_row("passes", _passes_line(report))
     if report["capture"]["windows"]:
-        table.add_row("states", _capture_line(report["capture"]))
+        table.add_row("capture", _capture_line(report["capture"]))
     table.add_row("seconds", ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in report["stage_s"].items()))
     table.add_row("ran on", f"{', '.join(report['device'])} {', '.join(report['dtype'])}, {report['threads']} threads")
     if report["lost_videos"]:
@@ -87,7 +87,7 @@ def show_summary(console: Console, report: dict[str, Any], folder: str) -> None:
 
 
 def advance(progress: Progress, figures: RunFigures) -> None:
-    """Bring the bar up to date."""
+    """Update the progress bar."""
     progress.update(
         progress.task_ids[0],
         completed=figures.windows,
@@ -98,19 +98,20 @@ def advance(progress: Progress, figures: RunFigures) -> None:
 
 def _passes_line(report: dict[str, Any]) -> str:
     if report["batch_deviation"] is None:
-        return "none that gave a caption"
+        return "none produced a caption"
     if report["batch_deviation"] == 0:
-        return "row-invariant: a row's logits do not depend on the others in its pass"
+        return "batch-invariant: a row's logits do not depend on the others in its pass"
     share = report["in_doubt_tokens"] / max(report["tokens"], 1)
     return (
-        f"not row-invariant on this machine (logits differ by up to {report['batch_deviation']:.2g}): "
-        f"{report['in_doubt_tokens']} near-ties ({share:.2%} of the tokens) were decided by a row alone"
+        f"not batch-invariant on this machine (logits differ by up to {report['batch_deviation']:.2g}): "
+        f"{report['in_doubt_tokens']} near-ties ({share:.2%} of the tokens) were decided by a single-row pass"
     )
 
 
 def _capture_line(capture: dict[str, Any]) -> str:
     windows = ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in sorted(capture["windows"].items()))
-    return f"{windows}; {capture['bytes'] / 2**20:.1f} MiB in {capture['seconds']:.1f} s of decoding and storing"
+    size = f"{capture['bytes'] / 2**20:.1f} MiB of hidden states"
+    return f"{windows}; {size} in {capture['seconds']:.1f} s of decoding and storing"
 
 
 def _audit_line(audit: dict[str, int], draft: str | None) -> str:

@@ -1,6 +1,6 @@
-"""The captioning Dataset: each stage, how many rows it makes of one, its resources, and why.
+"""The captioning Dataset on Ray Data, where a stage is added: order, rows out per row in, resources, retries.
 
-Owns what Ray must be told, and nothing of what a stage does. Rows are keyed by window id throughout; order is free.
+Owns the options that Ray needs, and nothing of what a stage does. Rows are keyed by window id; their order is free.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from pipeline.captioning.config import CaptionConfig
-from pipeline.captioning.stages.caption import CaptionRun, CaptionWindows
+from pipeline.captioning.stages.caption import CaptionWindows, CaptionWorkerConfig
 from pipeline.captioning.stages.decode import DecodeWindows
 from pipeline.captioning.stages.probe import ProbeVideos
 from pipeline.captioning.stages.segment import make_segmenter
@@ -23,18 +23,18 @@ from pipeline.common.ids import video_id, window_id
 from pipeline.common.resources import ResourcePlan
 from sparrow_core.media.frame_spec import FrameSpec
 
-# A worker that dies takes its windows along: try them again, but not for ever, and then go on without them.
+# A worker that dies loses its windows: retry them a few times, then continue without them.
 _MAX_TASK_RETRIES = 2
 _MOST_LOST_SHARE = 0.01
 _MOST_LOST_OF_A_SMALL_RUN = 8
-# One window may take long, and spot capacity may be away for hours.
+# A single window may take long, and spot capacity may be away for hours.
 _NO_PROGRESS_TIMEOUT_S = 4 * 3600
 _MOST_INPUT_BLOCKS = 4096
 
 
 @dataclass(frozen=True)
 class Output:
-    """Where a run writes its parts, under which number."""
+    """The folder that a run writes its parts to, and the run's number."""
 
     folder_url: str
     run: int
@@ -43,20 +43,20 @@ class Output:
 def caption_graph(
     sources: Sequence[str],
     done_windows: frozenset[str],
-    run: CaptionRun,
+    worker: CaptionWorkerConfig,
     plan: ResourcePlan,
-    patches: FrameSpec,
+    frame_spec: FrameSpec,
     output: Output,
 ) -> Dataset:
-    """A lazy Dataset of PART rows: iterating over it captions the sources and stores the table part by part."""
-    config = run.config
-    name_window = partial(name_of_window, prompt=config.prompt, settings=run.settings_fingerprint)
+    """A lazy Dataset of PART rows. Iterating over it captions the missing windows and stores them part by part."""
+    config = worker.config
+    name_window = partial(name_of_window, prompt=config.prompt, settings=worker.settings_fingerprint)
     segmenter = make_segmenter(config.segment, name_window, done_windows)
     return (
-        decoded_windows(sources, config, segmenter, plan, patches)
-        # 1 window -> 1 row of the table. One engine per worker; several calls in flight keep it fed.
-        .map_batches(CaptionWindows, fn_constructor_args=(run,), **engine_pool(config, plan))
-        # n rows -> 1 part. A batch is what a crash can lose beyond the windows in flight.
+        decoded_windows(sources, config, segmenter, plan, frame_spec)
+        # 1 window -> 1 row of the table. One engine per worker; several calls in flight keep it busy.
+        .map_batches(CaptionWindows, fn_constructor_args=(worker,), **engine_pool(config, plan))
+        # n rows -> 1 part. A crash can lose one batch beside the windows in flight.
         .map_batches(
             make_writer(output.folder_url, output.run),
             num_cpus=plan.task_cpus,
@@ -71,15 +71,15 @@ def decoded_windows(
     config: CaptionConfig,
     segmenter: Callable[[pa.Table], pa.Table],
     plan: ResourcePlan,
-    patches: FrameSpec,
+    frame_spec: FrameSpec,
 ) -> Dataset:
-    """A lazy Dataset of FRAMES rows: the windows of the sources, decoded."""
+    """A lazy Dataset of FRAMES rows: the sources' windows with their decoded frames."""
     return (
         ray.data.from_items(
             [{"source_uri": source, "video_id": video_id(source)} for source in sources],
             override_num_blocks=min(len(sources), _MOST_INPUT_BLOCKS),
         )
-        # 1 video -> 1 video. Workers, not tasks: each keeps a decoding child process. It reads headers only.
+        # 1 video -> 1 video. An actor, because it keeps a decoding child process. Reads headers only.
         .map_batches(
             ProbeVideos,
             fn_constructor_args=(config.decode,),
@@ -89,17 +89,17 @@ def decoded_windows(
             batch_format="pyarrow",
             **finite_retries(),
         )
-        # 1 video -> its missing windows, 0..n. Arithmetic.
+        # 1 video -> its 0..n missing windows. Arithmetic only.
         .map_batches(
             segmenter,
             num_cpus=plan.task_cpus,
             batch_size=1,
             batch_format="pyarrow",
         )
-        # 1 window -> 1 window with its pixels, tens of MB. CPU; runs ahead of the engines as far as memory allows.
+        # 1 window -> 1 window with its pixels, tens of MB. Uses CPUs; runs ahead of the engines as memory allows.
         .map_batches(
             DecodeWindows,
-            fn_constructor_args=(config.decode, config.frames, patches),
+            fn_constructor_args=(config.decode, config.frames, frame_spec),
             compute=ActorPoolStrategy(size=plan.decode_workers),
             num_cpus=plan.decode_cpus,
             batch_size=1,
@@ -110,7 +110,7 @@ def decoded_windows(
 
 
 def engine_pool(config: CaptionConfig, plan: ResourcePlan) -> dict[str, Any]:
-    """Options of a stage whose workers each host an engine."""
+    """Options of a stage in which each worker hosts an engine."""
     return {
         "compute": ActorPoolStrategy(
             size=plan.caption_workers,
@@ -127,11 +127,10 @@ def engine_pool(config: CaptionConfig, plan: ResourcePlan) -> dict[str, Any]:
 
 @contextmanager
 def data_context(num_videos: int) -> Iterator[None]:
-    """Settings of Ray Data for graphs over so many videos, for as long as the context lasts."""
+    """Apply Ray Data's settings for a graph over `num_videos` videos, and restore the earlier ones afterwards."""
     settings = {
-        # One row per block, everywhere: a window is the unit of scheduling, of retry, and of what a worker holds in
-        # memory. (A repartition would do it between two stages, but it asks for a whole CPU, which a small machine has
-        # not left.)
+        # One row per block: a window is the unit of scheduling, of retries, and of a worker's memory. A repartition
+        # between two stages would do the same, but it needs a whole CPU, which a small machine cannot spare.
         "target_max_block_size": 1,
         "max_errored_blocks": max(_MOST_LOST_OF_A_SMALL_RUN, int(num_videos * _MOST_LOST_SHARE)),
         "execution_no_progress_timeout_s": _NO_PROGRESS_TIMEOUT_S,
@@ -149,18 +148,18 @@ def data_context(num_videos: int) -> Iterator[None]:
 
 
 def _part_size(num_videos: int) -> int:
-    """Windows per part: few enough to see results soon, many enough for a table of reasonably few files."""
+    """Default number of windows per part: small for early results, up to 64 to limit the table's number of files."""
     return max(1, min(64, num_videos // 32))
 
 
 def name_of_window(source_uri: str, span: tuple[float, float] | None, *, prompt: str, settings: str) -> str:
-    """`window_id`, to be bound to a prompt and settings."""
+    """`window_id` with prompt and settings as keywords, so that `partial` can bind them."""
     return window_id(source_uri, span, prompt, settings)
 
 
 def finite_retries() -> dict[str, Any]:
-    """Actor options without a named parameter yet: `cluster.connected` hides Ray's warning of it.
+    """Actor options that bound retries: by default, Ray retries a window that kills its worker for ever.
 
-    Ray's own default is to retry a deadly window for ever.
+    Ray Data has no named parameters for them and warns of deprecation, which `cluster.connected` silences.
     """
     return {"max_restarts": -1, "max_task_retries": _MAX_TASK_RETRIES}

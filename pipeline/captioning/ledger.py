@@ -1,14 +1,14 @@
-"""The caption table as its own ledger: what is done is what the table says is done.
+"""The ledger of a caption table: which windows are done, and which row of a window counts, read from the table itself.
 
-Rules, which hold whenever a run may have been cut off:
-1. A part is written whole and never changed by the run that wrote it; its name carries the number of that run.
-2. Of the rows of one window, a success beats an error, and then the later run beats the earlier one.
-3. A row of a video that could not be opened (an error without `window_index`) gives way to any row of the same video
-   from a later run.
-`compact` rewrites the parts that hold superseded rows, each by one atomic replacement, so that afterwards plain readers
-of the folder find one row per window. It runs when a folder is opened and when a run ends.
+Rules, which hold even if a run was killed at any moment:
+1. A part is written atomically and never changed by the run that wrote it; its name contains the number of that run.
+2. Among the rows of one window, a success supersedes an error; otherwise the later run supersedes the earlier one.
+3. A row of a video that could not be opened (an error without `window_index`) is superseded by any row of the same
+   video from a later run.
+`compact` removes superseded rows by rewriting their parts, each in one atomic replacement, so that plain readers of the
+folder find one row per window. It runs when a folder is opened and when a run ends.
 
-Knows nothing of Ray; two runs at a time on one folder waste work but lose none.
+Knows nothing of Ray. Two concurrent runs on one folder duplicate work but lose no rows.
 """
 
 import io
@@ -32,7 +32,7 @@ _KEYS = ["window_id", "video_id", "window_index", "num_windows", "status"]
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of the table as the ledger sees it."""
+    """The columns of a row that the ledger needs."""
 
     part: str
     run: int
@@ -44,13 +44,13 @@ class Entry:
 
     @property
     def rank(self) -> tuple[bool, int, str]:
-        """Rows of one window: the greatest stands."""
+        """Sort key for the rows of one window: the row with the greatest rank supersedes the others."""
         return self.status == "success", self.run, self.part
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is left to do: source URIs, and the windows of their videos that are done all the same."""
+    """What is left to do: source URIs with missing windows, and those of their windows that are done already."""
 
     sources: tuple[str, ...]
     done_windows: frozenset[str]
@@ -60,7 +60,7 @@ class Ledger:
     """The caption table of one output folder, bound to the settings that its captions were made with."""
 
     def __init__(self, folder: Folder, settings: dict[str, Any]) -> None:
-        """Bind a folder to settings. Raises ConfigError if its captions were made with other ones."""
+        """Open a folder and compact it. Raises ConfigError if its captions were made with other settings."""
         self.folder = folder
         self._bind(settings)
         for name in folder.names(CAPTIONS):
@@ -71,37 +71,37 @@ class Ledger:
         self.next_run = 1 + max(runs, default=0)
 
     def remaining(self, sources: Iterable[str], *, retry_errors: bool) -> Work:
-        """The sources whose windows are not all in the table, and which of their windows are."""
-        settled: dict[str, list[Entry]] = {}
+        """The sources with missing windows. With `retry_errors`, a window that ended in an error counts as missing."""
+        done_entries: dict[str, list[Entry]] = {}
         for entry in self._entries():
             if entry.status == "success" or not retry_errors:
-                settled.setdefault(entry.video_id, []).append(entry)
-        missing = tuple(source for source in sources if not _is_complete(settled.get(video_id(source), [])))
-        done = {entry.window_id for source in missing for entry in settled.get(video_id(source), [])}
+                done_entries.setdefault(entry.video_id, []).append(entry)
+        missing = tuple(source for source in sources if not _is_complete(done_entries.get(video_id(source), [])))
+        done = {entry.window_id for source in missing for entry in done_entries.get(video_id(source), [])}
         return Work(missing, frozenset(done))
 
     def compact(self) -> None:
-        """Drop superseded rows from the parts that hold them."""
+        """Remove superseded rows from the parts that hold them."""
         by_part: dict[str, set[str]] = {}
         entries = self._entries()
-        standing = _standing(entries)
+        current = _current(entries)
         for entry in entries:
-            if entry not in standing:
+            if entry not in current:
                 by_part.setdefault(entry.part, set())
-        for entry in standing:
+        for entry in current:
             if entry.part in by_part:
                 by_part[entry.part].add(entry.window_id)
         for part, keep in by_part.items():
             self._rewrite(part, keep)
 
     def table(self, columns: list[str]) -> pa.Table:
-        """Columns of the table as it stands, one row per window."""
-        standing = {(entry.part, entry.window_id) for entry in _standing(self._entries())}
+        """Columns of the table without superseded rows: one row per window."""
+        current = {(entry.part, entry.window_id) for entry in _current(self._entries())}
         pieces = [pa.schema([CAPTION.field(column) for column in columns]).empty_table()]
         for part in parts_of(self.folder):
             rows = read_part(self.folder, part, list({"window_id", *columns}))
-            stands = [(part, window) in standing for window in rows["window_id"].to_pylist()]
-            pieces.append(rows.filter(pa.array(stands, pa.bool_())).select(columns))
+            is_current = [(part, window) in current for window in rows["window_id"].to_pylist()]
+            pieces.append(rows.filter(pa.array(is_current, pa.bool_())).select(columns))
         return pa.concat_tables(pieces)
 
     def _bind(self, settings: dict[str, Any]) -> None:
@@ -144,9 +144,9 @@ def parts_of(folder: Folder) -> list[str]:
 
 
 def read_part(folder: Folder, part: str, columns: list[str] | None = None) -> pa.Table:
-    """A part, or columns of it; what a part of an earlier version lacks is null.
+    """A part, or some columns of it. Columns that a part of an earlier version lacks are null.
 
-    Raises ConfigError for a file that is none.
+    Raises ConfigError if the file is not Parquet.
     """
     content = folder.read(f"{CAPTIONS}/{part}")
     try:
@@ -162,18 +162,18 @@ def read_part(folder: Folder, part: str, columns: list[str] | None = None) -> pa
 
 
 def stored_rows(folder: Folder, columns: list[str]) -> pa.Table:
-    """Columns of all parts as they lie there, also while a run adds to them; superseded rows are not told apart."""
+    """Columns of all parts, superseded rows included. Safe to call while a run adds parts."""
     empty = pa.schema([CAPTION.field(name) for name in columns]).empty_table()
     return pa.concat_tables([empty, *(read_part(folder, part, columns) for part in parts_of(folder))])
 
 
 def _is_complete(entries: list[Entry]) -> bool:
-    """Whether settled rows of a video cover it: all of its windows, or the one row of a video that cannot be opened."""
+    """Whether a video's done rows cover it: all of its windows, or the one row of a video that cannot be opened."""
     return any(entry.num_windows is None or len(entries) == entry.num_windows for entry in entries)
 
 
-def _standing(entries: list[Entry]) -> set[Entry]:
-    """The rows that count, by the rules of this module."""
+def _current(entries: list[Entry]) -> set[Entry]:
+    """The rows that no other row supersedes, by this module's rules."""
     best: dict[str, Entry] = {}
     last_run: dict[str, int] = {}
     for entry in entries:

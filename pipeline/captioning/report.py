@@ -1,4 +1,4 @@
-"""The figures of a captioning run and of the table that it added to. No formatting; `console.py` does that."""
+"""The report of a captioning run: figures of the run and of its table. Formatting is in `console.py`."""
 
 import json
 from collections import Counter
@@ -16,7 +16,7 @@ from pipeline.common.storage import Folder
 
 REPORT = "report.json"
 
-# Stages of a window by the column that holds their seconds. Drafting and verification are parts of decoding tokens.
+# Stage -> the column that holds its seconds. `draft` and `verify` are parts of `decode_tokens`.
 _STAGES = {
     "media_decode": "t_decode_s",
     "vision": "t_vision_s",
@@ -36,7 +36,7 @@ _COLUMNS = [
 
 @dataclass(frozen=True)
 class RunFigures:
-    """What one run did: counts over its stored parts and wall seconds from its first stage to now."""
+    """Figures of one run: counts over its stored parts, and wall seconds since its graph started."""
 
     number: int
     windows: int = 0
@@ -47,7 +47,7 @@ class RunFigures:
 
     @property
     def tokens_per_s(self) -> float:
-        """Committed caption tokens per second of wall clock, workers' start and audits included."""
+        """Committed caption tokens per second of wall clock, which includes starting the workers and auditing."""
         return self.tokens / self.wall_s if self.wall_s else 0.0
 
     def with_part(self, part: Row, wall_s: float) -> "RunFigures":
@@ -69,9 +69,9 @@ def build_report(
     threads: int,
     lost_videos: tuple[str, ...],
 ) -> dict[str, Any]:
-    """`report.json`: `run` and `tokens_per_s` are about this run, all other figures about the whole table.
+    """Content of `report.json`. `run` and `tokens_per_s` describe this run, all other figures the whole table.
 
-    `lost_videos` lack windows in the table because their worker died; the next run tries them again.
+    `lost_videos` have windows without a row because their worker died; the next run tries them again.
     """
     return {
         "schema_version": SCHEMA_VERSION,
@@ -92,7 +92,7 @@ def store_report(folder: Folder, report: dict[str, Any]) -> None:
 
 
 def table_figures(ledger: Ledger) -> dict[str, Any]:
-    """Sums over the caption table. `tau` is over all rounds: tokens that rounds committed, by rounds."""
+    """Totals over the caption table. `tau` is the tokens committed by rounds, divided by the number of rounds."""
     table = ledger.table(_COLUMNS)
     success = table.filter(pc.equal(table["status"], "success"))
     rounds = _total(success["rounds"])

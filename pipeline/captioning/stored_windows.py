@@ -1,4 +1,4 @@
-"""Windows of a captioning run, decoded again: what drafters are measured on, and captions audited by."""
+"""Windows of a finished captioning run as requests: to audit its captions, train drafters and measure them."""
 
 import json
 import math
@@ -25,9 +25,10 @@ _COLUMNS = [
 
 
 class CaptionRunTable:
-    """The successful rows of a finished run, by window, and the settings that they were made with."""
+    """The successful rows of a captioning run, keyed by window, and the settings they were made with."""
 
     def __init__(self, output: str) -> None:
+        """Read the run in folder `output`. Raises ConfigError if there is none."""
         folder = Folder(output)
         content = folder.read(SETTINGS)
         if content is None:
@@ -40,18 +41,21 @@ class CaptionRunTable:
 
 
 class RowRequests:
-    """From stored rows back to requests. Nothing is opened before the first one; a copy in another process opens its
-    own."""
+    """Turns stored rows back into requests by decoding their frames again.
 
-    def __init__(self, settings: Mapping[str, Any], patches: FrameSpec, decode: DecodeConfig) -> None:
+    The decoding child process starts with the first request. It is not pickled: a copy in another process starts its
+    own.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], frame_spec: FrameSpec, decode: DecodeConfig) -> None:
         self._frames = FrameSamplingConfig(**settings["frames"])
-        self._patches, self._limits = patches, decode
+        self._frame_spec, self._limits = frame_spec, decode
         self._max_new_tokens = int(settings["max_new_tokens"])
 
     def request(self, row: Row) -> Request:
-        """The window's frames decoded again, and the question. Raises ConfigError where they cannot be had."""
-        waiting = {**row, "status": None}
-        decoded = self._decode(to_table([waiting], WINDOW)).to_pylist()[0]
+        """The row's frames and prompt as a request. Raises ConfigError if the frames cannot be decoded."""
+        pending = {**row, "status": None}
+        decoded = self._decode(to_table([pending], WINDOW)).to_pylist()[0]
         if decoded["status"] == "error":
             raise ConfigError(f"{row['source_uri']} cannot be decoded again: {decoded['error']}")
         messages = (Message("user", (frames_of(decoded), row["prompt"])),)
@@ -60,7 +64,7 @@ class RowRequests:
 
     @cached_property
     def _decode(self) -> DecodeWindows:
-        return DecodeWindows(self._limits, self._frames, self._patches)
+        return DecodeWindows(self._limits, self._frames, self._frame_spec)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_decode"}
@@ -68,7 +72,7 @@ class RowRequests:
 
 @dataclass(frozen=True)
 class StoredWindow:
-    """One stored row as a request, when it is called."""
+    """A stored row; calling it decodes the frames and returns the request."""
 
     source: RowRequests
     row: Row
@@ -78,20 +82,20 @@ class StoredWindow:
 
 
 def nearest_length(lengths: Iterable[int], visual_tokens: int) -> int:
-    """The nominal visual length that is nearest, in ratio."""
+    """The one of `lengths` whose ratio to `visual_tokens` is nearest to 1."""
     return min(lengths, key=lambda length: abs(math.log(length / max(1, visual_tokens))))
 
 
-def stored_windows(run: CaptionRunTable, patches: FrameSpec, decode: DecodeConfig) -> list[StoredWindow]:
-    """All windows of a run, always in the same order. Raises ConfigError where it has none."""
+def stored_windows(run: CaptionRunTable, frame_spec: FrameSpec, decode: DecodeConfig) -> list[StoredWindow]:
+    """All windows of a run, in order of their ids. Raises ConfigError if it has none."""
     if not run.rows:
-        raise ConfigError("the captioning run holds no caption: neither to learn from nor to measure a drafter by")
-    source = RowRequests(run.settings, patches, decode)
+        raise ConfigError("the captioning run holds no caption to train or measure a drafter on")
+    source = RowRequests(run.settings, frame_spec, decode)
     return [StoredWindow(source, row) for row in sorted(run.rows.values(), key=lambda row: str(row["window_id"]))]
 
 
 def one_of_each_video(windows: Iterable[StoredWindow]) -> list[StoredWindow]:
-    """The first window of each: those of one video are too alike to count as several."""
+    """The first window of each video: windows of one video are too alike to count as independent samples."""
     first: dict[str, StoredWindow] = {}
     for window in windows:
         first.setdefault(window.row["source_uri"], window)
@@ -99,7 +103,7 @@ def one_of_each_video(windows: Iterable[StoredWindow]) -> list[StoredWindow]:
 
 
 def by_length(windows: Iterable[StoredWindow], lengths: tuple[int, ...]) -> dict[int, list[StoredWindow]]:
-    """Windows by the nearest of these visual lengths (in ratio)."""
+    """Windows grouped by the nearest of these visual lengths, as `nearest_length` chooses it."""
     found: dict[int, list[StoredWindow]] = defaultdict(list)
     for window in windows:
         found[nearest_length(lengths, window.row["visual_tokens"])].append(window)

@@ -1,4 +1,4 @@
-"""Acceptance figures as a JSON file: how a drafter's measurement is stored and read."""
+"""Acceptance rows of measured drafters as a JSON file: written and read."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ def store_acceptance(path: Path, rows: Sequence[AcceptanceRow]) -> None:
 
 
 def read_acceptance(path: Path) -> list[AcceptanceRow]:
-    """The rows of a file of `store_acceptance`. Raises ConfigError where there is none, or one of another version."""
+    """The rows of a file that `store_acceptance` wrote. Raises ConfigError if it is missing or of another version."""
     try:
         return [AcceptanceRow(**row) for row in json.loads(path.read_text())]
     except FileNotFoundError as error:

@@ -1,7 +1,7 @@
-"""Which checkpoint a run uses, told from its files alone: the driver names windows without loading a model.
+"""Identity of a checkpoint, read from its files alone, so that the driver can name windows without loading a model.
 
-This is the identity of files, which settings and window ids are built from. The identity of loaded weights (the
-target's fingerprint, which drafters name) belongs to `sparrow_core.models` and stands in the table's rows.
+Settings and window ids are built from this identity of files. The identity of loaded weights (the target's fingerprint,
+which drafters refer to) belongs to `sparrow_core.targets` and is a column of the caption table.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ _WHOLE_BELOW_BYTES = 4 * 2**20
 def checkpoint_identity(source: str) -> str:
     """Hash of a checkpoint folder's configs and sampled weights, or the commit of a hub id.
 
-    Raises CheckpointError where there is neither.
+    Raises CheckpointError if `source` is neither a checkpoint folder nor a known hub id.
     """
     folder = Path(local_folder(source)).expanduser()
     if folder.is_dir():
@@ -37,7 +37,7 @@ def checkpoint_identity(source: str) -> str:
 
 
 def worker_draft(draft: str | None) -> str | None:
-    """A drafter as worker processes must name it; a registry stands for the drafter that it has in use."""
+    """A drafter as worker processes must name it; a registry is replaced by its drafter in use."""
     return worker_path(drafter_in_use(draft)) if draft else None
 
 
@@ -48,7 +48,7 @@ def worker_path(source: str) -> str:
 
 
 def checkpoint_name(source: str) -> str:
-    """What to call a checkpoint in a table: a folder by its last part (its path is this machine's), or the hub id."""
+    """The name of a checkpoint in tables: the folder's own name (its path is this machine's), or the hub id."""
     folder = Path(source).expanduser()
     return folder.name if folder.is_dir() or is_url(source) else source
 
@@ -57,7 +57,7 @@ def _folder_identity(folder: Path) -> str:
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise CheckpointError(f"checkpoint folder {folder} holds no *.safetensors file")
-    if is_drafter(folder):  # beside it may stand how it came to be, which is not what it is
+    if is_drafter(folder):  # its other JSON files record its training and are no part of its identity
         configs = [folder / "config.json"]
     else:
         configs = sorted(file for file in folder.glob("*.json") if file.name != "trainer_state.json")
@@ -70,7 +70,7 @@ def _folder_identity(folder: Path) -> str:
 
 
 def _samples(file: Path, size: int) -> bytes:
-    """The beginning of a large file (for safetensors, its header of names and shapes) and evenly spaced pieces."""
+    """The first MiB of a large file (with the safetensors header of names and shapes) and evenly spaced samples."""
     with file.open("rb") as stream:
         pieces = [stream.read(2**20)]
         for index in range(_SAMPLES_PER_FILE):
@@ -80,7 +80,7 @@ def _samples(file: Path, size: int) -> bytes:
 
 
 def _cached_commit(source: str, cause: Exception) -> str:
-    """Commit of a hub id in the local cache, for work without a network."""
+    """Commit of a hub id in the local cache, for machines without a network."""
     try:
         return Path(snapshot_download(source, local_files_only=True)).name
     except (LocalEntryNotFoundError, OSError) as error:

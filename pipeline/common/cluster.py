@@ -1,4 +1,4 @@
-"""Which Ray a job runs on: the cluster that it was submitted to or pointed at, else one of its own in this process."""
+"""Connection to Ray: the cluster that a job was submitted to or that `RAY_ADDRESS` names, else a local one."""
 
 import contextlib
 import logging
@@ -22,7 +22,7 @@ _SUBMITTED_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 @dataclass(frozen=True)
 class Cluster:
-    """What the cluster has in all, and the memory of its largest node in bytes."""
+    """CPUs and GPUs of the whole cluster, and the memory in bytes of its largest node."""
 
     num_cpus: float
     num_gpus: float
@@ -30,13 +30,13 @@ class Cluster:
 
 
 def is_submitted_job() -> bool:
-    """Whether this process is the entry point of `ray job submit`: its working directory is a temporary copy."""
+    """Whether `ray job submit` started this process, whose working directory is then a temporary copy."""
     return _SUBMITTED_JOB_VARIABLE in os.environ
 
 
 @contextlib.contextmanager
 def connected() -> Iterator[Cluster]:
-    """Be connected to Ray for as long as the context lasts; a Ray of our own ends with it."""
+    """Connect to Ray for the duration of the context; a local Ray that was started for it ends with it."""
     if "RAY_ADDRESS" in os.environ:
         ray.init(logging_level=logging.WARNING)
     else:
@@ -53,9 +53,9 @@ def connected() -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def errors_of_worker_start() -> Iterator[None]:
-    """Raise what a worker refused at its start (a model that does not fit) as CheckpointError, without Ray's frames.
+    """Re-raise a CheckpointError from a worker's constructor (a model that does not fit) without Ray's traceback.
 
-    Ray hands the error of an actor's constructor over as text only.
+    Ray reports the error of an actor's constructor as text only, so the message is parsed out of that text.
     """
     try:
         yield
@@ -67,24 +67,24 @@ def errors_of_worker_start() -> Iterator[None]:
 
 
 def _start_own_ray() -> None:
-    """Start Ray on this machine. Its workers inherit the environment of this process."""
+    """Start a local Ray, whose workers inherit the environment of this process."""
     if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
-        # Ray would write a token file into the home directory; a Ray that nobody else joins needs none.
+        # Without a token, Ray would write a token file into the home directory; a local Ray has no use for that file.
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(16)
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    # Ray gives its node 30 seconds to start, too little for a busy machine of few cores.
+    # Ray gives its node 30 s to start, which is too short on a busy machine with few cores.
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
     try:
         _start_node()
     except Exception:
-        # Ray gives its processes 30 s to come up, which a busy machine may miss once.
+        # Ray gives its processes 30 s to start, which a busy machine may exceed once.
         _log.warning("Ray did not start; trying once more", exc_info=True)
         ray.shutdown()
         _start_node()
 
 
 def _start_node() -> None:
-    # Without a dashboard a helper of Ray Train cannot ask it who is alive, and would warn of that every second.
+    # Without a dashboard, a monitor inside Ray Train cannot list live nodes and logs a warning every second.
     workers_log = ray.LoggingConfig(log_level="ERROR")
     ray.init("local", include_dashboard=False, logging_level=logging.WARNING, logging_config=workers_log)

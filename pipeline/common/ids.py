@@ -1,6 +1,6 @@
-"""Names that stay the same on every run: videos, windows, settings, and which windows an audit looks at.
+"""Deterministic ids of videos, windows and settings, and which windows are sampled for audit or capture.
 
-Pure functions of their arguments; they know no files and no tables.
+Pure functions of their arguments, without access to files or tables.
 """
 
 import hashlib
@@ -15,18 +15,18 @@ Span = tuple[float, float]
 
 
 def video_id(source_uri: str) -> str:
-    """Name of a video: depends on its URI alone, so that a row can be found again whatever the settings."""
+    """Id of a video. It depends on the URI alone, so that the video's rows are found under any settings."""
     return str(uuid.uuid5(NAMESPACE, source_uri))
 
 
 def settings_fingerprint(settings: Mapping[str, Any]) -> str:
-    """16 hex digits that identify settings (plain JSON values) independently of their order."""
+    """16 hex digits that identify settings (plain JSON values), whatever the order of their keys."""
     text = json.dumps(settings, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def differing_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Keys at which two ways of working differ; a key that is missing stands for None."""
+    """Sorted keys whose values differ between two settings; a missing key counts as None."""
     return sorted(key for key in {*one, *other} if one.get(key) != other.get(key))
 
 
@@ -36,25 +36,25 @@ def prompt_hash(prompt: str) -> str:
 
 
 def window_id(source_uri: str, span: Span | None, prompt: str, settings: str) -> str:
-    """Name of a window: uuid5 of its video, its span in seconds (None: the whole video), prompt and settings.
+    """Id of a window: uuid5 of its video, its span in seconds (None: the whole video), prompt and settings.
 
-    `settings` is the fingerprint of what shapes the caption; the drafter is no part of it, since a caption does not
-    depend on it. A whole video is named without its duration, so that it has a name before anybody opens it.
+    `settings` is the fingerprint of the settings that shape captions. The drafter is not among them, since captions do
+    not depend on it. The id of a whole video leaves its duration out, so that it is known before the file is opened.
     """
     where = "whole" if span is None else f"{span[0]:.3f}-{span[1]:.3f}"
     return str(uuid.uuid5(NAMESPACE, json.dumps([source_uri, where, prompt, settings], ensure_ascii=False)))
 
 
 def in_audit(window: str, share: float) -> bool:
-    """Whether a window id falls into a sampled share: the same answer on every machine and every run."""
+    """Whether a window is in the audited share: the same answer on every machine and in every run."""
     return uuid.UUID(window).node < share * 2**48
 
 
 def in_capture(window: str, share: float) -> bool:
-    """Whether a window id falls into another sampled share, independent of the audited one."""
+    """Whether a window is in the captured share, which is sampled independently of the audited one."""
     return uuid.UUID(window).time_low < share * 2**32
 
 
 def window_number(window: str) -> int:
-    """A number that a window id stands for, to sample by."""
+    """A 31-bit number derived from a window id, used to seed sampling."""
     return uuid.UUID(window).int >> 97

@@ -1,4 +1,4 @@
-"""What a long measurement has found so far, a line of JSON for each piece, so that it can be stopped anywhere."""
+"""Journal of a long measurement: one line of JSON per result, so that an interrupted measurement resumes."""
 
 import json
 from collections.abc import Mapping
@@ -13,10 +13,13 @@ Entry = dict[str, Any]
 
 
 class Journal:
-    """`entries` in the order in which they were added. The first line of the file holds the settings under which they
-    were found; a last line that a kill cut off is dropped. Raises ConfigError for a file of other settings."""
+    """Results on disk; `entries` keeps them in the order in which they were added.
+
+    The first line of the file holds the settings of the measurement. A last line that a kill cut off is dropped.
+    """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        """Open or create the journal at `path`. Raises ConfigError if it was made with other settings."""
         self._path = path
         self.entries: list[Entry] = []
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
@@ -31,6 +34,7 @@ class Journal:
         self.entries += map(json.loads, whole[1:])
 
     def add(self, entry: Entry) -> None:
+        """Append a result to `entries` and to the file."""
         self.entries.append(entry)
         with self._path.open("a") as stream:
             stream.write(json.dumps(entry) + "\n")

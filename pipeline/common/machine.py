@@ -1,4 +1,4 @@
-"""What a figure was measured on: processor, memory, accelerator, versions. Goes into every result file."""
+"""Description of the machine that figures were measured on, stored in every result file: hardware and versions."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ from pipeline.common.provenance import provenance
 
 
 def describe_machine(device: torch.device) -> dict[str, object]:
-    """Hardware by name, threads in use, and the versions of the libraries; nothing that identifies a host."""
+    """Names of the hardware, torch's threads and the versions of the libraries; nothing that identifies the host."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "processor": _processor(),
@@ -23,7 +23,7 @@ def describe_machine(device: torch.device) -> dict[str, object]:
 
 
 def _processor() -> str:
-    """The model name that the kernel reports, or the architecture where it reports none."""
+    """The processor's model name as the kernel reports it, else its architecture."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""What made a result: versions of the code and of the libraries under it, the same on every host of an installation."""
+"""Provenance of results: versions of the code and its libraries, which are equal on every host of an installation."""
 
 import platform
 import subprocess
@@ -9,7 +9,7 @@ _PACKAGES = ("ray", "torch", "transformers", "pyarrow", "av", "decord")
 
 
 def provenance() -> dict[str, str | None]:
-    """Versions by name, null for what is not installed; `commit` is null outside of a git checkout."""
+    """Versions by name; None for a package that is not installed, and for `sparrow_commit` outside a git checkout."""
     versions = {package: _version(package) for package in _PACKAGES}
     return {"sparrow_commit": _commit(), "python": platform.python_version(), **versions}
 
@@ -22,7 +22,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Commit of the checkout that this file lies in, with "+changes" where tracked files differ from it."""
+    """Commit of the checkout that holds this file, with "+changes" appended if tracked files differ from it."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)

@@ -1,10 +1,10 @@
-"""Drafters on record: what each was made from and how it measured, which one is in use, and the way back.
+"""The registry of drafters, where a drafter is promoted or rolled back: origin, evaluation, and which one is in use.
 
 A folder on any storage, written by one process at a time:
 
     drafters/<id>/config.json ...   the drafter, as `save_drafter` wrote it
     records/<id>.json               its `Record`
-    promotions.json                 ids in the order in which they came into use; the last one is in use
+    promotions.json                 promoted ids, oldest first; the last one is in use
 """
 
 import hashlib
@@ -23,14 +23,14 @@ from sparrow_core.measure.paired_gains import LEAST_WINDOWS, Gain, gains, is_bet
 
 PROMOTIONS = "promotions.json"
 DRAFTER_FILES = ("config.json", "model.safetensors", "README.md")
-# Beside them, where a drafter was trained: how it came to be.
+# Further files in the folder of a drafter that was trained here: how it was trained and measured.
 PROVENANCE, EVALUATION, LEARNT = "provenance.json", "evaluation.json", "learnt.json"
 JUDGED, TRAINING = "judged.json", "training.json"
 
 
 @dataclass(frozen=True)
 class Record:
-    """A drafter's origin and figures."""
+    """A drafter's origin and evaluation."""
 
     id: str
     added_at: str
@@ -41,23 +41,26 @@ class Record:
 
 
 class NotBetterError(ConfigError):
-    """A drafter is not promoted: it is not better than the one in use by more than chance explains."""
+    """A drafter is not promoted: its gain over the one in use is not significant, or too small."""
 
 
 class Registry:
-    """The drafters of one target."""
+    """All recorded drafters of one target."""
 
     def __init__(self, url: str) -> None:
         self._folder = Folder(url)
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Absolute path or URL of the registry's folder."""
         return self._folder.url
 
     def add(self, drafter: Path, provenance: Mapping[str, Any], evaluation: Sequence[AcceptanceRow]) -> Record:
-        """Copy a drafter in; the same weights again are the same drafter, whose origin stays on record if none is
-        given. Raises ConfigError for another target's."""
+        """Copy a drafter's folder into the registry and record its evaluation.
+
+        A drafter with the same config and weights is updated; it keeps its recorded provenance if none is given. Raises
+        ConfigError for a folder that is no drafter, or a drafter of another target.
+        """
         missing = [name for name in DRAFTER_FILES if not (drafter / name).is_file()]
         if missing:
             raise ConfigError(f"{drafter} is no drafter's folder: it has no {', '.join(missing)}")
@@ -80,7 +83,7 @@ class Registry:
         return record
 
     def refuse_other_target(self, fingerprint: str) -> None:
-        """Raise ConfigError where the drafters on record are those of another target."""
+        """Raise ConfigError if the recorded drafters belong to another target."""
         for known in self._ids()[:1]:  # all are of one target
             if (have := self.record(known).target_fingerprint) != fingerprint:
                 raise ConfigError(
@@ -89,19 +92,19 @@ class Registry:
                 )
 
     def measured_again(self, drafter: str, evaluation: Sequence[AcceptanceRow]) -> None:
-        """Put newer figures of a drafter on its record."""
+        """Replace the evaluation on a drafter's record."""
         self._store(replace(self.record(drafter), evaluation=evaluation))
 
     def uses(self, drafter: Path) -> bool:
-        """Whether the drafter of a folder is the one in use."""
+        """Whether the drafter in this folder is the one in use."""
         return self.in_use == _id({name: (drafter / name).read_bytes() for name in DRAFTER_FILES})
 
     def records(self) -> list[Record]:
-        """All drafters, in the order in which they were added."""
+        """All records, in the order in which the drafters were added."""
         return sorted(map(self.record, self._ids()), key=lambda record: record.added_at)
 
     def record(self, drafter: str) -> Record:
-        """One drafter's record. Raises ConfigError where there is none of this id."""
+        """The record of the drafter with this id. Raises ConfigError if there is none."""
         content = self._folder.read(f"records/{drafter}.json")
         if content is None:
             known = ", ".join(self._ids()) or "none"
@@ -111,14 +114,14 @@ class Registry:
 
     @property
     def promotions(self) -> list[str]:
-        """Ids in the order in which they came into use."""
+        """Promoted ids, oldest first."""
         return list(json.loads(self._folder.read(PROMOTIONS) or b"[]"))
 
     def promote(self, drafter: str, margin: float = 0.0) -> list[Gain]:
-        """Bring a drafter into use -> its gains over the one before, none for the first.
+        """Bring a drafter into use. Returns its gains in tau over the previous one, or [] if there is none to compare.
 
-        Raises NotBetterError unless it is better (`comparison.is_better`), and ConfigError where both were not measured
-        on the same windows.
+        Raises NotBetterError unless it is better by more than `margin` (`paired_gains.is_better`), and ConfigError if
+        the two were not measured on the same windows.
         """
         record, promotions = self.record(drafter), self.promotions
         if promotions[-1:] == [drafter]:
@@ -135,7 +138,7 @@ class Registry:
         return found
 
     def rollback(self) -> str:
-        """Go back to the drafter that was in use before -> its id. Raises ConfigError where there was none."""
+        """Bring the previous drafter back into use. Returns its id. Raises ConfigError if there is none."""
         *before, last = self.promotions or [""]
         if not before:
             raise ConfigError(f"{self._folder.url} has no drafter to go back to{f' from {last}' if last else ''}")
@@ -144,11 +147,11 @@ class Registry:
 
     @property
     def in_use(self) -> str | None:
-        """The id of the drafter in use, if there is one."""
+        """Id of the drafter in use; None if none was promoted."""
         return next(reversed(self.promotions), None)
 
     def files(self, drafter: str) -> str:
-        """Where a drafter's folder is: a path, or a URL."""
+        """Path or URL of a drafter's folder."""
         return f"{self._folder.url}/drafters/{drafter}"
 
     def _store(self, record: Record) -> None:
@@ -170,8 +173,11 @@ def _now() -> str:
 
 
 def add_measured(registry: Registry, drafter: Path, evaluation: Path | None = None) -> Record:
-    """Add the drafter of a folder with its PROVENANCE, if there is one, and its rows in `evaluation`, else in the
-    folder's EVALUATION. Raises ConfigError where it was not measured."""
+    """Add the drafter in a folder together with its evaluation and, if the folder has it, its PROVENANCE.
+
+    The evaluation is the drafter's rows in the file `evaluation`, by default the folder's EVALUATION. Raises
+    ConfigError if the file is missing or has no row of this drafter.
+    """
     file = evaluation or drafter / EVALUATION
     rows = [row for row in read_acceptance(file) if row.drafter == drafter.name]
     if not rows:
@@ -181,8 +187,10 @@ def add_measured(registry: Registry, drafter: Path, evaluation: Path | None = No
 
 
 def drafter_in_use(source: str) -> str:
-    """Where the drafter is that a registry has in use; anything that is no registry stands for itself. Raises
-    ConfigError for a registry that has none in use."""
+    """Path or URL of a registry's drafter in use; any other `source` is returned unchanged.
+
+    Raises ConfigError for a registry that has drafters but none in use.
+    """
     registry = Registry(source)
     if drafter := registry.in_use:
         return registry.files(drafter)

@@ -1,7 +1,7 @@
-"""How a run shares out the machines' CPUs and GPUs. Pure arithmetic on what the cluster reports.
+"""Plans how a run divides the cluster's CPUs and GPUs among its stages. Pure arithmetic on what the cluster reports.
 
-Decoding and captioning are pools of workers that hold their grant for the whole run, and the light tasks beside them
-must always find room: that holds from one CPU upwards, because on a small machine every grant is a share of it.
+Decode workers and caption workers hold their grants for the whole run, and the light tasks must always find free CPUs
+beside them. Plans satisfy that from one CPU upwards: on a small machine, every grant is a fraction of a CPU.
 """
 
 import math
@@ -15,10 +15,10 @@ _SMALLEST_SHARE = 0.125
 
 @dataclass(frozen=True)
 class ResourcesConfig:
-    """What the job may take from the cluster. Null means: chosen by `plan_resources`.
+    """What the job may take from the cluster. Null means that `plan_resources` chooses the value.
 
-    `num_gpus` and `caption_cpus` are per caption worker. `windows_in_flight` is how many windows a caption worker
-    accepts at once, so that its engine always finds the next one ready.
+    `num_gpus` and `caption_cpus` are per caption worker. A caption worker accepts `windows_in_flight` windows at a
+    time, so that its engine always has the next one ready.
     """
 
     num_gpus: float | None = None
@@ -38,7 +38,7 @@ class ResourcesConfig:
 
 @dataclass(frozen=True)
 class ResourcePlan:
-    """Grants of one run. `threads` is what torch uses in a caption worker: its CPU grant, rounded up."""
+    """Workers and grants of one run. `threads` is torch's thread count in a caption worker: its CPUs, rounded up."""
 
     caption_workers: int
     caption_cpus: float
@@ -50,10 +50,10 @@ class ResourcePlan:
 
 
 def plan_resources(config: ResourcesConfig, *, device: str, num_cpus: float, num_gpus: float) -> ResourcePlan:
-    """Fill in what the config leaves open, for a cluster of `num_cpus` and `num_gpus`.
+    """Choose what the config leaves null, for a cluster of `num_cpus` and `num_gpus`.
 
-    With GPUs, one caption worker per grant of GPU and one CPU beside it; the other CPUs decode. Without, one caption
-    worker on all CPUs but the few that decode. Raises ConfigError for grants that the cluster cannot give at once.
+    With GPUs, there is one caption worker per GPU grant, each with one CPU, and the other CPUs decode. Without GPUs,
+    one caption worker gets all CPUs except the few that decode. Raises ConfigError for grants that exceed the cluster.
     """
     gpus = config.num_gpus if config.num_gpus is not None else float(num_gpus > 0 and device != "cpu")
     if gpus > num_gpus:

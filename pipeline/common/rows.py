@@ -1,7 +1,7 @@
-"""The rows that travel between stages: one Arrow schema per boundary, each an extension of the one before it.
+"""Schemas of the rows that travel between stages, the caption table's among them; each extends the one before it.
 
-Owns names and types of columns. A row is a plain dict; `status` stays null while a row is in work, becomes "error"
-where a stage fails, and is "success" or "error" in the caption table.
+Owns names and types of columns. A row is a plain dict. `status` is null until a stage fails ("error") or the caption is
+finished ("success"); in the caption table it is always one of the two.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,18 +18,18 @@ def _extended(schema: pa.Schema, fields: Sequence[tuple[str, pa.DataType]]) -> p
     return pa.schema([*schema, *(pa.field(name, kind) for name, kind in fields)], metadata=schema.metadata)
 
 
-# What the listing knows of a file.
+# A video as it was listed.
 VIDEO = pa.schema(
     [("video_id", pa.string()), ("source_uri", pa.string())], metadata={"schema_version": str(SCHEMA_VERSION)}
 )
 
-# Facts of the file. `duration_s` is that of the whole video; the span of a window is `start_s` to `end_s`.
+# A probed file. `duration_s` is the length of the whole video; a window spans `start_s` to `end_s`.
 PROBED = _extended(
     VIDEO,
     [
         ("status", pa.string()),
-        ("reason", pa.string()),  # machine-readable cause of an error
-        ("error", pa.string()),  # the same for people
+        ("reason", pa.string()),  # cause of the error, machine-readable
+        ("error", pa.string()),  # message of the error, for people
         ("duration_s", pa.float64()),
         ("width", pa.int32()),
         ("height", pa.int32()),
@@ -38,7 +38,7 @@ PROBED = _extended(
     ],
 )
 
-# A video that could not be opened has one row, without `window_index`: nobody knows its windows.
+# A video that could not be opened has one row whose `window_index` is null, since its windows are unknown.
 WINDOW = _extended(
     PROBED,
     [
@@ -84,7 +84,7 @@ CAPTION = _extended(
         ("output_tokens", pa.int32()),
         ("rounds", pa.int32()),
         ("drafted_tokens", pa.int32()),
-        ("in_doubt_tokens", pa.int32()),  # near-ties decided by a pass over one row
+        ("in_doubt_tokens", pa.int32()),  # near-ties, decided by a pass over a single row
         ("tau", pa.float64()),
         ("accept_hist", pa.list_(pa.int32())),
         ("t_vision_s", pa.float64()),
@@ -96,20 +96,20 @@ CAPTION = _extended(
         ("audit", pa.string()),  # none | equal | diverged
         ("capture", pa.string()),  # none | stored | over_quota | failed
         ("captured_bytes", pa.int64()),
-        ("t_capture_s", pa.float64()),  # writing further captions to learn from, and storing their states
+        ("t_capture_s", pa.float64()),  # sampling captions for distillation and storing their hidden states
         ("device", pa.string()),
         ("dtype", pa.string()),
-        ("batch_deviation", pa.float64()),  # how much a row's logits depend on the others in its pass; 0: not at all
+        ("batch_deviation", pa.float64()),  # largest change of a row's logits by the other rows of a pass; 0: none
         ("settings_fingerprint", pa.string()),
         ("created_at", pa.timestamp("ms", tz="UTC")),
         ("schema_version", pa.int32()),
     ],
 )
 
-# Columns that parts of an earlier version have under another name.
+# Column names in parts of an earlier version -> today's names.
 FORMER_NAMES = {"row_noise": "batch_deviation"}
 
-# What a capture says of a window. `status` is success, error or skipped; `window_id` names the shard.
+# Outcome of capturing a window. `status` is success, error or skipped; `window_id` names the shard.
 CAPTURED = pa.schema(
     [
         ("window_id", pa.string()),
@@ -125,7 +125,7 @@ CAPTURED = pa.schema(
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )
 
-# What the write stage reports to the driver about a part that is safely stored.
+# What the write stage reports to the driver about a part once it is stored.
 PART = pa.schema(
     [("part", pa.string()), ("windows", pa.int64()), ("errors", pa.int64()), ("tokens", pa.int64())],
     metadata={"schema_version": str(SCHEMA_VERSION)},
@@ -133,5 +133,5 @@ PART = pa.schema(
 
 
 def to_table(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
-    """Rows as an Arrow table of exactly `schema`: a missing column is null, one that the schema lacks is dropped."""
+    """Rows as an Arrow table of exactly `schema`: missing columns become null, other columns are dropped."""
     return pa.Table.from_pylist(list(rows), schema=schema)

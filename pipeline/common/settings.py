@@ -1,6 +1,6 @@
-"""Settings of the jobs: YAML file, then `--set a.b=c`, then flags, checked strictly into frozen configs.
+"""Settings of the jobs: a YAML file, overridden by `--set a.b=c`, overridden by flags, checked into frozen configs.
 
-Owns merging and validation, and knows no setting by name. Importable without torch or Ray.
+Owns merging and strict validation for any config dataclass. Importable without torch or Ray.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ Schema = TypeVar("Schema")
 
 
 def read_settings(file: Path | None, assignments: Sequence[str] = ()) -> dict[str, Any]:
-    """Nested settings of a YAML file with `key.path=value` assignments (values in YAML) laid over it."""
+    """Nested settings of a YAML file, overridden by `key.path=value` assignments (values in YAML)."""
     for assignment in assignments:
         if not assignment.partition("=")[0].strip() or "=" not in assignment:
             raise ConfigError(f"--set {assignment!r} is not of the form key.path=value, such as frames.fps=1.0")
@@ -39,9 +39,9 @@ def read_settings(file: Path | None, assignments: Sequence[str] = ()) -> dict[st
 
 
 def build_config(schema: type[Schema], settings: Mapping[str, Any]) -> Schema:
-    """A frozen config of dataclass `schema` from nested settings. No coercion: "1" is not a number, 1 is not true.
+    """A frozen config of dataclass `schema` from nested settings, without coercion: "1" is no number, 1 is not true.
 
-    Raises ConfigError that lists every fault: an unknown key with the nearest valid one, a wrong type, a bad value.
+    Raises a ConfigError that lists all faults: unknown keys with the nearest valid one, wrong types, bad values.
     """
     checked = create_model("Checked", __config__=ConfigDict(extra="forbid", strict=True), config=(schema, ...))
     try:
@@ -57,7 +57,7 @@ def build_config(schema: type[Schema], settings: Mapping[str, Any]) -> Schema:
 def job_settings(
     file: Path | None, assignments: Sequence[str], flags: Mapping[str, str | None], demo: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Settings of a job that runs a target: those of the file, `--set` and flags, or `demo` where they name no target.
+    """Merged settings of a job that runs a target. If they name no target, `demo` supplies the models.
 
     A flag that is None was not given. The draft "none" means no drafter.
     """
@@ -72,7 +72,7 @@ def job_settings(
 def _keys(schema: Any, prefix: str = "") -> Iterator[str]:
     for field in dataclasses.fields(schema):
         yield prefix + field.name
-        for part in (field.type, *get_args(field.type)):  # X, or the X of `X | None`
+        for part in (field.type, *get_args(field.type)):  # a config, or `config | None`
             if dataclasses.is_dataclass(part):
                 yield from _keys(part, f"{prefix}{field.name}.")
 

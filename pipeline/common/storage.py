@@ -1,7 +1,7 @@
-"""Where files are: inputs and output folders, local or behind any fsspec URL. The only importer of fsspec.
+"""File storage: listing, reading and atomic writing of whole files, local or behind any fsspec URL.
 
-Owns listing, reading and atomic writing of whole files. It knows nothing of videos, rows or tables beyond the file name
-suffixes by which a folder's videos are told from its other files. Local files are named by plain absolute paths.
+The only importer of fsspec. Knows nothing of tables, and of videos only the suffixes that tell them from other files.
+Local files are named by plain absolute paths.
 """
 
 import contextlib
@@ -28,19 +28,19 @@ VIDEO_SUFFIXES = frozenset(
 
 
 def is_url(path: str) -> bool:
-    """Whether a path names a place by scheme (`s3://...`, `file:///...`) rather than on the local disk."""
+    """Whether a path is a URL with a scheme (`s3://...`, `file:///...`) rather than a plain local path."""
     return "://" in path
 
 
 def absolute(path: str) -> str:
-    """The path as every process of a cluster may read it: a URL as it is, a local path made absolute."""
+    """The path in a form that holds in every process: a URL unchanged, a local path made absolute."""
     return path if is_url(path) else str(Path(path).expanduser().absolute())
 
 
 def list_videos(source: str) -> list[str]:
-    """URIs of a file, of a folder's videos (recursively, by suffix) or of a glob's files, sorted, without duplicates.
+    """Sorted URIs of a single file, of all videos below a folder (told by suffix), or of the files that match a glob.
 
-    Raises ConfigError where nothing is found.
+    Raises ConfigError if nothing is found.
     """
     root = absolute(source)
     filesystem, path = url_to_fs(root)
@@ -61,9 +61,9 @@ def list_videos(source: str) -> list[str]:
 
 @contextlib.contextmanager
 def local_copy(uri: str) -> Iterator[Path]:
-    """A local path of a file for as long as the context lasts; a remote file is downloaded and removed again.
+    """Give the local path of a file; a remote file is downloaded, and the copy removed when the context ends.
 
-    Raises MediaError (reason "missing") where there is no such file.
+    Raises MediaError (reason "missing") if there is no such file.
     """
     if not is_url(uri) or uri.startswith("file://"):
         path = Path(unquote(urlsplit(uri).path, errors="surrogateescape") if is_url(uri) else uri)
@@ -84,23 +84,24 @@ def local_copy(uri: str) -> Iterator[Path]:
 
 
 def local_folder(source: str) -> str:
-    """A folder's local path: its own, or that of a copy of the files right under a URL. The copy is kept for later: new
-    files are fetched, and those whose size has changed; what is gone there stays here. Anything that is no URL stands
-    for itself.
+    """The local path of a folder. A URL is mirrored into a local folder first; any other `source` is returned as it is.
+
+    The mirror is kept for later calls, which fetch new files and those whose size has changed. It holds only the files
+    directly in the folder, and keeps those that were removed from the URL.
     """
     if not is_url(source):
         return source
-    place = Path(tempfile.gettempdir()) / "sparrow-folders" / hashlib.sha256(source.encode()).hexdigest()[:16]
-    folder, copy = Folder(source), Folder(str(place))
-    have = copy.sizes()
-    for name, size in folder.sizes().items():
-        if have.get(name) != size and (content := folder.read(name)) is not None:
-            copy.write(name, content)
-    return str(place)
+    path = Path(tempfile.gettempdir()) / "sparrow-folders" / hashlib.sha256(source.encode()).hexdigest()[:16]
+    remote, mirror = Folder(source), Folder(str(path))
+    mirrored = mirror.sizes()
+    for name, size in remote.sizes().items():
+        if mirrored.get(name) != size and (content := remote.read(name)) is not None:
+            mirror.write(name, content)
+    return str(path)
 
 
 class Folder:
-    """An output folder. Whole files only, and a file is either there in full or not at all."""
+    """An output folder of whole files. Writing is atomic: a file is there in full or not at all."""
 
     def __init__(self, url: str) -> None:
         self.url = absolute(url).rstrip("/")
@@ -108,7 +109,7 @@ class Folder:
         self._is_local = not is_url(self.url) or self.url.startswith("file://")
 
     def sizes(self, subfolder: str = "") -> dict[str, int]:
-        """Bytes of each file right under `subfolder`, sorted by name; none where it does not exist."""
+        """Size in bytes of each file directly in `subfolder`, sorted by name; {} if the subfolder does not exist."""
         path = self._path(subfolder)
         if not self._filesystem.isdir(path):
             return {}
@@ -117,28 +118,28 @@ class Folder:
         return dict(sorted((Path(entry["name"]).name, int(entry["size"])) for entry in entries))
 
     def names(self, subfolder: str = "") -> list[str]:
-        """Sorted names of the files right under `subfolder`; none where it does not exist."""
+        """Sorted names of the files directly in `subfolder`; [] if the subfolder does not exist."""
         return list(self.sizes(subfolder))
 
     def num_bytes(self, prefix: str = "") -> int:
-        """Size of all files right under the folder whose names begin so; 0 where it does not exist."""
+        """Total size of the files directly in the folder whose names start with `prefix`; 0 if there are none."""
         return sum(size for name, size in self.sizes().items() if name.startswith(prefix))
 
     def read(self, name: str, num_bytes: int | None = None) -> bytes | None:
-        """Content of a file, or its first bytes; None where there is no such file."""
+        """Content of a file, or its first `num_bytes`; None if there is no such file."""
         try:
             return bytes(self._filesystem.cat_file(self._path(name), end=num_bytes))
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def write(self, name: str, content: bytes) -> None:
-        """Write or replace a file atomically: by rename on a disk, by one upload in an object store."""
+        """Write or replace a file atomically: by a rename on a local disk, by a single upload to an object store."""
         path = self._path(name)
         self._filesystem.makedirs(str(Path(path).parent) if self._is_local else path.rpartition("/")[0], exist_ok=True)
         if not self._is_local:
             self._filesystem.pipe_file(path, content)
             return
-        # Readers of Parquet folders skip names that begin with a dot.
+        # The leading dot hides the file from readers of Parquet folders.
         temporary = Path(path).with_name(f".{Path(path).name}.{uuid.uuid4().hex}.tmp")
         with temporary.open("wb") as file:
             file.write(content)
@@ -147,7 +148,7 @@ class Folder:
         temporary.replace(path)
 
     def remove(self, name: str) -> None:
-        """Remove a file; one that is gone already is no error."""
+        """Remove a file, if it is there."""
         with contextlib.suppress(FileNotFoundError):
             self._filesystem.rm_file(self._path(name))
 
@@ -158,6 +159,6 @@ class Folder:
 def _local_uri(path: str) -> str:
     try:
         path.encode()
-    except UnicodeEncodeError:  # a file name that is not valid UTF-8 cannot stand in a table: percent-encode it
+    except UnicodeEncodeError:  # an Arrow string must be UTF-8, so other names are percent-encoded
         return Path(path).as_uri()
     return path

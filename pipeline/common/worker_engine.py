@@ -1,4 +1,4 @@
-"""The engine of a worker, from the checkpoints that its config names; how a worker waits for it, and ends with it."""
+"""The engine inside a worker process: loading it from checkpoints, awaiting completions, dying with it."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class Models(Protocol):
-    """Checkpoints, where they run, and the engine's limits: what every config of a worker says."""
+    """The settings that every worker config has: checkpoints, device, dtype and the engine's limits."""
 
     @property
     def target(self) -> str: ...
@@ -40,7 +40,7 @@ class Models(Protocol):
 
 @dataclass(frozen=True)
 class WorkerModels:
-    """`Models` and nothing else."""
+    """The plain implementation of `Models`."""
 
     target: str
     draft: str | None = None
@@ -50,7 +50,7 @@ class WorkerModels:
 
 
 def worker_engine(models: Models) -> Engine:
-    """Load the target and, if one is named, the drafter. Raises CheckpointError as `load_target` and `load_drafter`."""
+    """Load the target and, if one is named, the drafter. Raises CheckpointError if either cannot be loaded."""
 
     def load() -> Engine:
         target = load_target(models.target, device=models.device, dtype=models.dtype)
@@ -60,9 +60,10 @@ def worker_engine(models: Models) -> Engine:
 
 
 async def completions(engine: Engine, request: Request, modes: Sequence[DecodeMode]) -> list[Completion]:
-    """A completion for each mode, all from one prefill.
+    """One completion per decode mode, all from the same prefill.
 
-    Raises a request's own fault as it is, and EngineClosedError for anything else: the worker is of no use then.
+    Raises an error of the request itself (SparrowError) unchanged. Any other error means that the engine is broken, and
+    is raised as EngineClosedError.
     """
     futures = [asyncio.wrap_future(ticket.future) for ticket in engine.submit_modes(request, modes)]
     outcomes = await asyncio.gather(*futures, return_exceptions=True)
@@ -75,9 +76,9 @@ async def completions(engine: Engine, request: Request, modes: Sequence[DecodeMo
 
 
 async def fill_rows(windows: pa.Table, fill: Callable[[Row], Awaitable[None]], schema: pa.Schema) -> pa.Table:
-    """Complete all rows of a table in place, side by side -> `schema`.
+    """Apply `fill`, which completes a row in place, to all rows concurrently. Returns a table of `schema`.
 
-    A worker whose engine has died ends its process: only then does Ray try its windows again, in a fresh one.
+    If the engine has died, this ends the worker's process: only then does Ray retry its windows, in a new worker.
     """
     rows = windows.to_pylist()
     try:

@@ -1,4 +1,4 @@
-"""The paper's layer study over several windows. Resumable.
+"""Runs the paper's layer study over several windows. Resumable.
 
 OUTPUT/layers.jsonl    one line for each window
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.common.checkpoints import checkpoint_identity
 from pipeline.common.journal import Journal
-from pipeline.comparison.measurement import MeasureConfig, ScoredWindows
+from pipeline.comparison.plan import MeasureConfig, ScoredWindows
 from pipeline.drafters.config import DistillRunConfig
 from sparrow_core.measure.layers import LayerFinding, study_window
 from sparrow_core.targets.loading import load_target
@@ -21,29 +21,32 @@ JOURNAL = "layers.jsonl"
 
 def study_layers(
     config: DistillRunConfig,
-    plan: MeasureConfig,
+    measure: MeasureConfig,
     windows: ScoredWindows,
     output: Path,
     on_window: Callable[[list[LayerFinding]], None],
 ) -> list[LayerFinding]:
-    """The layer study on the first windows of its length; those that its journal holds are not done again. Raises
-    ConfigError where that was written with other settings."""
+    """Study the first `measure.layer_windows` windows of `measure.layer_length` -> findings of all windows.
+
+    Calls `on_window` with the findings of every window that was studied. Windows that the journal holds are not studied
+    again. Raises ConfigError if the journal was written with other settings.
+    """
     settings = {
         "target": checkpoint_identity(config.target),
         "dtype": config.dtype,
-        "length": plan.layer_length,
-        "max_new_tokens": plan.max_new_tokens,
+        "length": measure.layer_length,
+        "max_new_tokens": measure.max_new_tokens,
     }
     journal = Journal(output / JOURNAL, settings)
     done = {entry["window"]: [LayerFinding(**fields) for fields in entry["findings"]] for entry in journal.entries}
-    if missing := [number for number in range(plan.layer_windows) if number not in done]:
+    if missing := [number for number in range(measure.layer_windows) if number not in done]:
         target = load_target(config.target, device=config.device, dtype=config.dtype)
         info = target.info
         reference = load_reference(config.target, device=info.device, dtype=info.dtype, attention="eager")
         for number in missing:
-            prompt = target.build_prompt(windows.request(plan.layer_length, number).messages)
-            score = partial(windows.score, plan.layer_length, number)
-            done[number] = list(study_window(reference, target, prompt, number, plan.max_new_tokens, score))
+            prompt = target.build_prompt(windows.request(measure.layer_length, number).messages)
+            score = partial(windows.score, measure.layer_length, number)
+            done[number] = list(study_window(reference, target, prompt, number, measure.max_new_tokens, score))
             journal.add({"window": number, "findings": [asdict(finding) for finding in done[number]]})
             on_window(done[number])
-    return [finding for number in range(plan.layer_windows) for finding in done[number]]
+    return [finding for number in range(measure.layer_windows) for finding in done[number]]

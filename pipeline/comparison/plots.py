@@ -1,5 +1,5 @@
-"""Plots of a benchmark: decode speedup, tau and round cost over visual length; of a comparison of methods: the same by
-temperature, training curves, the layer study."""
+"""Plots of a benchmark (decode speedup, tau and round cost over visual length) and of the paper's comparison (tau and
+speedups by temperature, training curves, the layer study), as SVG files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,22 +11,19 @@ matplotlib.use("svg")
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
-matplotlib.rcParams["svg.hashsalt"] = "sparrow"  # the same figures make the same file
+matplotlib.rcParams["svg.hashsalt"] = "sparrow"  # the same results give the same file
 
-PANELS = {
-    "decode_speedup": "decode speedup over our one-row loop",
+TITLES = {
     "tau": "tau (tokens per target call)",
-    "round_cost": "round cost (in steps of our loop)",
-}
-METHOD_PANELS = {
-    "tau": "tau (tokens per target call)",
-    "decode_speedup": "decode speedup over our one-row loop",
+    "round_cost": "round cost (in autoregressive steps)",
+    "decode_speedup": "decode speedup over our autoregressive loop",
     "end_to_end_speedup": "end-to-end speedup",
-}
-LAYER_PANELS = {
     "fact_score": "share of facts right",
-    "cosine": "cosine of visual states to their embeddings",
+    "cosine": "cosine of visual hidden states to their embeddings",
 }
+SPEED_PANELS = ("decode_speedup", "tau", "round_cost")
+METHOD_PANELS = ("tau", "decode_speedup", "end_to_end_speedup")
+LAYER_PANELS = ("fact_score", "cosine")
 TRAINING_COLUMNS = 4
 
 
@@ -40,19 +37,19 @@ def plot_methods(results: Mapping[str, Any], path: Path) -> None:
     )
     for axes, temperature in zip(grid, temperatures, strict=True):
         rows = [row for row in results["rows"] if row["temperature"] == temperature]
-        for panel, (name, title) in zip(axes, METHOD_PANELS.items(), strict=True):
+        for panel, name in zip(axes, METHOD_PANELS, strict=True):
             for method in methods:
                 xs, ys = _line([row for row in rows if row["method"] == method], name)
                 panel.plot(xs, ys, marker="o", markersize=3, label=method)
-            panel.set(title=f"{title}, T={temperature:g}")
+            panel.set(title=f"{TITLES[name]}, T={temperature:g}")
             _over_visual_length(panel, sorted({row["visual_tokens"] for row in rows}))
     grid[0][0].legend(fontsize="x-small")
     _save(figure, path)
 
 
 def plot_training(results: Mapping[str, Any], path: Path) -> None:
-    """Write the loss of every training of a `paper_tables.json` as one SVG: a panel for each drafter, a line for each
-    learning rate, with tau on validation windows."""
+    """Write the loss curves of a `paper_tables.json` as one SVG: a panel for each drafter, a line for each learning
+    rate; the legend gives tau on the validation windows."""
     names = list(dict.fromkeys(row["name"] for row in results["training"]))
     num_rows = -(-len(names) // TRAINING_COLUMNS)
     size = (3.6 * TRAINING_COLUMNS, 2.6 * num_rows)
@@ -68,33 +65,33 @@ def plot_training(results: Mapping[str, Any], path: Path) -> None:
     for panel in list(grid.flat)[len(names) :]:
         panel.set_axis_off()
     figure.supxlabel("step", fontsize="small")
-    figure.supylabel("loss (nats per learnt slot, all passes)", fontsize="small")
+    figure.supylabel("loss (nats per learnt position, all passes)", fontsize="small")
     _save(figure, path)
 
 
 def plot_layers(results: Mapping[str, Any], path: Path) -> None:
     """Write the layer study of a `paper_tables.json` as one SVG."""
     figure, axes = pyplot.subplots(1, len(LAYER_PANELS), figsize=(4.2 * len(LAYER_PANELS), 3.2), layout="constrained")
-    for panel, (name, title) in zip(axes, LAYER_PANELS.items(), strict=True):
+    for panel, name in zip(axes, LAYER_PANELS, strict=True):
         points = [(row["layer"], row[name]) for row in results["layers"] if row[name] is not None]
         panel.plot([x for x, _ in points], [y for _, y in points], marker="o", markersize=3)
-        panel.set(title=title, xlabel="visual tokens are removed from this layer on")
+        panel.set(title=TITLES[name], xlabel="visual tokens are removed from this layer on")
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.3)
     _save(figure, path)
 
 
 def plot_speed(results: Mapping[str, Any], path: Path) -> None:
-    """Write the greedy rows of a `results.json` as one SVG with a panel for each figure of `PANELS`."""
+    """Write the greedy rows of a benchmark's `results.json` as one SVG: a panel for each of `SPEED_PANELS`."""
     rows = [row for row in results["rows"] if row["temperature"] == 0]
     lines = list(dict.fromkeys((row["method"], row["dtype"]) for row in rows))
     lengths = sorted({row["visual_tokens"] for row in rows})
-    figure, axes = pyplot.subplots(1, len(PANELS), figsize=(4.2 * len(PANELS), 3.4), layout="constrained")
-    for panel, (name, title) in zip(axes, PANELS.items(), strict=True):
+    figure, axes = pyplot.subplots(1, len(SPEED_PANELS), figsize=(4.2 * len(SPEED_PANELS), 3.4), layout="constrained")
+    for panel, name in zip(axes, SPEED_PANELS, strict=True):
         for method, dtype in lines:
             xs, ys = _line([row for row in rows if (row["method"], row["dtype"]) == (method, dtype)], name)
             panel.plot(xs, ys, marker="o", markersize=3, label=f"{method}, {dtype}")
-        panel.set(title=title)
+        panel.set(title=TITLES[name])
         _over_visual_length(panel, lengths)
     axes[0].legend(fontsize="x-small")
     machine = results["machine"]

@@ -1,45 +1,45 @@
-"""Tables of README and docs from committed result files: all between `<!-- table: NAME -->` and `<!-- end -->`."""
+"""Generates the tables of README and docs from committed result files.
+
+A table replaces whatever stands between `<!-- table: NAME -->` and `<!-- end -->`.
+"""
 
 import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from pipeline.common.markdown import markdown_table
 from sparrow_core.errors import ConfigError
+from sparrow_core.measure.names import AUTOREGRESSIVE, GOVERNOR, LIBRARY, LIBRARY_LOOKUP
 
 Row = Mapping[str, Any]
 Table = list[list[str]]  # cells, the headings first
 _BLOCK = re.compile(r"(?<=<!-- table: )([\w-]+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
-XEON, EPYC = "xeon-2-cores", "epyc-2-cores"  # a folder of docs/results: one for each machine
-DRAFTERS = {
-    "sparrow": "Sparrow",
-    "no_ivsb": "without IVSB",
-    "no_mtp": "without MTP",
-    "blind": "blind: the target's states zeroed",
-    "prompt_lookup": "prompt lookup",
-    "none": "no drafter",
-}
-WAYS = {
-    "transformers generate": "transformers `generate`",
-    "transformers prompt lookup": "its prompt lookup",
-    "autoregressive": "our one-row loop",
-}
-METHODS = {
+XEON, EPYC = "xeon-2-cores", "epyc-2-cores"  # folders of docs/results, one for each machine
+EQUALITY_CHECKS = ("equality", "equality_repeated", "equality_oracle_float32", "equality_oracle_bfloat16")
+LABELS = {  # names in result files -> names in tables, in the order of a table's rows
     "sparrow": "Sparrow",
     "text_only": "text only (HiViS)",
     "msd": "MSD",
     "vispec": "ViSpec",
     "specvlm": "SpecVLM",
+    "no_ivsb": "without IVSB",
+    "no_mtp": "without MTP",
+    "blind": "blind: the target's states zeroed",
     "prompt_lookup": "prompt lookup",
+    "none": "no drafter",
+    LIBRARY: "transformers `generate`",
+    LIBRARY_LOOKUP: "its prompt lookup",
+    AUTOREGRESSIVE: "our autoregressive loop",
 }
 
 
 def with_tables(text: str, results: Path) -> str:
-    """The text with every table made anew from the files under `results`. Raises ConfigError for an unknown table."""
+    """The text with every table generated from the files under `results`. Raises ConfigError for an unknown table."""
 
     def block(match: re.Match[str]) -> str:
         name, rest = match.groups()
@@ -51,15 +51,78 @@ def with_tables(text: str, results: Path) -> str:
     return _BLOCK.sub(block, text)
 
 
+def headline(results: Path) -> Table:
+    """The main figures, one per row, each with its result file, whose folder names the machine."""
+    return [
+        ["measured", "figure", "result file"],
+        *_equality_lines(results),
+        _tau_line(results),
+        *_speedup_lines(results),
+        _rivals_line(results),
+    ]
+
+
+def _equality_lines(results: Path) -> Table:
+    checks = {name: _read(results / XEON / f"{name}.json") for name in EQUALITY_CHECKS}
+    generate = {name: [check["greedy"]] for name, check in checks.items() if check["against"] == "generate"}
+    loop = {name: [check["sampled"]] for name, check in checks.items() if check["sampled"]["comparisons"]}
+    for name in checks.keys() - generate.keys():
+        loop[name].append(checks[name]["greedy"])
+    against = {
+        "captions that differ from transformers' `generate`, greedy": generate,
+        "captions that differ from our autoregressive loop, greedy and sampled": loop,
+    }
+    return [
+        [what, _differing(chain(*found.values())), ", ".join(_file(XEON, name) for name in found)]
+        for what, found in against.items()
+    ]
+
+
+def _tau_line(results: Path) -> list[str]:
+    greedy = [row for row in _greedy(_read(results / EPYC / "acceptance.json")) if row["draft"] == "tree of 25"]
+    rows = [row for row in greedy if row["drafter"] == "sparrow"]
+    lengths = _joined(f"{int(row['bucket']):,}" for row in rows)
+    what = f"tau (tokens per target call) of draft trees of 25, at {lengths} visual tokens"
+    return [what, _joined(_number(row["tau"]) for row in rows), _file(EPYC, "acceptance")]
+
+
+def _speedup_lines(results: Path) -> Table:
+    greedy = _greedy(_read(results / EPYC / "speed/results.json")["rows"])
+    rows = [row for row in greedy if row["method"] == GOVERNOR and row["batch"] == 1]
+    lengths = _joined(f"{row['visual_tokens']:,}" for row in rows)
+    kinds = {
+        f"decode speedup over our autoregressive loop, at {lengths} visual tokens": "decode_speedup",
+        "end-to-end speedup at the same lengths, vision and prefill included": "end_to_end_speedup",
+    }
+    return [
+        [what, _joined(_number(row[column]) for row in rows), _file(EPYC, "speed/results")]
+        for what, column in kinds.items()
+    ]
+
+
+def _rivals_line(results: Path) -> list[str]:
+    by_length: dict[int, dict[str, float]] = defaultdict(dict)
+    for row in _compared(results, 0.0):
+        by_length[row["visual_tokens"]][row["method"]] = row["decode_speedup"]
+    ranks = {sorted(speedups.values(), reverse=True).index(speedups["sparrow"]) + 1 for speedups in by_length.values()}
+    own = [speedups["sparrow"] for speedups in by_length.values()]
+    num_methods = max(map(len, by_length.values()))
+    what = (
+        f"decode speedup and rank among {num_methods} methods, {min(by_length):,} to {max(by_length):,} visual tokens"
+    )
+    figure = f"{min(own):.2f} to {max(own):.2f}, rank {' or '.join(map(str, sorted(ranks)))}"
+    return [what, figure, _file(EPYC, "paper_tables")]
+
+
 def acceptance(results: Path, draft: str) -> Table:
-    """Greedy tau of drafters in one shape, by visual tokens."""
+    """Greedy tau of each drafter in one draft shape, by visual tokens."""
     rows = [row for row in _greedy(_read(results / EPYC / "acceptance.json")) if row["draft"] == draft]
-    rows.sort(key=lambda row: list(DRAFTERS).index(row["drafter"]))
-    return _crossed(draft, {(DRAFTERS[row["drafter"]], int(row["bucket"])): _tau(row) for row in rows})
+    rows.sort(key=lambda row: list(LABELS).index(row["drafter"]))
+    return _crossed(draft, {(LABELS[row["drafter"]], int(row["bucket"])): _tau(row) for row in rows})
 
 
 def speed(results: Path) -> Table:
-    """Greedy decoding in float32, by visual tokens and way."""
+    """Greedy decoding in float32, by visual tokens and decode mode."""
     head = [
         "visual tokens", "method", "tau", "round cost", "tokens/s", "decode speedup", "over `generate`", "end to end",
         "its bound",
@@ -67,7 +130,7 @@ def speed(results: Path) -> Table:
     return [head] + [
         [
             f"{row['visual_tokens']:,}",
-            WAYS.get(row["method"], row["method"]),
+            LABELS.get(row["method"], row["method"]),
             _number(row["tau"]),
             _number(row["round_cost"]),
             f"{row['tokens_per_s']:.0f}",
@@ -82,18 +145,18 @@ def speed(results: Path) -> Table:
 
 
 def passes(results: Path) -> Table:
-    """Time of a pass by its rows and context, and how many one-row steps that is."""
+    """Time of a pass by its rows and context, also in autoregressive steps."""
     found = _read(results / EPYC / "speed/results.json")["passes"]
     return _crossed("rows of a pass", {(str(row["rows"]), row["context"]): _pass(row) for row in found}, " slots")
 
 
 def bfloat16(results: Path) -> Table:
-    """Greedy decoding in bfloat16: the loop and the governor."""
+    """Greedy decoding in bfloat16: the autoregressive loop and the governor, by visual tokens."""
     folders = ("speed_bfloat16", "speed_bfloat16_25k")
     rows = [row for name in folders for row in _greedy(_read(results / XEON / name / "results.json")["rows"])]
-    of = {(row["method"], row["visual_tokens"]): row for row in rows}
+    by_mode = {(row["method"], row["visual_tokens"]): row for row in rows}
     head = [
-        "visual tokens", "one-row loop", "over `generate`", "governor", "decode speedup", "over `generate`",
+        "visual tokens", "autoregressive loop", "over `generate`", "governor", "decode speedup", "over `generate`",
         "end to end",
     ]  # fmt: skip
     return [head] + [
@@ -106,18 +169,18 @@ def bfloat16(results: Path) -> Table:
             _number(governor["speedup_over_generate"]),
             _number(governor["end_to_end_speedup"]),
         ]
-        for length in sorted({length for _, length in of})
-        for loop, governor in [(of["autoregressive", length], of["governor", length])]
+        for length in sorted({length for _, length in by_mode})
+        for loop, governor in [(by_mode[AUTOREGRESSIVE, length], by_mode[GOVERNOR, length])]
     ]
 
 
 def method_taus(results: Path, temperature: float) -> Table:
-    """Tau of the paper's comparison, by visual tokens."""
+    """Tau of the methods of the paper's comparison, by visual tokens."""
     return _by_method(f"tau, T={temperature:g}", _compared(results, temperature), _tau)
 
 
 def method_speedups(results: Path, temperature: float) -> Table:
-    """Decode speedup of the paper's comparison with its rank, by visual tokens."""
+    """Decode speedup and rank of the methods of the paper's comparison, by visual tokens."""
     rows = _compared(results, temperature)
     by_length: dict[int, list[float]] = defaultdict(list)
     for row in rows:
@@ -131,7 +194,7 @@ def method_speedups(results: Path, temperature: float) -> Table:
 
 
 def speedups_after_prefill(results: Path) -> Table:
-    """Greedy decode speedup of the paper's comparison if the drafter's own prefill cost nothing, by visual tokens."""
+    """Greedy decode speedup of the methods without the time of the drafter's own prefill, by visual tokens."""
     return _by_method(
         "drafter's prefill left out, T=0",
         _compared(results, 0.0),
@@ -140,7 +203,7 @@ def speedups_after_prefill(results: Path) -> Table:
 
 
 def ablation(results: Path) -> Table:
-    """Greedy tau of each ablation over Sparrow's on the same windows, by visual tokens."""
+    """Ratio of each ablation's greedy tau to Sparrow's on the same windows, by visual tokens."""
     rows = _read(results / EPYC / "paper_tables.json")["ablation"]
     return _crossed(
         "tau over Sparrow's", {(row["method"], row["visual_tokens"]): _interval(row, "tau_ratio") for row in rows}
@@ -148,7 +211,7 @@ def ablation(results: Path) -> Table:
 
 
 def layers(results: Path) -> Table:
-    """The layer study."""
+    """The layer study: facts right and cosine, by layer."""
     found = _read(results / EPYC / "paper_tables.json")["layers"]
     return [["without visual tokens from layer", "facts right", "cosine to the input"]] + [
         [str(row["layer"]), f"{row['fact_score']:.2f}", _number(row["cosine"])] for row in found
@@ -156,6 +219,7 @@ def layers(results: Path) -> Table:
 
 
 TABLES: Mapping[str, Callable[[Path], Table]] = {
+    "headline": headline,
     "acceptance-tree": lambda results: acceptance(results, "tree of 25"),
     "acceptance-chain": lambda results: acceptance(results, "chain of 4"),
     "speed": speed,
@@ -171,25 +235,41 @@ TABLES: Mapping[str, Callable[[Path], Table]] = {
 }
 
 
+def _differing(checks: Iterable[Row]) -> str:
+    """The number of unequal captions and of all that were compared."""
+    checks = list(checks)
+    unequal, compared = sum(len(c["unequal"]) for c in checks), sum(c["comparisons"] for c in checks)
+    return f"{unequal} of {compared:,}"
+
+
+def _file(machine: str, name: str) -> str:
+    """A link from the README."""
+    return f"[{name.partition('/')[0]}](docs/results/{machine}/{name}.json)"
+
+
+def _joined(cells: Iterable[str]) -> str:
+    return " / ".join(cells)
+
+
 def _greedy(rows: Iterable[Row]) -> list[Any]:
-    """Those at temperature 0."""
+    """Rows at temperature 0."""
     return [row for row in rows if row["temperature"] == 0]
 
 
 def _compared(results: Path, temperature: float) -> list[Row]:
     rows = _read(results / EPYC / "paper_tables.json")["rows"]
     return sorted(
-        (row for row in rows if row["temperature"] == temperature), key=lambda row: list(METHODS).index(row["method"])
+        (row for row in rows if row["temperature"] == temperature), key=lambda row: list(LABELS).index(row["method"])
     )
 
 
 def _by_method(corner: str, rows: Iterable[Row], cell: Callable[[Row], str]) -> Table:
-    """A cell for each row of the paper's comparison, by visual tokens."""
-    return _crossed(corner, {(METHODS[row["method"]], row["visual_tokens"]): cell(row) for row in rows})
+    """One table row per method, one column per visual length; `cell` formats a row of the paper's comparison."""
+    return _crossed(corner, {(LABELS[row["method"]], row["visual_tokens"]): cell(row) for row in rows})
 
 
 def _crossed(corner: str, cells: Mapping[tuple[str, int], str], unit: str = "") -> Table:
-    """Names, as they first come, by lengths."""
+    """One table row per name, in order of first occurrence, and one column per length."""
     names, lengths = dict.fromkeys(name for name, _ in cells), sorted({length for _, length in cells})
     head = [corner, *(f"{length:,}{unit}" for length in lengths)]
     return [head, *([name, *(cells.get((name, length), "-") for length in lengths)] for name in names)]

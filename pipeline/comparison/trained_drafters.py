@@ -1,12 +1,11 @@
-"""The drafters of a comparison, each with the record of how it was trained, in a folder that can be given away.
+"""The drafters of a comparison: the best of every name, with the record of how it was trained.
 
-    FOLDER/<name>/            the drafter, as it is loaded
-    FOLDER/<name>/training.json
-
-Whoever has the folder measures the same drafters without training them.
+FOLDER/<name>/                  the drafter, as it is loaded
+FOLDER/<name>/training.json     its settings, and the curve of every training under its name
 """
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ _SETTINGS = ("train", "capture", "sees", "num_windows")
 
 @dataclass(frozen=True)
 class TrainedDrafter:
-    """A drafter, the learning rate that it was chosen at, and a row for every training: its name, learning rate, tau on
+    """A drafter's folder, its learning rate, and a row for every training under its name: name, learning rate, tau on
     the validation windows, curve, and whether it is the chosen one."""
 
     folder: Path
@@ -36,13 +35,13 @@ def best_rate(results: Mapping[float, TrialResult]) -> float:
 
 
 def keep_drafter(folder: Path, name: str, results: Mapping[float, TrialResult]) -> TrainedDrafter:
-    """Copy the best of the drafters that were trained under a name, by learning rate, with the record of all. Raises
-    ConfigError where all of them diverged."""
+    """Copy the best of the drafters that were trained under one name, `results` by learning rate, with the record of
+    all. Raises ConfigError where all of them diverged."""
     chosen = best_rate(results)
     if not (results[chosen].folder / "config.json").exists():
         rates = ", ".join(f"{rate:g}" for rate in sorted(results))
         raise ConfigError(f"{name!r} diverged at learning rate {rates}: let it find its own among `tuned`, or lower it")
-    own = folder / name.replace(" ", "-")
+    own = folder / re.sub(r"[^\w.]+", "-", name)
     if own.exists():
         shutil.rmtree(own)
     shutil.copytree(results[chosen].folder, own, ignore=shutil.ignore_patterns(RESULT))
@@ -54,14 +53,3 @@ def keep_drafter(folder: Path, name: str, results: Mapping[float, TrialResult]) 
     record = {"name": name, "learning_rate": chosen, "settings": settings, "trainings": trainings}
     (own / TRAINING).write_text(json.dumps(record) + "\n")
     return TrainedDrafter(own, chosen, trainings)
-
-
-def kept_drafters(folder: Path) -> dict[str, TrainedDrafter]:
-    """The drafters of a folder, by name. Raises ConfigError where it has none."""
-    found = {}
-    for path in sorted(folder.glob(f"*/{TRAINING}")):
-        record = json.loads(path.read_text())
-        found[record["name"]] = TrainedDrafter(path.parent, record["learning_rate"], record["trainings"])
-    if not found:
-        raise ConfigError(f"{folder} holds no trained drafter (a folder with {TRAINING} each): leave --drafters out")
-    return found

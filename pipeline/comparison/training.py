@@ -3,7 +3,7 @@
 Owns the order of the work. Windows come from outside.
 
     OUTPUT/states-<target>-<settings>/   captured windows, shared by all trials that learn from them
-    OUTPUT/trials/<run>/                  a trained drafter each, with its loss curve and tau on validation windows
+    OUTPUT/trials/<run>/                 one trained drafter, with its loss curve and tau on validation windows
     OUTPUT/drafters/<name>/              the best one of every name
 """
 
@@ -11,39 +11,30 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pipeline.comparison.trained_drafters import best_rate
 from pipeline.comparison.trials import Trial, TrialResult
-from pipeline.drafters.capture_graph import RequestSource
-from pipeline.drafters.capture_run import capture_numbered
-from pipeline.drafters.config import DistillRunConfig, capture_settings
-from pipeline.drafters.distillation import states_folder
+from pipeline.drafters.config import DistillRunConfig
+from pipeline.drafters.origin import LearningWindows, capture_missing
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A way of making a drafter, and the windows that it learns from (`windows` tells captures apart)."""
+    """A way of making a drafter: its name, its settings, and the windows that it learns from."""
 
     name: str
     config: DistillRunConfig
-    requests: RequestSource
-    windows: dict[str, Any]
+    windows: LearningWindows
 
 
 def capture_all(variants: Sequence[Variant], output: Path) -> dict[str, Path]:
-    """Where each variant's windows are; captures what is missing. Ray must be connected. Raises CheckpointError where
-    some could not be captured."""
-    folders: dict[str, Path] = {}
-    for variant in variants:
-        folder = folders[variant.name] = states_folder(variant.config, variant.windows, output)
-        settings = capture_settings(variant.config, variant.windows)
-        capture_numbered(variant.config, variant.requests, str(folder), settings)
-    return folders
+    """Folder of each variant's captured windows, by name; captures what is missing. Ray must be connected. Raises
+    CheckpointError where a window could not be captured."""
+    return {variant.name: capture_missing(variant.config, variant.windows, output) for variant in variants}
 
 
 TrainTrials = Callable[[Sequence[Trial]], Mapping[str, TrialResult]]
-"""Trains trials, all side by side: results by name."""
+"""Trains trials side by side; results by name."""
 
 
 def train_variants(
@@ -60,8 +51,11 @@ def tune_variants(
     folders: Mapping[str, Path],
     train: TrainTrials,
 ) -> dict[str, dict[float, TrialResult]]:
-    """Every variant with these learning rates, and, while a variant's best one is its lowest or its highest, with half
-    or twice that, up to `most_rates` in all: results by name and rate."""
+    """Train every variant at these learning rates; results by name and rate.
+
+    While the best rate of a variant is its lowest or its highest, half or twice that rate is tried too, up to
+    `most_rates` rates in all.
+    """
     results: dict[str, dict[float, TrialResult]] = {variant.name: {} for variant in variants}
     missing = [(variant, rate) for variant in variants for rate in rates]
     while missing:
@@ -87,7 +81,7 @@ def _train_pairs(
 
 
 def _beyond_edge(results: Mapping[float, TrialResult]) -> float | None:
-    """The rate to try next where the best one is an outermost one."""
+    """The rate to try next where the best one is the lowest or the highest; None where it is neither."""
     best = best_rate(results)
     return best / 2 if best == min(results) else best * 2 if best == max(results) else None
 

@@ -19,7 +19,7 @@ from pipeline.captioning.stages.segment import make_segmenter
 from pipeline.common.ids import window_number
 from pipeline.common.resources import ResourcePlan
 from pipeline.common.rows import Row
-from pipeline.drafters.capture_stage import CaptureRun, CaptureWindows, NamedWindow
+from pipeline.drafters.capture_stage import CaptureWindows, CaptureWorkerConfig, NamedWindow
 from pipeline.drafters.config import DistillWorkers
 from sparrow_core.media.frame_spec import FrameSpec
 from sparrow_core.types import Message, Request
@@ -32,28 +32,28 @@ def capture_archive(
     sources: Sequence[str],
     done_windows: frozenset[str],
     config: CaptionConfig,
-    run: CaptureRun,
+    worker: CaptureWorkerConfig,
     plan: ResourcePlan,
-    patches: FrameSpec,
+    frame_spec: FrameSpec,
 ) -> Dataset:
     """CAPTURED rows of all windows of video files; done ones are skipped."""
-    name_window = partial(name_of_window, prompt=config.prompt, settings=run.sink.settings)
+    name_window = partial(name_of_window, prompt=config.prompt, settings=worker.sink.settings)
     segmenter = make_segmenter(config.segment, name_window, done_windows, marks_done=True)
-    return decoded_windows(sources, config, segmenter, plan, patches).map_batches(
+    return decoded_windows(sources, config, segmenter, plan, frame_spec).map_batches(
         CaptureWindows,  # type: ignore[arg-type]
-        fn_constructor_args=(run, partial(_window_of_frames, prompt=config.prompt)),
+        fn_constructor_args=(worker, partial(_window_of_frames, prompt=config.prompt)),
         **engine_pool(config, plan),
     )
 
 
 def capture_requests(
-    requests: RequestSource, numbers: Sequence[int], run: CaptureRun, workers: DistillWorkers
+    requests: RequestSource, numbers: Sequence[int], worker: CaptureWorkerConfig, workers: DistillWorkers
 ) -> Dataset:
     """CAPTURED rows of the windows of these numbers."""
     items = [{"window_id": numbered_window(number), "number": number} for number in numbers]
     return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         CaptureWindows,  # type: ignore[arg-type]
-        fn_constructor_args=(run, partial(_window_of_number, requests=requests)),
+        fn_constructor_args=(worker, partial(_window_of_number, requests=requests)),
         compute=ActorPoolStrategy(size=min(workers.capture, len(items)), max_concurrent_calls_per_actor=2),
         num_cpus=workers.cpus,
         num_gpus=workers.gpus or None,

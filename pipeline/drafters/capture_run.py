@@ -8,19 +8,19 @@ from typing import Any
 
 from pipeline.captioning.config import CaptionConfig
 from pipeline.captioning.graph import data_context
-from pipeline.captioning.run import caption_settings, capture_sink, decide_device, device_memory_bytes
-from pipeline.captioning.stages.capture import CaptureSink
+from pipeline.captioning.run import caption_settings, decide_device
+from pipeline.captioning.stages.capture import CaptureSink, capture_sink
 from pipeline.common.checkpoints import worker_draft, worker_path
 from pipeline.common.cluster import connected, errors_of_worker_start
-from pipeline.common.memory import memory_need, refuse_too_little_memory
+from pipeline.common.memory import device_memory_bytes, memory_need, refuse_too_little_memory
 from pipeline.common.rows import Row
 from pipeline.common.storage import Folder, absolute
 from pipeline.common.worker_engine import WorkerModels
 from pipeline.drafters.capture_graph import RequestSource, capture_archive, capture_requests, numbered_window
-from pipeline.drafters.capture_stage import CaptureRun
+from pipeline.drafters.capture_stage import CaptureWorkerConfig
 from pipeline.drafters.config import DistillRunConfig
 from sparrow_core.config import EngineConfig
-from sparrow_core.distill.store import shard_name, window_of_shard
+from sparrow_core.distill.shards import shard_name, window_of_shard
 from sparrow_core.errors import CheckpointError
 from sparrow_core.targets.loading import read_frame_spec
 
@@ -74,11 +74,11 @@ def capture_videos(
     with connected() as cluster:
         config, plan = decide_device(config, cluster)
         refuse_too_little_memory(memory_need(config), device_memory_bytes(config, cluster), config)
-        sink = capture_sink(config, settings, folder, plan)
-        run = CaptureRun(_models(config, config.engine), sink, plan.threads)
+        sink = capture_sink(config, settings, folder, plan.caption_workers)
+        worker = CaptureWorkerConfig(_models(config, config.engine), sink, plan.threads)
         with data_context(len(sources)), errors_of_worker_start():
             graph = capture_archive(
-                sources, captured_windows(folder), config, run, plan, read_frame_spec(config.target)
+                sources, captured_windows(folder), config, worker, plan, read_frame_spec(config.target)
             )
             rows, account = _account(graph.iter_rows(), on_window)
     found = Counter(row["source_uri"] for row in rows)
@@ -97,9 +97,9 @@ def capture_numbered(config: DistillRunConfig, requests: RequestSource, folder: 
     if not missing:
         return
     sink = CaptureSink(config.capture, absolute(folder), settings)
-    run = CaptureRun(_models(config, EngineConfig()), sink, config.workers.threads)
+    worker = CaptureWorkerConfig(_models(config, EngineConfig()), sink, config.workers.threads)
     with data_context(len(missing)), errors_of_worker_start():
-        rows, account = _account(capture_requests(requests, missing, run, config.workers).iter_rows())
+        rows, account = _account(capture_requests(requests, missing, worker, config.workers).iter_rows())
     found = {row["window_id"] for row in rows}
     lost = [names[number] for number in missing if names[number] not in found]
     if lost or account.errors:

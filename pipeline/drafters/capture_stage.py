@@ -33,8 +33,8 @@ WindowOf = Callable[[Row], NamedWindow]
 
 
 @dataclass(frozen=True)
-class CaptureRun:
-    """What a capture worker must know."""
+class CaptureWorkerConfig:
+    """Settings of a capture worker: its checkpoints, where hidden states go, and torch's thread count."""
 
     models: WorkerModels
     sink: CaptureSink
@@ -44,12 +44,12 @@ class CaptureRun:
 class CaptureWindows:
     """Async callable on tables of rows that each stand for a window: captures it and reports on it (CAPTURED)."""
 
-    def __init__(self, run: CaptureRun, window_of: WindowOf) -> None:
-        torch.set_num_threads(run.threads)
+    def __init__(self, worker: CaptureWorkerConfig, window_of: WindowOf) -> None:
+        torch.set_num_threads(worker.threads)
         self._window_of = window_of
-        self._engine = worker_engine(run.models)
-        self._capture = WindowCapture(self._engine, run.sink)
-        self._config = run.sink.config
+        self._engine = worker_engine(worker.models)
+        self._capture = WindowCapture(self._engine, worker.sink)
+        self._config = worker.sink.config
 
     async def __call__(self, windows: pa.Table) -> pa.Table:
         return await fill_rows(windows, self._capture_row, CAPTURED)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from pipeline.common.ids import settings_fingerprint
-from sparrow_core.config import CaptureConfig, DistillConfig, DraftConfig
+from sparrow_core.config import CaptureConfig, DecodeConfig, DistillConfig, DraftConfig
 from sparrow_core.errors import ConfigError
 
 _CPUS_BESIDE = 0.5  # for whatever feeds or measures while training holds its grant
@@ -151,6 +151,37 @@ class EvaluationConfig:
                 raise ConfigError(f"evaluation.{name} is empty: name one at least")
         if min(self.lengths) < 1:
             raise ConfigError(f"evaluation.lengths={list(self.lengths)} are visual tokens: each must be at least 1")
+
+
+@dataclass(frozen=True)
+class TriggerConfig:
+    """A run is due once `min_new_captions` were captured since the last one; or any, if over the `recent_windows`
+    windows of the captioning run `watch` that the drafter in use drafted last, tau has fallen by more than `max_drop`
+    (a share) below what it was measured to be."""
+
+    min_new_captions: int = 1
+    watch: str | None = None
+    max_drop: float = 0.1
+    recent_windows: int = 200
+
+    def __post_init__(self) -> None:
+        if self.min_new_captions < 1 or self.recent_windows < 1:
+            raise ConfigError(
+                f"trigger.min_new_captions={self.min_new_captions} and trigger.recent_windows={self.recent_windows} "
+                "must both be at least 1"
+            )
+        if not 0 <= self.max_drop < 1:
+            raise ConfigError(f"trigger.max_drop={self.max_drop} is a share of tau: use a value from 0 to below 1")
+
+
+@dataclass(frozen=True)
+class DrafterRunConfig(DistillRunConfig):
+    """A distillation, how its drafter is measured afterwards, and when it is due. Windows of a captioning run are
+    decoded again within the limits `decode`."""
+
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    trigger: TriggerConfig = field(default_factory=TriggerConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
 
 
 def capture_settings(config: DistillRunConfig, windows: dict[str, Any]) -> str:

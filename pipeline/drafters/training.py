@@ -1,11 +1,20 @@
-"""What every way of training a drafter shares, on many workers or in one task: its geometry, and tau on windows."""
+"""One drafter in training, wherever that runs: its geometry, its trainer, and tau by real decoding.
+
+`ray_training` runs it on many workers with checkpoints, `comparison.trials` in one task.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import torch
+from torch import nn
+
 from pipeline.drafters.config import DistillRunConfig
-from sparrow_core.config import DraftConfig, Sampling
+from pipeline.drafters.hidden_state_sources import OpenedSource
+from sparrow_core.config import DistillConfig, DraftConfig, Sampling
 from sparrow_core.decoding.target import TargetInfo, TargetModel
+from sparrow_core.distill.trainer import Hooks, Trainer, Worker
+from sparrow_core.distill.unroll import UnrolledDrafter
 from sparrow_core.drafters.network import DrafterConfig, SparrowDrafterModel
 from sparrow_core.drafters.sparrow import SparrowDrafter
 from sparrow_core.engine.engine import Engine
@@ -15,7 +24,7 @@ from sparrow_core.types import Request
 
 
 def drafter_geometry(config: DistillRunConfig, info: TargetInfo, bridge_layer: int) -> DrafterConfig:
-    """The drafter that a config asks for, learning from states of this bridge layer."""
+    """The geometry of the drafter that a config asks for, whose hidden states were captured at this bridge layer."""
     return replace(
         DrafterConfig.for_target(info, blind=config.blind, sees=config.sees),
         bridge_layer=bridge_layer,
@@ -23,10 +32,26 @@ def drafter_geometry(config: DistillRunConfig, info: TargetInfo, bridge_layer: i
     )
 
 
+def new_trainer(
+    config: DistillConfig,
+    geometry: DrafterConfig,
+    opened: OpenedSource,
+    worker: Worker,
+    hooks: Hooks,
+    prepare: Callable[[nn.Module], nn.Module] | None = None,
+) -> Trainer:
+    """A trainer of a drafter with fresh weights, which follow from the config's seed. `prepare` puts the model on the
+    worker's device and wraps it for several workers (None: on the device, unwrapped)."""
+    torch.manual_seed(config.seed)
+    unrolled = UnrolledDrafter(SparrowDrafterModel(geometry), opened.tables, config)
+    model = prepare(unrolled) if prepare else unrolled.to(worker.device)
+    return Trainer(model, opened.examples, config, worker, hooks)
+
+
 def greedy_tau(
     drafter: SparrowDrafterModel, target: TargetModel, windows: Sequence[Callable[[], Request]], shape: DraftConfig
 ) -> float:
-    """Tau by real greedy decoding, windows pooled. It lays the drafter out for decoding: train it no further."""
+    """Tau by real greedy decoding, windows pooled. It lays the drafter out for decoding: do not train it afterwards."""
     mode = DecodeMode(SparrowDrafter(drafter, target), shape, Sampling())
     with Engine(target, None) as engine:
         return summarise("", "", "", [measure_window(engine, make(), [mode])[0] for make in windows]).tau

@@ -13,31 +13,11 @@ from pipeline.captioning.stored_windows import nearest_length
 from pipeline.common.checkpoints import checkpoint_identity
 from pipeline.common.registry import Record, Registry
 from pipeline.common.storage import Folder
+from pipeline.drafters.config import TriggerConfig
 from sparrow_core.errors import ConfigError
 from sparrow_core.measure.acceptance import AcceptanceRow
 
 _COLUMNS = ["created_at", "draft_fingerprint", "rounds", "drafted_tokens", "tau", "visual_tokens", "sampling"]
-
-
-@dataclass(frozen=True)
-class TriggerConfig:
-    """A run is due once `min_new_captions` were captured since the last one; or any, if over the `recent_windows`
-    windows of the captioning run `watch` that the drafter in use drafted last, tau has fallen by more than `max_drop`
-    (a share) below what it was measured to be."""
-
-    min_new_captions: int = 1
-    watch: str | None = None
-    max_drop: float = 0.1
-    recent_windows: int = 200
-
-    def __post_init__(self) -> None:
-        if self.min_new_captions < 1 or self.recent_windows < 1:
-            raise ConfigError(
-                f"trigger.min_new_captions={self.min_new_captions} and trigger.recent_windows={self.recent_windows} "
-                "must both be at least 1"
-            )
-        if not 0 <= self.max_drop < 1:
-            raise ConfigError(f"trigger.max_drop={self.max_drop} is a share of tau: use a value from 0 to below 1")
 
 
 @dataclass(frozen=True)

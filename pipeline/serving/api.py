@@ -1,4 +1,4 @@
-"""The HTTP routes over a Captioner: OpenAI's chat completions, streamed and not, models, health. Knows no Ray."""
+"""The HTTP API, where a route is added: OpenAI's chat completions (streamed or whole), models, health. Knows no Ray."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ from sparrow_core.types import Completion
 
 
 def build_api(captioner: Captioner, digest: bytes | None, max_body_bytes: int) -> FastAPI:
-    """The application. `digest` is that of the bearer token (`auth.token_digest`), or None to let everybody in."""
+    """The FastAPI application. `digest` is the bearer token's (`auth.token_digest`); None admits everybody."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -41,8 +41,8 @@ def build_api(captioner: Captioner, digest: bytes | None, max_body_bytes: int) -
 
     @api.get("/v1/models")
     async def models() -> dict[str, Any]:
-        card = captioner.card
-        entry = {"id": card.name, "object": "model", "created": card.created_s, "owned_by": "sparrow"}
+        model = captioner.model
+        entry = {"id": model.name, "object": "model", "created": model.created_s, "owned_by": "sparrow"}
         return {"object": "list", "data": [entry]}
 
     @api.post("/v1/chat/completions")
@@ -55,13 +55,13 @@ def build_api(captioner: Captioner, digest: bytes | None, max_body_bytes: int) -
 
 
 async def _answer(captioner: Captioner, chat: ChatRequest) -> Response:
-    async with captioner.running(chat) as ticket:
+    async with captioner.admit(chat) as ticket:
         completion = _finished(await asyncio.wrap_future(ticket.future))
-        return JSONResponse(responses.whole_answer(_head(captioner, ticket), completion, ticket.request.sampling))
+        return JSONResponse(responses.whole_answer(_metadata(captioner, ticket), completion, ticket.request.sampling))
 
 
 async def _stream(captioner: Captioner, chat: ChatRequest) -> Response:
-    """Wait for the first tokens, so that what goes wrong before them is answered with its own HTTP status."""
+    """Answer as an event stream, which starts with the first tokens: an error before them still has its HTTP status."""
     events = _events(captioner, chat)
     first = await anext(events)
 
@@ -78,39 +78,42 @@ async def _stream(captioner: Captioner, chat: ChatRequest) -> Response:
 
 
 async def _events(captioner: Captioner, chat: ChatRequest) -> AsyncGenerator[str, None]:
-    async with captioner.running(chat) as ticket:
-        head = _head(captioner, ticket)
+    async with captioner.admit(chat) as ticket:
+        metadata = _metadata(captioner, ticket)
         text = TextStream(captioner.decode_text)
         delta: dict[str, str] = {"role": "assistant"}
         async for token_ids in ticket:
             piece = text.add(token_ids)
             if piece or delta:
-                yield responses.event(responses.chunk(head, {**delta, "content": piece}))
+                yield responses.event(responses.chunk(metadata, {**delta, "content": piece}))
                 delta = {}
         completion = _finished(ticket.result(timeout=0))
         if rest := text.finish():
-            yield responses.event(responses.chunk(head, {"content": rest}))
+            yield responses.event(responses.chunk(metadata, {"content": rest}))
         figures = responses.figures(completion, ticket.request.sampling)
-        yield responses.event(responses.chunk(head, {}, completion.finish_reason, sparrow=figures))
+        yield responses.event(responses.chunk(metadata, {}, completion.finish_reason, sparrow=figures))
         if chat.stream_options and chat.stream_options.include_usage:
-            yield responses.event(responses.usage_chunk(head, completion))
+            yield responses.event(responses.usage_chunk(metadata, completion))
         yield responses.event("[DONE]")
 
 
-def _head(captioner: Captioner, ticket: Ticket) -> responses.Head:
-    card = captioner.card
-    return responses.Head(ticket.request.request_id, card.name, int(time.time()), card.fingerprint)
+def _metadata(captioner: Captioner, ticket: Ticket) -> responses.ResponseMetadata:
+    model = captioner.model
+    return responses.ResponseMetadata(ticket.request.request_id, model.name, int(time.time()), model.fingerprint)
 
 
 def _finished(completion: Completion) -> Completion:
-    """The completion, unless it was cut short: nobody but a closing engine cancels a request whose client waits."""
+    """The completion. Raises ApiError 503 if it was cancelled: while a client waits, only a closing engine cancels."""
     if completion.finish_reason == "cancelled":
         raise unavailable("the endpoint is shutting down; the answer is incomplete")
     return completion
 
 
 async def _read_body(request: Request, max_bytes: int) -> bytes:
-    """The body of a JSON request. The media type is checked since browsers send others from any page unasked."""
+    """The body of a JSON request. Raises ApiError: 415 for another media type, 413 for more than `max_bytes`.
+
+    The media type is checked because browsers send requests of some other types from any web page, without asking us.
+    """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "the body must be JSON, with Content-Type: application/json", code="invalid")
     body = bytearray()
@@ -123,19 +126,19 @@ async def _read_body(request: Request, max_bytes: int) -> bytes:
 
 
 def _answer_errors(api: FastAPI) -> None:
-    """Give every error, those of the framework included, OpenAI's shape."""
+    """Answer every error, including those of the framework, as OpenAI's error object."""
 
     @api.exception_handler(SparrowError)
-    async def ours(_: Request, error: SparrowError) -> Response:
+    async def sparrow_error(_: Request, error: SparrowError) -> Response:
         answer = as_api_error(error)
         return JSONResponse(answer.body, answer.status, headers=answer.headers)
 
     @api.exception_handler(HTTPException)
-    async def of_the_framework(_: Request, error: HTTPException) -> Response:
+    async def framework_error(_: Request, error: HTTPException) -> Response:
         answer = ApiError(error.status_code, str(error.detail), code="invalid")
         return JSONResponse(answer.body, answer.status, headers=error.headers)
 
     @api.exception_handler(Exception)
-    async def defect(_: Request, error: Exception) -> Response:
+    async def internal_error(_: Request, error: Exception) -> Response:
         answer = ApiError(500, "internal error", kind="server_error", code="internal_error")
         return JSONResponse(answer.body, answer.status)

@@ -1,6 +1,6 @@
-"""The endpoint on Ray Serve: each replica holds one Engine behind the HTTP application of `pipeline.serving`.
+"""The endpoint on Ray Serve: each replica holds one Engine behind the HTTP API of `pipeline.serving.api`.
 
-Owns what Ray must be told, and nothing of the protocol.
+Owns the deployment (replicas, resources, limits), and nothing of the protocol.
 """
 
 import logging
@@ -24,13 +24,13 @@ from pipeline.serving.config import HttpConfig, ServeConfig
 from sparrow_core.errors import CheckpointError, ConfigError
 
 APP_NAME = "sparrow"
-# Room beside the requests that a replica admits, for health checks and for those that it turns away itself.
-_BESIDE = 32
+# Requests beyond those that a replica admits, so that it can answer health checks and refuse requests itself.
+_SPARE_REQUESTS = 32
 
 
 @dataclass(frozen=True)
 class ReplicaPlan:
-    """How many replicas, and the grant of each."""
+    """Number of replicas, and the CPUs and GPUs of each."""
 
     replicas: int
     cpus: float
@@ -38,14 +38,14 @@ class ReplicaPlan:
 
     @property
     def threads(self) -> int:
-        """Threads of torch in a replica."""
+        """Torch threads in a replica."""
         return max(1, int(self.cpus))
 
 
 def plan_replicas(config: ResourcesConfig, device: str, cluster: Cluster) -> ReplicaPlan:
-    """Fill in what the config leaves open: one replica; with a GPU one of them and a CPU, else all CPUs.
+    """Choose what the config leaves null: one replica, with one GPU and one CPU, or with all CPUs if there is no GPU.
 
-    Raises ConfigError for grants that the cluster cannot give.
+    Raises ConfigError for grants that exceed the cluster.
     """
     gpus = config.num_gpus if config.num_gpus is not None else float(cluster.num_gpus > 0 and device != "cpu")
     replicas = config.caption_workers or 1
@@ -59,7 +59,7 @@ def plan_replicas(config: ResourcesConfig, device: str, cluster: Cluster) -> Rep
 
 
 def resolve_config(config: ServeConfig, plan: ReplicaPlan) -> ServeConfig:
-    """The config with everything told that replicas, which run elsewhere, could not find out: device, paths, name."""
+    """The config with the device, absolute paths and model name, which replicas on other nodes cannot resolve."""
     http = config.http
     target = worker_path(config.target)
     return replace(
@@ -76,14 +76,14 @@ def resolve_config(config: ServeConfig, plan: ReplicaPlan) -> ServeConfig:
 
 
 def refuse_missing_checkpoints(config: ServeConfig) -> None:
-    """Raise CheckpointError if there is no target or no drafter under the name given, before anything is started."""
+    """Raise CheckpointError if the target or the drafter does not exist. Called before anything is started."""
     for source in (config.target, worker_draft(config.draft)):
         if source is not None:
             checkpoint_identity(source)
 
 
 def refuse_busy_port(http: HttpConfig) -> None:
-    """Raise ConfigError if nobody can listen on the address, before anything is started."""
+    """Raise ConfigError if the address cannot be listened on. Called before anything is started."""
     family = socket.AF_INET6 if ":" in http.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -97,7 +97,7 @@ def refuse_busy_port(http: HttpConfig) -> None:
 
 @serve.ingress()
 class CaptionReplica:
-    """One replica: the engine, and the application that answers for it."""
+    """One replica: an engine and the HTTP application in front of it."""
 
     def __init__(self, config: ServeConfig, digest: bytes | None, threads: int) -> None:
         torch.set_num_threads(threads)
@@ -109,16 +109,16 @@ class CaptionReplica:
         return build_api(self._captioner, self._digest, self._max_body_bytes)
 
     def check_health(self) -> None:
-        """Asked by Serve every few seconds; an error makes it replace the replica."""
+        """Called by Serve every few seconds; if it raises, Serve replaces the replica."""
         self._captioner.check_health()
 
 
 def start_endpoint(config: ServeConfig, token: str | None, plan: ReplicaPlan) -> None:
-    """Serve `config` on the Ray that this process is connected to; returns once requests are answered.
+    """Serve `config` on the connected Ray cluster; return once it answers requests. Without a `token`, admit everybody.
 
-    Admission is the replicas' own (429 in OpenAI's shape), so that `/health` answers under load; Serve's limits behind
-    it are a second line that also counts requests without a token. `token` None lets everybody in. Raises
-    CheckpointError where a replica cannot load what it is to serve.
+    Replicas admit requests themselves (and refuse with 429 in OpenAI's shape), so that `/health` answers under load.
+    Serve's own limits are a second line of defence, which also counts requests without a token. Raises CheckpointError
+    if a replica cannot load its checkpoints.
     """
     http = config.http
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -128,18 +128,18 @@ def start_endpoint(config: ServeConfig, token: str | None, plan: ReplicaPlan) ->
         name="captions",
         num_replicas=plan.replicas,
         ray_actor_options={"num_cpus": plan.cpus, "num_gpus": plan.gpus},
-        max_ongoing_requests=http.max_requests + _BESIDE,
-        max_queued_requests=_BESIDE,
+        max_ongoing_requests=http.max_requests + _SPARE_REQUESTS,
+        max_queued_requests=_SPARE_REQUESTS,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=http.retry_after_s),
     )(CaptionReplica)
     digest = token_digest(token) if token is not None else None
     application = deployment.bind(config, digest, plan.threads)
     try:
         serve.run(application, name=APP_NAME, route_prefix="/", logging_config=quiet)
-    except RuntimeError as error:  # what Serve makes of every failure of a replica to start
+    except RuntimeError as error:  # Serve raises this whenever a replica fails to start
         raise CheckpointError(f"the endpoint did not start, for the reason given above: {error}") from error
 
 
 def stop_endpoint() -> None:
-    """Take the endpoint down; requests in work are given a few seconds."""
+    """Stop the endpoint. Requests in progress have a few seconds to finish."""
     serve.delete(APP_NAME)

@@ -1,4 +1,4 @@
-"""Who may ask: a bearer token on every route but `/health`, checked before anything of the request is read."""
+"""Authentication: a bearer token on every route but `/health`, checked before the request body is read."""
 
 import hashlib
 import hmac
@@ -18,14 +18,14 @@ OPEN_ROUTES = frozenset({"/health"})
 
 
 def token_digest(token: str) -> bytes:
-    """What the endpoint keeps of its token: enough to check one, too little to give it away."""
+    """SHA-256 of the token. The endpoint keeps only this, which can check a token but not reveal it."""
     return hashlib.sha256(token.encode()).digest()
 
 
 def chosen_token(file: Path | None, insecure: bool, environment: Mapping[str, str] = os.environ) -> str | None:
-    """The token from a file or the environment; None only where the user explicitly wants none.
+    """The token from a file, else from the environment; None only if the user explicitly asks for none (`insecure`).
 
-    Raises ConfigError where there is no token, an empty one, or one beside `insecure`.
+    Raises ConfigError if the token is missing or empty, or given together with `insecure`.
     """
     try:
         token = file.read_text().strip() if file else environment.get(TOKEN_VARIABLE)
@@ -44,7 +44,7 @@ def chosen_token(file: Path | None, insecure: bool, environment: Mapping[str, st
 
 
 class BearerAuth:
-    """ASGI middleware that answers 401 to every request without the token. Compares in constant time."""
+    """ASGI middleware that answers 401 to requests without the token. Compares digests in constant time."""
 
     def __init__(self, app: ASGIApp, digest: bytes) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""One engine behind the endpoint: admission, requests to prompts, cancellation, health. Knows neither HTTP nor Ray."""
+"""The captioner, where a request is admitted to the engine: limits, conversion, cancellation. Knows no HTTP, no Ray."""
 
 import contextlib
 import secrets
@@ -19,8 +19,8 @@ from sparrow_core.types import Frames, Message, Request
 
 
 @dataclass(frozen=True)
-class Card:
-    """What the endpoint offers: a name to ask for, the fingerprint of the target's weights, since when (Unix time)."""
+class ServedModel:
+    """The model as clients see it: its name, the fingerprint of the target's weights, the load time (Unix seconds)."""
 
     name: str
     fingerprint: str
@@ -28,38 +28,39 @@ class Card:
 
 
 class Captioner:
-    """Answers requests with one Engine. Used from one event loop."""
+    """Answers requests with one Engine. Must be used from a single event loop."""
 
     def __init__(self, engine: Engine, reader: VideoReader, config: ServeConfig) -> None:
         info = engine.target.info
-        self.card = Card(config.http.model_name or info.name, info.fingerprint, int(time.time()))
+        self.model = ServedModel(config.http.model_name or info.name, info.fingerprint, int(time.time()))
         self._engine, self._reader, self._config = engine, reader, config
-        self._in_work = 0
+        self._num_requests = 0
         self._busy_since = 0.0
 
     @classmethod
     def load(cls, config: ServeConfig) -> "Captioner":
-        """Load the checkpoints that `config` names, as the captioning job does."""
+        """Load the checkpoints that `config` names, in the same way as the captioning job."""
         return cls(worker_engine(config), VideoReader(config, read_frame_spec(config.target)), config)
 
     @property
     def decode_text(self) -> Callable[[tuple[int, ...]], str]:
+        """The target's function from token ids to text."""
         return self._engine.target.decode_text
 
     @contextlib.asynccontextmanager
-    async def running(self, chat: ChatRequest) -> AsyncIterator[Ticket]:
-        """The ticket of a request, for as long as its client waits: leaving the context early cancels it.
+    async def admit(self, chat: ChatRequest) -> AsyncIterator[Ticket]:
+        """Submit a request to the engine and give its ticket. Leaving the context cancels an unfinished request.
 
-        Raises ApiError: 404 for another model, 429 when there is no room, and what is wrong with the videos.
+        Raises ApiError: 404 for another model, 429 if `max_requests` are admitted already, and the errors of videos.
         """
-        if chat.model != self.card.name:
-            message = f"there is no model {chat.model!r} here; ask for {self.card.name!r}"
+        if chat.model != self.model.name:
+            message = f"there is no model {chat.model!r} here; ask for {self.model.name!r}"
             raise ApiError(404, message, param="model", code="model_not_found")
         http = self._config.http
-        if self._in_work >= http.max_requests:
+        if self._num_requests >= http.max_requests:
             raise overloaded(http.max_requests, http.retry_after_s)
-        self._busy_since = self._busy_since if self._in_work else time.monotonic()
-        self._in_work += 1
+        self._busy_since = self._busy_since if self._num_requests else time.monotonic()
+        self._num_requests += 1
         try:
             ticket = self._engine.submit(await self._request(chat))
             try:
@@ -67,13 +68,13 @@ class Captioner:
             finally:
                 ticket.cancel()
         finally:
-            self._in_work -= 1
+            self._num_requests -= 1
 
     def check_health(self) -> None:
-        """Raise EngineClosedError if the engine is dead, or has had work for long without finishing a step."""
+        """Raise EngineClosedError if the engine's thread is dead, or has work but finished no step for too long."""
         if not self._engine.alive:
             raise EngineClosedError("the engine's thread is dead")
-        stalled_s = min(self._engine.idle_s, time.monotonic() - self._busy_since) if self._in_work else 0.0
+        stalled_s = min(self._engine.idle_s, time.monotonic() - self._busy_since) if self._num_requests else 0.0
         if stalled_s > self._config.http.stall_limit_s:
             raise EngineClosedError(f"the engine has had work for {stalled_s:.0f} s without finishing a step")
 
@@ -87,15 +88,15 @@ class Captioner:
         if sum(part.video_url is not None for message in chat.messages for part in message.content) > limit:
             raise ApiError(400, f"a request may hold at most {limit} videos", param="messages", code="too_many_videos")
         return Request(
-            messages=tuple([await self._message(turn, f"messages.{i}") for i, turn in enumerate(chat.messages)]),
+            messages=tuple([await self._message(message, f"messages.{i}") for i, message in enumerate(chat.messages)]),
             sampling=chat.sampling(self._config.sampling, fresh_seed=secrets.randbits(32)),
             max_new_tokens=chat.num_new_tokens(self._config.max_new_tokens),
             request_id=f"chatcmpl-{secrets.token_hex(16)}",
         )
 
-    async def _message(self, turn: ChatMessage, param: str) -> Message:
-        parts = [await self._part(part, f"{param}.content.{i}") for i, part in enumerate(turn.content)]
-        return Message(turn.role, tuple(parts))
+    async def _message(self, message: ChatMessage, param: str) -> Message:
+        parts = [await self._part(part, f"{param}.content.{i}") for i, part in enumerate(message.content)]
+        return Message(message.role, tuple(parts))
 
     async def _part(self, part: Part, param: str) -> str | Frames:
         if part.video_url is not None:

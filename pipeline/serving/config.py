@@ -1,4 +1,4 @@
-"""Settings of the endpoint: those of a captioning run, and what only HTTP needs. Importable without torch or Ray."""
+"""Settings of the endpoint: those of a captioning run, and those of HTTP. Importable without torch or Ray."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,10 +12,10 @@ from sparrow_core.errors import ConfigError
 
 @dataclass(frozen=True)
 class MediaLimits:
-    """Ceilings on what a request may bring. No request can raise them.
+    """Limits on the size of a request. No request can raise them.
 
-    `max_body_bytes` bounds the HTTP body, videos inside it included; `max_file_bytes` a video under the media root;
-    `max_frame_px` the pictures of a video as stored (height x width), before they are scaled for the target.
+    `max_body_bytes` limits the HTTP body, embedded videos included; `max_file_bytes` a video file under the media root;
+    `max_frame_px` a video's stored frames (height x width), before they are scaled for the target.
     """
 
     max_body_bytes: int = 64 * 2**20
@@ -32,12 +32,12 @@ class MediaLimits:
 
 @dataclass(frozen=True)
 class HttpConfig:
-    """Where and to whom the endpoint answers.
+    """Address and limits of the endpoint.
 
-    Files are read only under `media_root`, or not at all without one. `model_name` (default: the target's own name) is
-    what clients ask for. At most `max_requests` requests are in work or waiting in a replica, the others are told to
-    come back after `retry_after_s`; `decoders` videos are decoded at once. A replica is replaced when its engine has
-    had work for `stall_limit_s` without finishing a step.
+    Files are read only below `media_root`; without one, no file is read. `model_name` is the name that clients ask for
+    (default: the target's name). A replica admits at most `max_requests` requests, running or waiting, and tells other
+    clients to retry after `retry_after_s`. It decodes up to `decoders` videos at once. A replica is replaced if its
+    engine has work but finishes no step for `stall_limit_s`.
     """
 
     host: str = "127.0.0.1"
@@ -62,12 +62,12 @@ class HttpConfig:
 
 @dataclass(frozen=True)
 class ServeConfig(CaptionConfig):
-    """Everything the endpoint can be told.
+    """All settings of the endpoint.
 
-    It takes the settings of a captioning run, so that one file gives both the same captions. `sampling` and
-    `max_new_tokens` are what a request gets that does not say otherwise; a request brings its own prompt and always
-    shows whole videos, so `prompt`, `segment`, `audit` and the settings of parts have no effect here.
-    `resources.caption_workers` is the number of replicas (default 1).
+    It takes the settings of a captioning run, so that with the same file both give the same captions. `sampling` and
+    `max_new_tokens` are defaults that a request may override. A request brings its own prompt and shows whole videos,
+    so `prompt`, `segment`, `audit` and the settings of parts have no effect here. `resources.caption_workers` is the
+    number of replicas (default 1).
     """
 
     http: HttpConfig = field(default_factory=HttpConfig)
@@ -83,6 +83,6 @@ def serve_config(
     """The endpoint's config: file, then `--set`, then flags (None: not given), as for the captioning job."""
     settings = job_settings(file, assignments, flags, demo)
     http = settings.setdefault("http", {})
-    if isinstance(http, dict):  # anything else is refused with the other faults
+    if isinstance(http, dict):  # build_config reports anything else, together with other faults
         http.update({key: value for key, value in http_flags.items() if value is not None})
     return build_config(ServeConfig, settings)

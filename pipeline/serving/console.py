@@ -1,4 +1,4 @@
-"""What a person sees of an endpoint: what it will run on, then where it answers and how to ask it."""
+"""Console output of the endpoint: models and resources before the start, then its address and an example request."""
 
 import json
 import shlex
@@ -11,7 +11,7 @@ from pipeline.serving.config import ServeConfig
 
 
 def show_endpoint(console: Console, config: ServeConfig, plan: ReplicaPlan) -> None:
-    """Say what will run, and what it needs, before anything is loaded."""
+    """Print models, replicas, memory need and media root, before anything is loaded."""
     need = memory_need(config)
     _say(console, f"target    {config.target} ({config.device}, dtype {config.dtype}; {need})")
     _say(console, f"drafter   {config.draft or 'none: the target decodes alone, one token per call'}")
@@ -20,7 +20,7 @@ def show_endpoint(console: Console, config: ServeConfig, plan: ReplicaPlan) -> N
 
 
 def show_ready(console: Console, config: ServeConfig, credential: str | None) -> None:
-    """Say where the endpoint answers, with a command to copy."""
+    """Print the endpoint's address and a curl command to copy."""
     _say(console, f"\nanswering at {base_url(config)} (Ctrl-C stops it); for example:\n")
     _say(console, curl_example(config, credential))
     if credential is None:
@@ -28,13 +28,13 @@ def show_ready(console: Console, config: ServeConfig, credential: str | None) ->
 
 
 def base_url(config: ServeConfig) -> str:
-    """What OpenAI's clients call `base_url`."""
+    """The URL that OpenAI's clients call `base_url`."""
     host = f"[{config.http.host}]" if ":" in config.http.host else config.http.host
     return f"http://{host}:{config.http.port}/v1"
 
 
 def curl_example(config: ServeConfig, credential: str | None) -> str:
-    """A curl command that asks for a caption of a file; `credential` is how a shell finds the token."""
+    """A curl command that asks for the caption of a video; `credential` is a shell expression of the token."""
     video = "clip.mp4" if config.http.media_root else "data:video/mp4;base64,..."
     content = [{"type": "video_url", "video_url": {"url": video}}, {"type": "text", "text": config.prompt}]
     body = {"model": config.http.model_name, "temperature": 0, "messages": [{"role": "user", "content": content}]}

@@ -1,4 +1,4 @@
-"""What goes wrong with an HTTP request, in the shape in which OpenAI's clients expect to read it."""
+"""Errors of HTTP requests, in the shape that OpenAI's clients expect."""
 
 from typing import Any
 
@@ -27,14 +27,15 @@ class ApiError(SparrowError):
 
     @property
     def body(self) -> dict[str, Any]:
+        """The JSON body of the answer."""
         return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}
 
 
 def overloaded(limit: int, retry_after_s: int) -> ApiError:
-    """429: as many requests are in work or waiting as the endpoint accepts."""
+    """429: the endpoint has admitted as many requests as it accepts."""
     return ApiError(
         429,
-        f"{limit} requests are in work or waiting, which is the limit; try again in {retry_after_s} s",
+        f"{limit} requests are running or waiting, which is the limit; try again in {retry_after_s} s",
         kind="rate_limit_error",
         code="rate_limit_exceeded",
         headers={"Retry-After": str(retry_after_s)},
@@ -47,7 +48,7 @@ def unavailable(message: str) -> ApiError:
 
 
 def as_api_error(error: SparrowError) -> ApiError:
-    """Any of our own errors as an answer to the client."""
+    """The answer to the client for any SparrowError."""
     match error:
         case ApiError():
             return error

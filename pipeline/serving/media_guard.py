@@ -1,7 +1,7 @@
-"""What a `video_url` may point at: a video inside the URL itself, or a file under one folder. Default is deny.
+"""The media guard: a `video_url` may embed a video as a data URL or name a file below one folder; the default is deny.
 
-Owns the decision; opens no video. Anything that is not clearly allowed is refused, and a refusal does not tell whether
-a file outside of the folder exists.
+Owns the decision and opens no video. Anything that is not clearly allowed is refused, and a refusal does not reveal
+whether a file outside the folder exists.
 """
 
 import base64
@@ -19,12 +19,12 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DATA = re.compile(r"data:video/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 
 
-def admit(url: str, root: Path | None, limits: MediaLimits) -> Path | bytes:
-    """The file or the bytes that a URL stands for.
+def resolve_video_url(url: str, root: Path | None, limits: MediaLimits) -> Path | bytes:
+    """The file or the bytes that an allowed URL refers to.
 
-    `root` is a resolved folder, or None where no file may be read. A path in it may be written as a `file://` URL (then
-    percent-encoded), absolute, or relative to it. Raises ApiError: 403 for what is not allowed, 400 for what cannot be
-    understood, 413 over a ceiling, 422 for a file that is not there.
+    `root` is a resolved folder, or None if no file may be read. A file below it may be named by a `file://` URL
+    (percent-encoded), by an absolute path, or by a path relative to `root`. Raises ApiError: 403 for what is not
+    allowed, 400 for a malformed URL, 413 over a size limit, 422 for a file that does not exist.
     """
     scheme = _SCHEME.match(url)
     name = scheme.group(1).lower() if scheme else None
@@ -48,7 +48,7 @@ def _embedded(url: str) -> bytes:
 
 
 def _path_of_file_url(url: str) -> str:
-    """The path of a file URL, percent-decoded once; what remains encoded after that is part of the name."""
+    """The path of a file URL, percent-decoded exactly once: what is still encoded then is part of the name."""
     rest = url[len("file:") :]
     if not rest.startswith("//"):
         raise ApiError(400, "a file URL must have the form file:///path", code="invalid_url")
@@ -77,7 +77,7 @@ def _file(path: str, root: Path | None, limits: MediaLimits) -> Path:
         status = file.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ApiError(422, f"there is no file {path!r} under the media root", code="missing") from error
-    except (OSError, RuntimeError) as error:  # no permission, a name too long, a loop of links
+    except (OSError, RuntimeError) as error:  # no permission, a name that is too long, a loop of symbolic links
         raise _refused("the path cannot be read") from error
     if not stat.S_ISREG(status.st_mode):
         raise _refused("the path does not name a regular file")

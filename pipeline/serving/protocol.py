@@ -1,6 +1,6 @@
-"""The request of `POST /v1/chat/completions`: OpenAI's shape, and a plain refusal of every field that we do not honour.
+"""The request of `POST /v1/chat/completions` in OpenAI's shape; fields that the endpoint does not support are refused.
 
-Owns syntax and ranges. What a URL may point at is `media_guard.py`'s business.
+Owns syntax and ranges. Which URLs are allowed is decided in `media_guard.py`.
 """
 
 from typing import Any, Literal, Self
@@ -16,7 +16,7 @@ class _Strict(BaseModel):
 
 
 class VideoUrl(_Strict):
-    """A `data:` URL, or a file under the media root."""
+    """A `data:` URL, or a file below the media root."""
 
     url: str
 
@@ -37,7 +37,7 @@ class Part(_Strict):
 
 
 class ChatMessage(_Strict):
-    """One turn. `content` may be given as plain text, which is one text part."""
+    """One message of the conversation. `content` given as a plain string becomes one text part."""
 
     role: Literal["system", "user", "assistant"]
     content: list[Part] = Field(min_length=1)
@@ -52,18 +52,18 @@ class ChatMessage(_Strict):
     @model_validator(mode="after")
     def _only_users_show_videos(self) -> Self:
         if self.role != "user" and any(part.video_url for part in self.content):
-            raise ValueError(f"a video may stand in a user message only, not in one of role {self.role!r}")
+            raise ValueError(f"only a user message may contain a video, not one of role {self.role!r}")
         return self
 
 
 class StreamOptions(_Strict):
-    """`include_usage` adds a last chunk with the token counts."""
+    """With `include_usage`, a last chunk with the token counts is sent."""
 
     include_usage: bool = False
 
 
 class ChatRequest(_Strict):
-    """A chat completion request. None means: not given. `top_k` is an extension (0: off)."""
+    """A chat completion request. None means that the field was not given. `top_k` is an extension (0: off)."""
 
     model: str
     messages: list[ChatMessage] = Field(min_length=1)
@@ -92,11 +92,11 @@ class ChatRequest(_Strict):
         return self
 
     def num_new_tokens(self, default: int) -> int:
-        """The most tokens to generate."""
+        """The limit of tokens to generate: the request's, else `default`."""
         return self.max_completion_tokens or self.max_tokens or default
 
     def sampling(self, default: Sampling, fresh_seed: int) -> Sampling:
-        """How to choose tokens: what the request says, else `default`; its seed, else `fresh_seed`."""
+        """Sampling settings: the request's fields, else those of `default`; the request's seed, else `fresh_seed`."""
         return Sampling(
             temperature=default.temperature if self.temperature is None else self.temperature,
             top_p=default.top_p if self.top_p is None else self.top_p,
@@ -107,7 +107,7 @@ class ChatRequest(_Strict):
 
 
 def parse_request(body: bytes) -> ChatRequest:
-    """The checked request of an HTTP body. Raises ApiError 400 that names the first field at fault."""
+    """Parse and check an HTTP body. Raises ApiError 400 that names the first field at fault."""
     try:
         return ChatRequest.model_validate_json(body)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The answers of `POST /v1/chat/completions`, in OpenAI's shape; `sparrow` extends it by figures of the decoding."""
+"""The answers of `POST /v1/chat/completions` in OpenAI's shape, with decoding figures in the extra field `sparrow`."""
 
 import json
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from sparrow_core.types import Completion
 
 
 @dataclass(frozen=True)
-class Head:
-    """What all pieces of one answer have in common. `fingerprint` identifies the target's weights."""
+class ResponseMetadata:
+    """Fields that all chunks of one answer share. `fingerprint` identifies the target's weights."""
 
     id: str
     model: str
@@ -18,6 +18,7 @@ class Head:
     fingerprint: str
 
     def fields(self, kind: str) -> dict[str, Any]:
+        """The shared fields as JSON; `kind` is the `object` field."""
         return {
             "id": self.id,
             "object": kind,
@@ -27,7 +28,7 @@ class Head:
         }
 
 
-def whole_answer(head: Head, completion: Completion, sampling: Sampling) -> dict[str, Any]:
+def whole_answer(metadata: ResponseMetadata, completion: Completion, sampling: Sampling) -> dict[str, Any]:
     """The body of an answer that is not streamed."""
     choice = {
         "index": 0,
@@ -36,34 +37,36 @@ def whole_answer(head: Head, completion: Completion, sampling: Sampling) -> dict
         "finish_reason": completion.finish_reason,
     }
     return {
-        **head.fields("chat.completion"),
+        **metadata.fields("chat.completion"),
         "choices": [choice],
         "usage": usage(completion),
         "sparrow": figures(completion, sampling),
     }
 
 
-def chunk(head: Head, delta: dict[str, Any], finish_reason: str | None = None, **extra: Any) -> dict[str, Any]:
+def chunk(
+    metadata: ResponseMetadata, delta: dict[str, Any], finish_reason: str | None = None, **extra: Any
+) -> dict[str, Any]:
     """One chunk of a streamed answer."""
     choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-    return {**head.fields("chat.completion.chunk"), "choices": [choice], **extra}
+    return {**metadata.fields("chat.completion.chunk"), "choices": [choice], **extra}
 
 
-def usage_chunk(head: Head, completion: Completion) -> dict[str, Any]:
-    """The chunk after the last, for clients that asked for the counts."""
-    return {**head.fields("chat.completion.chunk"), "choices": [], "usage": usage(completion)}
+def usage_chunk(metadata: ResponseMetadata, completion: Completion) -> dict[str, Any]:
+    """The additional last chunk with token counts, for clients that asked for it."""
+    return {**metadata.fields("chat.completion.chunk"), "choices": [], "usage": usage(completion)}
 
 
 def usage(completion: Completion) -> dict[str, int]:
-    """Token counts; visual tokens count as prompt, a stop token as completion."""
+    """Token counts. Visual tokens count as prompt tokens, a stop token as a completion token."""
     prompt, new = completion.prompt_tokens, len(completion.token_ids)
     return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
 
 
 def figures(completion: Completion, sampling: Sampling) -> dict[str, Any]:
-    """How the answer was decoded; `tau` (tokens per target call) is null where the first token was the last.
+    """Decoding figures. `tau` (tokens per target call) is null if there was no round, that is, only one token.
 
-    `seed` is the one that was used: the same request with it gives the same text.
+    `seed` is the seed that was used: the same request with this seed gives the same text.
     """
     stats = completion.stats
     return {
@@ -77,5 +80,5 @@ def figures(completion: Completion, sampling: Sampling) -> dict[str, Any]:
 
 
 def event(body: dict[str, Any] | str) -> str:
-    """A server-sent event."""
+    """The text of one server-sent event."""
     return f"data: {body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)}\n\n"

@@ -1,16 +1,16 @@
-"""Text of a growing token sequence, piece by piece, without ever showing half a character."""
+"""Incremental detokenization: a growing token sequence as pieces of text, never with half a character."""
 
 from collections.abc import Callable
 
-# What decoders put in the place of bytes that are not valid UTF-8, such as the first half of a character.
+# Tokenizers decode bytes that are not valid UTF-8, such as the first half of a character, to this character.
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 class TextStream:
-    """Turns committed token ids into pieces of text whose concatenation is the decoded whole.
+    """Turns committed token ids into pieces of text, whose concatenation is the text of the whole sequence.
 
-    Only a window of recent tokens is decoded each time: `start` of it lies one piece before the first token that has
-    not become text, since some tokenizers decode a token differently at the beginning of a text.
+    Each call decodes only the recent tokens, from `start` on. Those from `start` to `shown` are the previous piece, and
+    are decoded again because some tokenizers decode a token differently at the beginning of a text.
 
         ids    [........|.......|.......)
                       start   shown    end
@@ -22,12 +22,12 @@ class TextStream:
         self._start = self._shown = 0
 
     def add(self, token_ids: list[int]) -> str:
-        """The text that these tokens complete; empty while it ends within a character."""
+        """Append tokens. Returns the text that they complete; empty while the last character is incomplete."""
         self._ids += token_ids
         return "" if self._text().endswith(REPLACEMENT) else self.finish()
 
     def finish(self) -> str:
-        """What is left at the end, complete or not."""
+        """The text not returned yet, even if its last character is incomplete."""
         piece = self._text()[len(self._decode(tuple(self._ids[self._start : self._shown]))) :]
         self._start, self._shown = self._shown, len(self._ids)
         return piece

@@ -1,4 +1,4 @@
-"""Videos of requests to frames, off the event loop: guard, ceilings, and the captioning job's own choice of frames."""
+"""Reads the videos of requests outside the event loop: media guard, limits, and the captioning job's frame sampling."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +7,7 @@ from queue import SimpleQueue
 
 from pipeline.serving.config import MediaLimits, ServeConfig
 from pipeline.serving.errors import as_api_error
-from pipeline.serving.media_guard import admit
+from pipeline.serving.media_guard import resolve_video_url
 from sparrow_core.errors import MediaError, SparrowError
 from sparrow_core.media.decode import FrameDecoder
 from sparrow_core.media.frame_spec import FrameSpec
@@ -17,21 +17,21 @@ from sparrow_core.types import Frames
 
 
 class VideoReader:
-    """Decodes up to `http.decoders` videos at once, each in a child process of its own."""
+    """Decodes up to `http.decoders` videos at once, each in its own child process."""
 
-    def __init__(self, config: ServeConfig, patches: FrameSpec) -> None:
+    def __init__(self, config: ServeConfig, frame_spec: FrameSpec) -> None:
         http = config.http
         self._root = Path(http.media_root).resolve() if http.media_root else None
         self._limits = http.limits
         self._sampling = config.frames
-        self._patches = patches
+        self._frame_spec = frame_spec
         self._threads = ThreadPoolExecutor(http.decoders, thread_name_prefix="decode")
         self._idle: SimpleQueue[FrameDecoder] = SimpleQueue()
         for _ in range(http.decoders):
             self._idle.put(FrameDecoder(config.decode))
 
     async def read(self, url: str, param: str) -> Frames:
-        """The frames of the whole video at a URL. Raises ApiError that names `param`, the field the URL stood in."""
+        """The frames of the whole video at `url`. Raises ApiError that names `param`, the field that held the URL."""
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, url)
         except SparrowError as error:
@@ -40,19 +40,19 @@ class VideoReader:
             raise answer from error
 
     def close(self) -> None:
-        """End the idle child processes; one at work ends with its video, at its deadline, or with this process."""
+        """End the idle child processes. A busy one ends with its video, at its deadline, or with this process."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         while not self._idle.empty():
             self._idle.get().close()
 
     def _read(self, url: str) -> Frames:
-        source = admit(url, self._root, self._limits)
-        decoder = self._idle.get_nowait()  # there are as many as threads
+        source = resolve_video_url(url, self._root, self._limits)
+        decoder = self._idle.get_nowait()  # never empty: there are as many decoders as threads
         try:
             info = decoder.probe(source)
             _check(info, self._limits)
             plan = plan_frames(
-                0.0, info.duration_s, info.height, info.width, self._sampling, self._patches, info.fps or None
+                0.0, info.duration_s, info.height, info.width, self._sampling, self._frame_spec, info.fps or None
             )
             return decoder.frames(source, plan)
         finally:

@@ -1,4 +1,7 @@
-"""The oracle: one token a step, one row a pass, no draft. What speculative decoding must reproduce, kept plain."""
+"""The autoregressive loop, the oracle: one token per step, one row per pass. Speculative decoding must give its tokens.
+
+Shape letters: A axes of a position, D hidden size, R rows of a pass (always 1 here), S slots of a sequence.
+"""
 
 import torch
 
@@ -18,7 +21,10 @@ def generate_autoregressively(
     max_new_tokens: int,
     prefill_config: PrefillConfig = PREFILL,
 ) -> tuple[int, ...]:
-    """Generated token ids, up to and with the first stop token or `max_new_tokens`."""
+    """Generated token ids: up to and including the first stop token, at most `max_new_tokens`.
+
+    Raises ConfigError if the prompt has no text token.
+    """
     info = target.info
     capacity = prompt.token_ids_S.numel() + max_new_tokens
     cache = info.cache_shape.cache(capacity)
@@ -33,7 +39,7 @@ def generate_autoregressively(
 
 
 def decode_one(target: TargetModel, cache: KVCache, position_offset: int, token: int) -> torch.Tensor:
-    """The step of the autoregressive loop: one row in a pass of its own, committed -> its state [1, D]."""
+    """One step of the autoregressive loop: pass one row alone and commit it -> its final-norm hidden state [1, D]."""
     info = target.info
     token_1 = torch.tensor([token], device=info.device)
     position_A1 = torch.full((info.position_axes, 1), cache.length + position_offset, device=info.device)

@@ -1,19 +1,22 @@
-"""Preallocated keys and values: one arena for all sequences, in which each owns a room and a length.
+"""KV cache: keys and values of all sequences in one preallocated arena; each sequence has a room in it and a length.
 
-Slots of one room, for a sequence of `length` committed tokens while `pending` further rows are under way:
+Slots of one room, for a sequence of `length` committed and `pending` undecided rows:
 
     [0 ........ length)   committed: never moved, never rewritten
-    [length ... length + pending)   rows of passes not yet decided on
+    [length ... length + pending)   rows of passes that are neither committed nor dropped yet
     [length + pending ... capacity)   free
 
-A room is contiguous, so that products read keys and values where they lie. Knows nothing of tokens, positions or
-acceptance. Shape letters: L layers, G KV heads, S slots, R new rows, D head size.
+A room is contiguous, so that matrix products read keys and values in place. Knows nothing of tokens, positions or
+acceptance.
+
+Shape letters: G KV heads, K 2: keys and values, L layers, R rows of a pass, S slots of a sequence, d head size.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import count, pairwise
+from typing import NamedTuple
 
 import torch
 
@@ -21,10 +24,13 @@ from sparrow_core.errors import ConfigError
 
 
 class KVCache:
-    """One sequence's room, a view [L, 2, G, S, D] of an arena. Rollback is a number, commit a gather of a few rows."""
+    """One sequence's room: a view [L, 2, G, S, d] of an arena. A rollback sets a number; a commit gathers a few rows.
 
-    def __init__(self, data_LKGSD: torch.Tensor, release: Callable[[], None] = lambda: None) -> None:
-        self.data_LKGSD = data_LKGSD
+    `release` gives the room back to its arena; it must be called once.
+    """
+
+    def __init__(self, data_LKGSd: torch.Tensor, release: Callable[[], None] = lambda: None) -> None:
+        self.data_LKGSd = data_LKGSd
         self.release = release
         self.length = 0
         self.pending = 0
@@ -32,21 +38,22 @@ class KVCache:
 
     @property
     def capacity(self) -> int:
-        return self.data_LKGSD.shape[3]
+        """Slots of the room."""
+        return self.data_LKGSd.shape[3]
 
     def seal_prompt(self) -> None:
-        """Say that what is committed is the whole prompt: sums over it are taken in the same blocks from now on."""
+        """Declare the committed slots to be the whole prompt: from now on sums over it use the same blocks."""
         self.prompt_length = self.length
 
     def forget_generated(self) -> None:
         """Go back to the end of the prompt."""
-        assert self.prompt_length is not None
+        assert self.prompt_length is not None, "the prompt must be sealed before generated slots can be dropped"
         self.length, self.pending = self.prompt_length, 0
 
     def extend(self, num_rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Room for `num_rows` new rows of a pass behind what is pending, for every layer to write.
+        """Reserve the next `num_rows` slots as pending, for every layer of a pass to write.
 
-        Returns two views: of the new rows alone [L, 2, G, R, D], and of everything up to their end [L, 2, G, S, D].
+        Returns two views: the new rows alone [L, 2, G, R, d], and everything up to their end [L, 2, G, S, d].
         Raises ConfigError if the room is exhausted.
         """
         first = self.length + self.pending
@@ -57,14 +64,14 @@ class KVCache:
                 "raise engine.max_model_tokens or shorten the prompt"
             )
         self.pending += num_rows
-        return self.data_LKGSD[:, :, :, first:end], self.data_LKGSD[:, :, :, :end]
+        return self.data_LKGSd[:, :, :, first:end], self.data_LKGSd[:, :, :, :end]
 
     def commit(self, rows: list[int]) -> None:
         """Keep these pending rows, in this order, and drop the others. `rows` must be strictly increasing."""
         assert all(a < b for a, b in pairwise(rows)) and all(0 <= r < self.pending for r in rows)
         if rows != list(range(len(rows))):
-            source_S = torch.tensor(rows, device=self.data_LKGSD.device) + self.length
-            self.data_LKGSD[..., self.length : self.length + len(rows), :] = self.data_LKGSD.index_select(3, source_S)
+            source_R = torch.tensor(rows, device=self.data_LKGSd.device) + self.length
+            self.data_LKGSd[..., self.length : self.length + len(rows), :] = self.data_LKGSd.index_select(3, source_R)
         self.length += len(rows)
         self.pending = 0
 
@@ -72,10 +79,21 @@ class KVCache:
         """Drop all pending rows."""
         self.pending = 0
 
+    def check(self) -> None:
+        """Raise AssertionError if the lengths contradict each other or the room. Reads no tensor."""
+        assert self.length >= 0 <= self.pending, f"a cache has {self.length} committed and {self.pending} pending slots"
+        assert self.length + self.pending <= self.capacity, (
+            f"a cache has {self.length} committed and {self.pending} pending slots, more than the {self.capacity} "
+            "of its room"
+        )
+        assert self.prompt_length is None or 0 <= self.prompt_length <= self.length, (
+            f"a cache has a prompt of {self.prompt_length} slots, but {self.length} committed ones"
+        )
+
 
 @dataclass(frozen=True)
 class CacheShape:
-    """What one slot holds, and where: the geometry of a model's keys and values."""
+    """What one slot of a model's KV cache holds, and on which device."""
 
     num_layers: int
     num_kv_heads: int
@@ -84,48 +102,85 @@ class CacheShape:
     dtype: torch.dtype
 
     def empty(self, capacity: int) -> torch.Tensor:
-        """Room for `capacity` slots, [L, 2, G, S, D], not yet written."""
+        """Uninitialised memory for `capacity` slots [L, 2, G, S, d]."""
         shape = (self.num_layers, 2, self.num_kv_heads, capacity, self.head_dim)
         return torch.empty(shape, device=self.device, dtype=self.dtype)
 
     def cache(self, capacity: int) -> KVCache:
-        """A cache of its own for one sequence, outside any arena."""
+        """A cache for one sequence with memory of its own, outside any arena."""
         return KVCache(self.empty(capacity))
 
 
+class _Lease(NamedTuple):
+    """A room in use: the slot of the arena at which it starts, and its cache."""
+
+    start: int
+    cache: KVCache
+
+
 class KVArena:
-    """All slots of a model, allocated once; rooms are leased first fit and given back whole."""
+    """All slots of a model, allocated once. Rooms are leased first fit and given back whole."""
 
     def __init__(self, shape: CacheShape, capacity: int) -> None:
-        self._data_LKGSD = shape.empty(capacity)
-        self._free: list[tuple[int, int]] = [(0, capacity)]  # (start, length), by start, never adjacent
+        self._data_LKGSd = shape.empty(capacity)
+        self._gaps: list[tuple[int, int]] = [(0, capacity)]  # (start, length), sorted by start, never adjacent
+        self._leases: dict[int, _Lease] = {}
+        self._numbers = count()
 
     @property
     def capacity(self) -> int:
-        return self._data_LKGSD.shape[3]
+        """Slots of the arena, leased and free."""
+        return self._data_LKGSd.shape[3]
 
     @property
     def gaps(self) -> list[int]:
         """Lengths of the free stretches, in slots."""
-        return [length for _, length in self._free]
+        return [length for _, length in self._gaps]
+
+    @property
+    def num_leases(self) -> int:
+        """Rooms that were leased and not given back yet."""
+        return len(self._leases)
 
     def lease(self, num_slots: int) -> KVCache:
         """A room of `num_slots` in the first gap that is wide enough; `KVCache.release` gives it back, once.
 
-        Raises ConfigError where no gap is: ask `gaps` first.
+        Raises ConfigError if no gap is wide enough; look at `gaps` first.
         """
-        for index, (start, length) in enumerate(self._free):
+        for index, (start, length) in enumerate(self._gaps):
             if length >= num_slots:
-                self._free[index : index + 1] = [(start + num_slots, length - num_slots)] if length > num_slots else []
-                view = self._data_LKGSD[:, :, :, start : start + num_slots]
-                return KVCache(view, partial(self._give_back, start, num_slots))
+                self._gaps[index : index + 1] = [(start + num_slots, length - num_slots)] if length > num_slots else []
+                number = next(self._numbers)
+                view_LKGSd = self._data_LKGSd[:, :, :, start : start + num_slots]
+                cache = KVCache(view_LKGSd, partial(self._give_back, number))
+                self._leases[number] = _Lease(start, cache)
+                return cache
         raise ConfigError(f"the arena has no room of {num_slots} slots; its widest is {max(self.gaps, default=0)}")
 
-    def _give_back(self, start: int, length: int) -> None:
+    def check(self) -> None:
+        """Raise AssertionError unless rooms and gaps cover the arena exactly once and every leased cache is sound.
+
+        Cheap enough for every idle moment: it compares a few integers for each room and reads no tensor.
+        """
+        assert self._gaps == sorted(self._gaps), f"the arena's gaps are out of order: {self._gaps}"
+        rooms = [(lease.start, lease.cache.capacity, False) for lease in self._leases.values()]
+        covered, after_gap = 0, False
+        for start, length, is_gap in sorted([*rooms, *((start, length, True) for start, length in self._gaps)]):
+            assert start >= covered, f"arena slots [{start}, {covered}) belong to two rooms or gaps"
+            assert start <= covered, f"arena slots [{covered}, {start}) are neither leased nor free"
+            assert not (after_gap and is_gap), f"two gaps of the arena meet at slot {start} and were not merged"
+            covered, after_gap = start + length, is_gap
+        assert covered == self.capacity, f"rooms and gaps end at slot {covered} of an arena of {self.capacity}"
+        for lease in self._leases.values():
+            lease.cache.check()
+
+    def _give_back(self, number: int) -> None:
+        lease = self._leases.pop(number, None)
+        assert lease is not None, "a room of the arena was given back twice"
         merged: list[tuple[int, int]] = []
-        for gap in sorted([*self._free, (start, length)]):
+        for gap in sorted([*self._gaps, (lease.start, lease.cache.capacity)]):
             if merged and merged[-1][0] + merged[-1][1] == gap[0]:
                 merged[-1] = (merged[-1][0], merged[-1][1] + gap[1])
             else:
                 merged.append(gap)
-        self._free = merged
+        self._gaps = merged

@@ -1,6 +1,6 @@
-"""What the engine needs from any drafter. Sparrow's and every rival implement it; the engine knows none by name.
+"""The drafter protocol: what the engine needs from any drafter. Sparrow and its rivals implement it.
 
-Shape letters: S prompt slots, T text tokens, R rows, D the target's hidden size; L layers, G KV heads, d head size.
+Shape letters: D hidden size, G KV heads, L layers, R rows of a pass, S slots of a sequence, T text tokens, d head size.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,15 +16,18 @@ from sparrow_core.types import Draft, Sampling
 
 @dataclass(frozen=True)
 class VisualNeeds:
-    """What a drafter, or somebody who records states, reads of a prompt's video: its embeddings, the target's keys, and
-    the outputs of these target layers (counted from 1) at all slots or at the text alone."""
+    """What a drafter or a recording reads of a prompt's visual tokens.
+
+    It always gets their embeddings and the target's keys. In addition it gets the outputs of target layers, counted
+    from 1: those in `tap_layers` at all slots, those in `text_tap_layers` at text slots only.
+    """
 
     tap_layers: tuple[int, ...] = ()
     text_tap_layers: tuple[int, ...] = ()
 
     @staticmethod
     def of_all(needs: "Iterable[VisualNeeds | None]") -> "VisualNeeds | None":
-        """What serves all of several readers; None if none of them looks at the video."""
+        """The union of several readers' needs; None if none of them reads visual tokens."""
         given = [need for need in needs if need is not None]
         everywhere = {layer for need in given for layer in need.tap_layers}
         at_text = {layer for need in given for layer in need.text_tap_layers}
@@ -33,8 +36,11 @@ class VisualNeeds:
 
 @dataclass(frozen=True)
 class VisualContext:
-    """A prefilled prompt with its visual slots. `taps[m]` are the outputs of target layer m at all slots [S, D],
-    `text_taps[m]` those at text slots [T, D]; `keys_LGSd` what every layer's attention compares queries with."""
+    """A prefilled prompt with its visual slots.
+
+    `taps[m]` holds the outputs of target layer m at all slots [S, D], `text_taps[m]` those at text slots [T, D].
+    `keys_LGSd` holds the target's keys of every layer.
+    """
 
     is_text_S: torch.Tensor
     embedded: EmbeddedPrompt
@@ -45,9 +51,9 @@ class VisualContext:
 
 @dataclass(frozen=True)
 class PromptContext:
-    """A prefilled prompt: token ids and the target's final-norm states at its text positions, visual ones cut out.
+    """A prefilled prompt without its visual tokens: text token ids and the target's final-norm hidden states there.
 
-    `visual` is there only if somebody asked for it (`VisualNeeds`).
+    `visual` is set only if a drafter or a recording asked for it (`VisualNeeds`).
     """
 
     token_ids_T: torch.Tensor
@@ -57,7 +63,11 @@ class PromptContext:
 
 @dataclass(frozen=True)
 class DraftContext:
-    """Where a round starts: the last committed token, the index of its successor among generated ones, the round."""
+    """Where a round starts.
+
+    `root` is the last committed token, `position` the index of the next token among the generated ones, `round_index`
+    the number of rounds before this one.
+    """
 
     root: int
     position: int
@@ -66,25 +76,30 @@ class DraftContext:
 
 
 class DraftSession(Protocol):
-    """The drafter's memory of one sequence."""
+    """A drafter's state for one sequence."""
 
     def commit(self, token_ids: Sequence[int], hidden_RD: torch.Tensor) -> None:
-        """Learn which nodes were accepted (the root first) and the target's true states at them."""
+        """Take in the tokens of the accepted nodes, the root first, and the target's hidden states at them."""
         ...
 
 
 class Recording(Protocol):
-    """Somebody who takes down what the target computes for one completion. It sees what a `DraftSession` sees."""
+    """Records what the target computes for one completion. It is given what a `DraftSession` is given."""
 
     @property
-    def visual_needs(self) -> VisualNeeds | None: ...
+    def visual_needs(self) -> VisualNeeds | None:
+        """What it reads of visual tokens; None: nothing."""
+        ...
 
     def begin(self, context: PromptContext) -> None:
-        """The prompt is read."""
+        """Called once, after prefill."""
         ...
 
     def commit(self, token_ids: Sequence[int], hidden_RD: torch.Tensor) -> None:
-        """Tokens were read for good, with these states. The last token of a completion never is."""
+        """Take in tokens that the target has passed and committed, with their hidden states.
+
+        A completion's last token is never among them: no pass follows it.
+        """
         ...
 
 
@@ -93,7 +108,7 @@ Session = TypeVar("Session", bound=DraftSession)
 
 @dataclass(frozen=True)
 class DraftJob(Generic[Session]):
-    """One sequence's wish for a draft rooted at `draft_context.root`, of at most `shape.total` nodes."""
+    """One sequence's request for a draft rooted at `draft_context.root`, of at most `shape.total` nodes."""
 
     session: Session
     draft_context: DraftContext
@@ -101,19 +116,19 @@ class DraftJob(Generic[Session]):
 
 
 class Drafter(Protocol[Session]):
-    """Opens sessions and drafts for many of them at once; holds weights, if it has any."""
+    """Opens a session for each sequence and drafts for many sequences at once. Holds the weights, if there are any."""
 
     name: str
 
     @property
     def visual_needs(self) -> VisualNeeds | None:
-        """What it reads of the video; None: it never sees it."""
+        """What it reads of visual tokens; None: nothing."""
         ...
 
     def open(self, context: PromptContext, max_new_tokens: int) -> Session:
-        """Prefill on a prompt's text and make room for `max_new_tokens` more."""
+        """Prefill on a prompt's text and reserve memory for `max_new_tokens` more."""
         ...
 
     def propose(self, jobs: Sequence[DraftJob[Session]]) -> list[Draft]:
-        """A draft for each job, sessions all different. A draft may be its root alone."""
+        """One draft for each job. The jobs' sessions must all differ. A draft may consist of its root alone."""
         ...

@@ -1,9 +1,11 @@
-"""Decoder layers of the Llama family (Qwen2's among them) in few operations: rows are few when tokens are decoded, and
-then the number of operations counts, not their size.
+"""Decoder layers of the Llama kind (Qwen2's among them) in few operations.
 
-Projections that read the same input are one product, and a residual is added in the product before it. The weights are
-those of the modules given, which keep views of them. Shape letters: R rows, D hidden size, H query heads, G KV heads,
-d head size, F width of the MLP.
+A decoding pass has few rows, so its time depends on the number of operations more than on their size. Projections that
+read the same input are one product, and a residual is added by the product before it. The weights are those of the
+modules given, which keep views of them.
+
+Shape letters: A axes of a position, D hidden size, G KV heads, H query heads, I intermediate size of an MLP, R rows of
+a pass, S slots of a sequence, d head size, h query heads of one KV head.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -18,7 +20,7 @@ from sparrow_core.decoding.pass_attention import PassAttention
 
 
 class Rotation:
-    """RoPE of the rows of one pass; halves paired as transformers does."""
+    """RoPE of the rows of one pass. Value i of a head is paired with value i + d / 2, as in transformers."""
 
     def __init__(self, cos_Rd: torch.Tensor, sin_Rd: torch.Tensor) -> None:
         first, second = sin_Rd.chunk(2, -1)
@@ -31,9 +33,9 @@ class Rotation:
 
 
 class FusedNorm:
-    """RMSNorm, with the weight and epsilon of a module of torch's or of transformers'.
+    """RMSNorm with the weight and epsilon of a module of torch or transformers.
 
-    Torch's own is put together of more and slower operations on a CPU.
+    On a CPU torch's own consists of more and slower operations.
     """
 
     def __init__(self, norm: Any) -> None:
@@ -49,7 +51,7 @@ class FusedNorm:
 
 
 class FusedLayer:
-    """One layer: `attention` has q_proj, k_proj, v_proj and o_proj, `mlp` gate_proj, up_proj and down_proj."""
+    """One layer. `attention` has q_proj, k_proj, v_proj and o_proj; `mlp` has gate_proj, up_proj and down_proj."""
 
     def __init__(
         self,
@@ -77,15 +79,18 @@ class FusedLayer:
         attention: PassAttention,
         number: int,
     ) -> torch.Tensor:
-        """`inputs_RD` is what the projections read, `residual_RD` what the result of attention is added to."""
+        """The layer's output [R, D]. `number` counts layers from 0.
+
+        The projections read `inputs_RD`; the result of attention is added to `residual_RD`.
+        """
         queries_HRd, keys_GRd, values_GRd = self._project(inputs_RD, rotation)
         attended_RHd = attention.attend(number, queries_HRd, keys_GRd, values_GRd).transpose(0, 1)
         x_RD = torch.addmm(residual_RD, attended_RHd.flatten(1), self._out_weight.t())
-        gate_RF, up_RF = linear(self._post_norm(x_RD), self._gate_up_weight).chunk(2, -1)
-        return torch.addmm(x_RD, self._activation(gate_RF) * up_RF, self._down_weight.t())
+        gate_RI, up_RI = linear(self._post_norm(x_RD), self._gate_up_weight).chunk(2, -1)
+        return torch.addmm(x_RD, self._activation(gate_RI) * up_RI, self._down_weight.t())
 
     def attention(self, inputs_RD: torch.Tensor, rotation: Rotation, keys_GSd: torch.Tensor) -> torch.Tensor:
-        """How much the last rows attend to each slot of a sequence, averaged over them and the heads: [S]."""
+        """Attention weight of each slot, averaged over heads and the rows, which are the last R slots: float32 [S]."""
         queries_HRd, _, _ = self._project(inputs_RD, rotation)
         queries_GhRd = queries_HRd.unflatten(0, (self._num_kv_heads, -1))
         scores_GhRS = queries_GhRd @ keys_GSd[:, None].transpose(-1, -2) * self._head_dim**-0.5
@@ -96,28 +101,28 @@ class FusedLayer:
     def _project(self, inputs_RD: torch.Tensor, rotation: Rotation) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Rotated queries [H, R, d], rotated keys and values [G, R, d]."""
         heads_RHd = linear(inputs_RD, self._qkv_weight, self._qkv_bias).unflatten(1, (-1, self._head_dim))
-        num_turned = self._num_heads + self._num_kv_heads
-        turned_HRd = rotation(heads_RHd[:, :num_turned]).transpose(0, 1)
-        values_GRd = heads_RHd[:, num_turned:].transpose(0, 1)
-        return turned_HRd[: self._num_heads], turned_HRd[self._num_heads :], values_GRd
+        num_rotated = self._num_heads + self._num_kv_heads
+        rotated_HRd = rotation(heads_RHd[:, :num_rotated]).transpose(0, 1)
+        values_GRd = heads_RHd[:, num_rotated:].transpose(0, 1)
+        return rotated_HRd[: self._num_heads], rotated_HRd[self._num_heads :], values_GRd
 
 
 def join_linears(*layers: nn.Linear) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """One weight [N, K] and bias [N] for layers that read the same input; the layers keep views of the weight.
+    """One weight [outputs, inputs] and bias [outputs] for layers that read the same input.
 
-    On a CPU it is stored for products of few rows (see `padding`).
+    The layers keep views of the weight. On a CPU it is stored for products of few rows (see `padding`).
     """
-    weight_NK = torch.cat([layer.weight.detach() for layer in layers])
-    if weight_NK.device.type == "cpu":
-        weight_NK = store_by_input(weight_NK)
-    for layer, part in zip(layers, weight_NK.split([layer.out_features for layer in layers]), strict=True):
+    weight = torch.cat([layer.weight.detach() for layer in layers])
+    if weight.device.type == "cpu":
+        weight = store_by_input(weight)
+    for layer, part in zip(layers, weight.split([layer.out_features for layer in layers]), strict=True):
         layer.weight.data = part
     biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
-    return weight_NK, torch.cat(biases) if biases else None
+    return weight, torch.cat(biases) if biases else None
 
 
 class FusedDecoder:
-    """All layers and the final norm of a language model of transformers, from embeddings to final-norm states."""
+    """All layers and the final norm of a transformers language model: from embeddings to final-norm hidden states."""
 
     def __init__(self, language_model: Any, head_dim: int) -> None:
         self._rotary = language_model.rotary_emb
@@ -132,7 +137,7 @@ class FusedDecoder:
     def __call__(
         self, x_RD: torch.Tensor, positions_AR: torch.Tensor, attention: PassAttention, tap_layers: Sequence[int]
     ) -> Generator[None, None, tuple[torch.Tensor, dict[int, torch.Tensor]]]:
-        """Final-norm states [R, D], and the outputs of the layers asked for (counted from 1); a pause after each."""
+        """Final-norm hidden states [R, D] and the outputs of `tap_layers` (counted from 1). Pauses after each layer."""
         rotation = self._rotation(x_RD, positions_AR)
         taps = {}
         for number, (input_norm, layer) in enumerate(self._layers):
@@ -145,7 +150,7 @@ class FusedDecoder:
     def attention(
         self, layer: int, hidden_RD: torch.Tensor, positions_AR: torch.Tensor, keys_GSd: torch.Tensor
     ) -> torch.Tensor:
-        """`FusedLayer.attention` of a layer (counted from 1) that reads these states, the outputs of the one before."""
+        """`FusedLayer.attention` of a layer (counted from 1); `hidden_RD` are the outputs of the layer before it."""
         input_norm, fused = self._layers[layer - 1]
         return fused.attention(input_norm(hidden_RD), self._rotation(hidden_RD, positions_AR), keys_GSd)
 

@@ -1,8 +1,11 @@
-"""For machines whose passes are not row-invariant: a choice that rounding could have turned is made again, alone.
+"""Near-ties on machines whose passes are not batch-invariant: a choice that rounding could change is made again, alone.
 
-Where a row's logits depend on the rows beside it by up to `noise`, a choice is in doubt if the two best scores are
-closer than ten times that. The rows up to the first such choice are committed, and the row that makes it is passed once
-more on its own, as the autoregressive loop would. With row-invariant passes the noise is zero and nothing is in doubt.
+If a row's logits can differ by up to `batch_deviation` because of the rows beside it, a choice is in doubt when its two
+best scores are closer than ten times that. The rows before the first such choice are committed, and the row that makes
+it is passed again in a pass of its own, as in the autoregressive loop. Where passes are batch-invariant, the deviation
+is zero and no choice is in doubt.
+
+Shape letters: R rows of a pass (here those of an accepted path), V vocabulary.
 """
 
 from dataclasses import replace
@@ -15,43 +18,45 @@ from sparrow_core.types import Sampling
 SAFETY = 10.0
 
 
-def first_in_doubt(logits_LV: torch.Tensor, sampling: Sampling, first_position: int, noise: float) -> int | None:
+def first_in_doubt(
+    logits_RV: torch.Tensor, sampling: Sampling, first_position: int, batch_deviation: float
+) -> int | None:
     """Index of the first row of an accepted path whose choice is in doubt; None if none is.
 
-    `logits_LV` are those of the path's rows, whose successors stand at positions `first_position` and on. A choice by
-    the rejection rule is random anyway and never in doubt.
+    `logits_RV` are the logits of the path's rows, which choose the tokens at positions `first_position` and following.
+    A choice by the rejection rule is random anyway and never in doubt.
     """
-    if noise == 0 or (sampling.temperature > 0 and sampling.rule == "rejection"):
+    if batch_deviation == 0 or (sampling.temperature > 0 and sampling.rule == "rejection"):
         return None
-    positions_L = torch.arange(first_position, first_position + len(logits_LV), device=logits_LV.device)
-    scores_LV = noisy_scores(logits_LV, sampling, positions_L)
-    best_L2 = scores_LV.topk(2, dim=-1).values
-    margin = SAFETY * noise / (sampling.temperature or 1.0)
-    in_doubt_L = best_L2[:, 0] - best_L2[:, 1] < margin
+    positions_R = torch.arange(first_position, first_position + len(logits_RV), device=logits_RV.device)
+    scores_RV = noisy_scores(logits_RV, sampling, positions_R)
+    best_R2 = scores_RV.topk(2, dim=-1).values
+    margin = SAFETY * batch_deviation / (sampling.temperature or 1.0)
+    in_doubt_R = best_R2[:, 0] - best_R2[:, 1] < margin
     if sampling.temperature > 0:
-        in_doubt_L |= _filters_in_doubt(logits_LV, sampling, positions_L, scores_LV, margin)
-    doubtful = in_doubt_L.nonzero()[:, 0].tolist()
+        in_doubt_R |= _filters_in_doubt(logits_RV, sampling, positions_R, scores_RV, margin)
+    doubtful = in_doubt_R.nonzero()[:, 0].tolist()
     return doubtful[0] if doubtful else None
 
 
 def _filters_in_doubt(
-    logits_LV: torch.Tensor,
+    logits_RV: torch.Tensor,
     sampling: Sampling,
-    positions_L: torch.Tensor,
-    scores_LV: torch.Tensor,
+    positions_R: torch.Tensor,
+    scores_RV: torch.Tensor,
     margin: float,
 ) -> torch.Tensor:
-    """Where top-k or top-p, cutting a little elsewhere, could change the choice: bool [L].
+    """Where the choice would change if top-k or top-p cut off slightly more or fewer tokens: bool [R].
 
-    Either one of the first tokens that are cut off would win, or the winner is among the last that are not.
+    Either one of the likeliest excluded tokens would win, or the winner is among the least likely kept ones.
     """
-    open_LV = noisy_scores(logits_LV, replace(sampling, top_k=0, top_p=1.0), positions_L)
-    is_cut_LV = scores_LV.isinf()
-    best_L, winner_L = scores_LV.max(dim=-1)
-    scaled_LV = logits_LV.double() / sampling.temperature
-    first_cut_L1 = scaled_LV.masked_fill(~is_cut_LV, float("-inf")).max(dim=-1, keepdim=True).values
-    just_cut_LV = is_cut_LV & (scaled_LV > first_cut_L1 - margin)
-    cut_would_win_L = open_LV.masked_fill(~just_cut_LV, float("-inf")).max(dim=-1).values > best_L - margin
-    least_kept_L = scaled_LV.masked_fill(is_cut_LV, float("inf")).min(dim=-1).values
-    winners_L = scaled_LV.gather(-1, winner_L[:, None])[:, 0]
-    return cut_would_win_L | (is_cut_LV.any(dim=-1) & (winners_L - least_kept_L < margin))
+    open_RV = noisy_scores(logits_RV, replace(sampling, top_k=0, top_p=1.0), positions_R)
+    is_cut_RV = scores_RV.isinf()
+    best_R, winner_R = scores_RV.max(dim=-1)
+    scaled_RV = logits_RV.double() / sampling.temperature
+    first_cut_R1 = scaled_RV.masked_fill(~is_cut_RV, float("-inf")).max(dim=-1, keepdim=True).values
+    just_cut_RV = is_cut_RV & (scaled_RV > first_cut_R1 - margin)
+    cut_would_win_R = open_RV.masked_fill(~just_cut_RV, float("-inf")).max(dim=-1).values > best_R - margin
+    least_kept_R = scaled_RV.masked_fill(is_cut_RV, float("inf")).min(dim=-1).values
+    winners_R = scaled_RV.gather(-1, winner_R[:, None])[:, 0]
+    return cut_would_win_R | (is_cut_RV.any(dim=-1) & (winners_R - least_kept_R < margin))

@@ -1,4 +1,7 @@
-"""No drafter at all, where one is asked for: every round is one autoregressive step."""
+"""The drafter that drafts nothing: every round is one autoregressive step.
+
+Shape letters: D hidden size, R rows of a pass.
+"""
 
 from collections.abc import Sequence
 
@@ -9,7 +12,7 @@ from sparrow_core.types import Draft
 
 
 class NoDrafter:
-    """Proposes nothing."""
+    """Every draft is its root alone."""
 
     name = "none"
     visual_needs: VisualNeeds | None = None

@@ -1,7 +1,7 @@
-"""Random numbers as a pure function of their key, equal on every device and independent of call order.
+"""Keyed noise: random numbers as a pure function of their key, equal on every device and independent of call order.
 
-SplitMix64 (Steele, Lea, Flood 2014) as a counter-based hash over int64 tensors, whose products wrap around as C's
-unsigned ones do. A key is the request's seed, a stream (what the number is for), and counters.
+SplitMix64 (Steele, Lea, Flood 2014) as a counter-based hash over int64 tensors, whose products wrap around like
+unsigned integers in C. A key is the request's seed, a stream (what the number is for), and counters.
 """
 
 from enum import IntEnum
@@ -14,7 +14,7 @@ _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
 
 class Stream(IntEnum):
-    """Uses of randomness that must not share numbers."""
+    """What a random number is for; no two uses share a number."""
 
     TOKEN = 1
     PROPOSAL = 2

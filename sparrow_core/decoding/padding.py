@@ -1,9 +1,11 @@
-"""Row counts and weight layouts at which matrix products treat every row alike.
+"""Padding and weight layout that make matrix products batch-invariant: a row's result is the same in any company.
 
 A product of few rows runs another kernel than one of many, with another order of summation and other last bits.
-Measured (float32, one and two threads, Intel with MKL): with weights stored input by input, a row's result depends
-neither on the number of rows nor on its place among them, as long as that number is a multiple of 8; and 16 rows then
-take the time of one, where in the library's layout they take three to seven times as long.
+Measured (float32, one and two threads, Intel with MKL): if weights are stored input by input and the number of rows is
+a multiple of 8, a row's result depends neither on that number nor on the row's index. In this layout 16 rows take the
+time of one; in the library's layout they take three to seven times as long.
+
+Shape letters: D hidden size, R rows of a pass.
 """
 
 import torch
@@ -13,10 +15,10 @@ ROW_MULTIPLE = 8
 
 
 def pad_rows(x_RD: torch.Tensor) -> torch.Tensor:
-    """Rows of zeros added to [R, D] up to the next multiple of `ROW_MULTIPLE`."""
+    """`x_RD` with rows of zeros appended, up to the next multiple of `ROW_MULTIPLE` rows."""
     return pad(x_RD, (0, 0, 0, -len(x_RD) % ROW_MULTIPLE))
 
 
-def store_by_input(weight_NK: torch.Tensor) -> torch.Tensor:
-    """The same matrix [N, K] with the values of one input, not of one output, side by side in memory."""
-    return weight_NK.t().contiguous().t()
+def store_by_input(weight: torch.Tensor) -> torch.Tensor:
+    """The same matrix [outputs, inputs], with the weights of one input, not of one output, adjacent in memory."""
+    return weight.t().contiguous().t()

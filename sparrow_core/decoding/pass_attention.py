@@ -1,4 +1,8 @@
-"""One pass over rows of several sequences, each with a cache of its own: what every layer writes and attends to."""
+"""Attention of one pass over rows of several sequences, each with its own KV cache: what a layer writes and reads.
+
+Shape letters: G KV heads, H query heads, K 2: keys and values, L layers, P pending slots of a cache, R rows of a pass,
+S slots of a sequence, d head size.
+"""
 
 from collections.abc import Sequence
 
@@ -7,15 +11,12 @@ import torch
 from sparrow_core.decoding.attention import BatchInvariantAttention, attend, attend_causally, causal_mask
 from sparrow_core.decoding.target import SequenceRows
 
-# From here on it costs less not to hold the scores of rows in reading order.
+# From this number of rows on, `attend_causally`, which does not store scores, costs less than `attend`.
 MANY_ROWS = 128
 
 
 class PassAttention:
-    """The caches of a pass's sequences, whose rows stand one after the other. Rows beyond them are padding.
-
-    Shape letters: H query heads, G KV heads, R rows of all sequences and padding, d head size.
-    """
+    """The caches of a pass's sequences. The pass holds the rows of one sequence after the other, then padding."""
 
     def __init__(self, sequences: Sequence[SequenceRows], num_heads: int) -> None:
         self._parts = []
@@ -28,7 +29,10 @@ class PassAttention:
     def attend(
         self, layer: int, queries_HRd: torch.Tensor, keys_GRd: torch.Tensor, values_GRd: torch.Tensor
     ) -> torch.Tensor:
-        """Write one layer's keys and values; attention of every row over its own sequence [H, R, d], padding any."""
+        """Write one layer's keys and values, then attend: every row to its own sequence -> [H, R, d].
+
+        `layer` counts from 0. The results of padding rows are arbitrary.
+        """
         attended = [part.attend(layer, queries_HRd, keys_GRd, values_GRd) for part in self._parts]
         num_padding = queries_HRd.shape[1] - self._num_rows
         if num_padding:

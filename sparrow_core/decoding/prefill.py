@@ -1,6 +1,7 @@
-"""Prefill: a prompt into the cache, chunk by chunk, and the first token, which follows from it.
+"""Prefill: write a prompt into the KV cache, chunk by chunk, and choose the first token, which follows from it.
 
-Shape letters: S prompt tokens, T text tokens, R rows of one chunk, A axes of a position, D hidden size, V vocabulary.
+Shape letters: A axes of a position, D hidden size, G KV heads, K 2: keys and values, L layers, R rows of a pass (here a
+chunk), S slots of a sequence, T text tokens, V vocabulary, d head size.
 """
 
 from collections.abc import Generator, Iterator
@@ -12,7 +13,7 @@ from sparrow_core.config import PrefillConfig
 from sparrow_core.decoding.cache import KVCache
 from sparrow_core.decoding.drafter import PromptContext, VisualContext, VisualNeeds
 from sparrow_core.decoding.sampling import choose
-from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, SequenceRows, TargetModel, TargetPass, finish
+from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, SequenceRows, TargetModel, TargetPass, run_to_end
 from sparrow_core.errors import ConfigError
 from sparrow_core.types import Sampling
 
@@ -20,7 +21,7 @@ PREFILL = PrefillConfig()
 
 
 class ChunkPass(NamedTuple):
-    """Which rows of a chunk of a prompt are text (bool [R]), and its pass."""
+    """The pass over one chunk of a prompt, and which of its rows are text (bool [R])."""
 
     is_text_R: torch.Tensor
     result: TargetPass
@@ -34,8 +35,12 @@ def prefill(
     config: PrefillConfig = PREFILL,
     needs: VisualNeeds | None = None,
 ) -> PromptContext:
-    """Fill `cache` with the prompt; return its text positions with their states. `needs` asks for the video, too."""
-    return finish(prefill_by_layer(target, prompt, embedded, cache, config, needs))
+    """Fill `cache` with the prompt and seal it; return its text tokens with their final-norm hidden states.
+
+    With `needs` the result holds the visual context, too. Raises ConfigError if the prompt has no text token, or if
+    `cache` is too small for it.
+    """
+    return run_to_end(prefill_by_layer(target, prompt, embedded, cache, config, needs))
 
 
 def prefill_by_layer(
@@ -48,25 +53,25 @@ def prefill_by_layer(
 ) -> Generator[None, None, PromptContext]:
     """`prefill` with a pause after every layer."""
     asked = needs or VisualNeeds()
-    text_states: list[torch.Tensor] = []
+    text_hidden: list[torch.Tensor] = []
     taps: dict[int, list[torch.Tensor]] = {layer: [] for layer in asked.tap_layers}
     text_taps: dict[int, list[torch.Tensor]] = {layer: [] for layer in asked.text_tap_layers}
     for chunk in prefill_passes(target, prompt, embedded, cache, config, (*taps, *text_taps)):
         if chunk is not None:
-            text_states.append(chunk.result.hidden_RD[chunk.is_text_R])
+            text_hidden.append(chunk.result.hidden_RD[chunk.is_text_R])
             for layer, parts in taps.items():
                 parts.append(chunk.result.taps[layer])
             for layer, parts in text_taps.items():
                 parts.append(chunk.result.taps[layer][chunk.is_text_R])
         yield
     cache.seal_prompt()
-    hidden_TD = torch.cat(text_states)
+    hidden_TD = torch.cat(text_hidden)
     visual = None
     if needs:
         visual = VisualContext(
             prompt.is_text_S,
             embedded,
-            cache.data_LKGSD[:, 0, :, : cache.length],
+            cache.data_LKGSd[:, 0, :, : cache.length],
             {layer: torch.cat(parts) for layer, parts in taps.items()},
             {layer: torch.cat(parts) for layer, parts in text_taps.items()},
         )
@@ -81,9 +86,9 @@ def prefill_passes(
     config: PrefillConfig = PREFILL,
     tap_layers: tuple[int, ...] = (),
 ) -> Iterator[ChunkPass | None]:
-    """Fill `cache` chunk by chunk; yields after each layer: None, or at the end of a chunk its pass.
+    """Fill `cache` chunk by chunk. Yields None after each layer, and the pass at the end of each chunk.
 
-    Chunks lie at the same places however this is interleaved with other work.
+    Chunk boundaries do not depend on what other work is done between two steps.
     """
     device = embedded.embeddings_SD.device
     num_tokens = prompt.token_ids_S.numel()
@@ -97,13 +102,13 @@ def prefill_passes(
 
 
 def first_token(target: TargetModel, context: PromptContext, sampling: Sampling) -> int:
-    """The token that prefill itself decides on."""
+    """The first generated token, which the prompt's last row chooses."""
     logits_1V = target.logits(context.hidden_TD[-1:])
     return int(choose(logits_1V, sampling, torch.zeros(1, dtype=torch.int64, device=logits_1V.device)))
 
 
 def text_slots(is_text_S: torch.Tensor) -> torch.Tensor:
-    """Slots of the text positions in reading order: int64 [T]. Raises ConfigError where there is none."""
+    """Slots of the text tokens, rising: int64 [T]. Raises ConfigError if there is none."""
     slots_T = is_text_S.nonzero()[:, 0]
     if slots_T.numel() == 0:
         raise ConfigError("the prompt has no text token; a drafter needs at least one to anchor on")

@@ -1,6 +1,6 @@
-"""Prefill, then rounds of draft -> verify -> commit for a batch: the speculative twin of `autoregressive.py`.
+"""Rounds of speculative decoding, draft -> verify -> commit, for a batch. `autoregressive.py` is the slow twin.
 
-Shape letters: S prompt tokens, R rows of one pass, N nodes of one draft, A axes of a position, D hidden size.
+Shape letters: A axes of a position, D hidden size, N nodes of a draft, R rows of a pass, V vocabulary.
 """
 
 import time
@@ -13,13 +13,7 @@ import torch
 from sparrow_core.config import DraftConfig
 from sparrow_core.decoding.autoregressive import decode_one
 from sparrow_core.decoding.cache import KVCache
-from sparrow_core.decoding.drafter import (
-    DraftContext,
-    Drafter,
-    DraftJob,
-    DraftSession,
-    Recording,
-)
+from sparrow_core.decoding.drafter import DraftContext, Drafter, DraftJob, DraftSession, Recording
 from sparrow_core.decoding.near_ties import first_in_doubt
 from sparrow_core.decoding.sampling import choose
 from sparrow_core.decoding.target import SequenceRows, TargetModel
@@ -30,7 +24,7 @@ from sparrow_core.types import Draft
 
 @dataclass(frozen=True)
 class RunningSequence:
-    """A sequence as a round finds it. A token at cache slot s has position s + `position_offset` on every axis."""
+    """A sequence at the start of a round. A token at cache slot s has position s + `position_offset` on every axis."""
 
     cache: KVCache
     position_offset: int
@@ -43,7 +37,11 @@ class RunningSequence:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """Tokens of one round of one sequence (accepted ones, then the bonus), and its share of the batch's wall times."""
+    """What one round added to one sequence.
+
+    `token_ids` are the accepted tokens, then the bonus token; `draft_s` and `verify_s` this sequence's share of the
+    batch's wall seconds. `was_in_doubt` is True if a near-tie was decided by a pass over one row (see `near_ties`).
+    """
 
     token_ids: list[int]
     num_drafted: int
@@ -56,17 +54,18 @@ class RoundResult:
 def decode_round(
     target: TargetModel, batch: Sequence[RunningSequence], batch_deviation: float = 0.0
 ) -> list[RoundResult]:
-    """For every sequence: draft from its root, verify in one target pass for all, commit what was accepted.
+    """One round of every sequence: draft from its root, verify all drafts in one target pass, commit what is accepted.
 
-    `batch_deviation` is how much a row's logits may depend on the rows beside it (see `near_ties`).
+    `batch_deviation` is the largest difference that other rows in a pass make to a row's logits (see `near_ties`).
     """
     started = time.perf_counter()
     drafts = _propose(batch)
     drafted = time.perf_counter()
-    states = _forward_drafts(target, batch, drafts)
-    logits = target.logits(torch.cat(states)).split([len(draft) for draft in drafts])
-    shared = batch_deviation if sum(map(len, drafts)) > 1 else 0.0  # a row that was alone is what it should be
-    outcomes = [_verify_and_commit(target, *parts, shared) for parts in zip(batch, drafts, states, logits, strict=True)]
+    hidden = _forward_drafts(target, batch, drafts)
+    logits = target.logits(torch.cat(hidden)).split([len(draft) for draft in drafts])
+    deviation = batch_deviation if sum(map(len, drafts)) > 1 else 0.0  # a pass over one row is exact
+    parts = zip(batch, drafts, hidden, logits, strict=True)
+    outcomes = [_verify_and_commit(target, *part, deviation) for part in parts]
     verified = time.perf_counter()
     draft_s, verify_s = (drafted - started) / len(batch), (verified - drafted) / len(batch)
     return [
@@ -83,42 +82,42 @@ def _verify_and_commit(
     logits_NV: torch.Tensor,
     batch_deviation: float,
 ) -> tuple[list[int], bool]:
-    """Judge one draft and commit what is accepted -> the new tokens, and whether one was decided by a row alone."""
+    """Verify one draft and commit what is accepted -> the new tokens, and whether one of them was a near-tie."""
     draft_context = running.draft_context
     verdict = verify(draft, logits_NV, draft_context.sampling, draft_context.position, draft_context.round_index)
     path, bonus = list(verdict.path), verdict.bonus
     doubtful = first_in_doubt(logits_NV[path], draft_context.sampling, draft_context.position, batch_deviation)
     if doubtful is None:
         running.cache.commit(path)
-        path_states = hidden_ND[path]
+        hidden_RD = hidden_ND[path]
     else:
         path = path[: doubtful + 1]
         running.cache.commit(path[:-1])
         hidden_1D = decode_one(target, running.cache, running.position_offset, int(draft.tokens_N[path[-1]]))
         position_1 = torch.tensor([draft_context.position + doubtful], device=hidden_1D.device)
         bonus = int(choose(target.logits(hidden_1D), draft_context.sampling, position_1))
-        path_states = torch.cat([hidden_ND[path[:-1]], hidden_1D])
+        hidden_RD = torch.cat([hidden_ND[path[:-1]], hidden_1D])
     accepted = draft.tokens_N[path].tolist()
-    running.session.commit(accepted, path_states)
+    running.session.commit(accepted, hidden_RD)
     if running.recording:
-        running.recording.commit(accepted, path_states)
+        running.recording.commit(accepted, hidden_RD)
     return [*accepted[1:], bonus], doubtful is not None
 
 
 def _propose(batch: Sequence[RunningSequence]) -> list[Draft]:
-    """Drafts in the batch's order, each drafter asked once."""
+    """One draft for each sequence, in the batch's order. Each drafter is called once for all of its sequences."""
     drafts: dict[int, Draft] = {}
     for drafter in {id(running.drafter): running.drafter for running in batch}.values():
-        numbers = [number for number, running in enumerate(batch) if running.drafter is drafter]
-        jobs = [DraftJob(batch[n].session, batch[n].draft_context, batch[n].shape) for n in numbers]
-        drafts.update(zip(numbers, drafter.propose(jobs), strict=True))
-    return [drafts[number] for number in range(len(batch))]
+        indices = [index for index, running in enumerate(batch) if running.drafter is drafter]
+        jobs = [DraftJob(batch[i].session, batch[i].draft_context, batch[i].shape) for i in indices]
+        drafts.update(zip(indices, drafter.propose(jobs), strict=True))
+    return [drafts[index] for index in range(len(batch))]
 
 
 def _forward_drafts(
     target: TargetModel, batch: Sequence[RunningSequence], drafts: Sequence[Draft]
 ) -> tuple[torch.Tensor, ...]:
-    """The target's states at the nodes of every draft, [N, D] each, from one pass."""
+    """The target's final-norm hidden states at the nodes of each draft [N, D], all from one pass."""
     device, axes = target.info.device, target.info.position_axes
     rows, positions = [], []
     for running, draft in zip(batch, drafts, strict=True):

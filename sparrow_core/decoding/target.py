@@ -1,7 +1,7 @@
-"""What the engine needs from any video LLM. Families implement it (`models/families`); nothing here knows one by name.
+"""The target protocol: what the engine needs from any video LLM. `sparrow_core.targets` implements it, a file a family.
 
-Shape letters: S prompt tokens, R rows of one pass, P pending cache slots, D hidden size, V vocabulary, A axes of a
-position (1 for plain RoPE, 3 for M-RoPE).
+Shape letters: A axes of a position (1 for plain RoPE, 3 for M-RoPE), D hidden size, G KV heads, P pending slots of a
+cache, R rows of a pass, S slots of a sequence, V vocabulary, d head size.
 """
 
 from collections.abc import Generator, Sequence
@@ -16,9 +16,10 @@ from sparrow_core.types import Message
 
 @dataclass(frozen=True)
 class TargetInfo:
-    """Facts about a loaded target that drafters, caches and artefacts are built from.
+    """Facts about a loaded target from which drafters, caches and artefacts are built.
 
-    `fingerprint` identifies the weights, `tokenizer_hash` the vocabulary and chat template; a drafter names both.
+    `fingerprint` identifies the weights, `tokenizer_hash` the vocabulary and chat template; a drafter's artefact holds
+    both. `position_axes` is 1 for plain RoPE and 3 for M-RoPE.
     """
 
     name: str
@@ -40,24 +41,27 @@ class TargetInfo:
 
     @property
     def cache_shape(self) -> CacheShape:
+        """What one slot of this target's KV cache holds."""
         return CacheShape(self.num_layers, self.num_kv_heads, self.head_dim, self.device, self.dtype)
 
     @property
     def dtype_name(self) -> str:
-        """As configuration, tables and results write it: float32, bfloat16."""
+        """The dtype's name in configuration, tables and results: float32, bfloat16."""
         return dtype_name(self.dtype)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """A dtype without the library's name before it."""
+    """A dtype's name without the prefix `torch.`"""
     return str(dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True)
 class VisualInput:
-    """One image or video as its family's vision tower eats it (float32, frame after frame), and what it costs.
+    """One image or video, prepared for its family's vision tower.
 
-    `grid_thw` counts steps in time, rows and columns of patches; `second_per_grid_s` is the time from step to step.
+    `kind` is image or video. `patches` is float32, frame after frame. `num_tokens` visual tokens stand for it in the
+    prompt. `grid_thw` counts steps in time, rows of patches and columns of patches; `second_per_grid_s` is the time
+    between two steps.
     """
 
     kind: str
@@ -71,7 +75,7 @@ class VisualInput:
 class Prompt:
     """A rendered conversation: token ids with one placeholder per visual token, and the visuals in order of appearance.
 
-    `is_text_S` is False exactly at the placeholders.
+    `is_text_S` is False at the placeholders and True elsewhere.
     """
 
     token_ids_S: torch.Tensor
@@ -85,7 +89,10 @@ class Prompt:
 
 @dataclass(frozen=True)
 class EmbeddedPrompt:
-    """A prompt after the vision tower. A token at slot s >= S has position s + `position_offset` on each axis."""
+    """A prompt after the vision tower: an embedding and a position for each of its S slots.
+
+    A generated token at slot s >= S has position s + `position_offset` on every axis.
+    """
 
     embeddings_SD: torch.Tensor
     positions_AS: torch.Tensor
@@ -94,10 +101,10 @@ class EmbeddedPrompt:
 
 @dataclass(frozen=True)
 class SequenceRows:
-    """One sequence's new rows in a pass that it may share with other sequences.
+    """One sequence's new rows in a pass, which may hold rows of other sequences, too.
 
-    Each row sees all committed slots of `cache`, and of its P pending ones those in `visible_RP`; P counts the new rows
-    too, which stand last. None is reading order: a row sees every slot up to its own.
+    Each row sees all committed slots of `cache` and those of its P pending slots that `visible_RP` allows. P includes
+    the new rows, which are the last of them. None means causal order: a row sees every slot up to its own.
     """
 
     cache: KVCache
@@ -107,9 +114,9 @@ class SequenceRows:
 
 @dataclass(frozen=True)
 class TargetPass:
-    """Result of one forward pass: final-norm states (what lm_head reads) and the taps asked for, by layer.
+    """Result of one forward pass: final-norm hidden states, which lm_head reads, and the requested taps.
 
-    Layer m counts decoder layers from 1: `taps[m]` is the output of the m-th decoder layer.
+    `taps[m]` is the output of the m-th decoder layer [R, D], counted from 1.
     """
 
     hidden_RD: torch.Tensor
@@ -119,8 +126,8 @@ class TargetPass:
 Result = TypeVar("Result")
 
 
-def finish(steps: Generator[None, None, Result]) -> Result:
-    """What a computation with pauses returns in the end."""
+def run_to_end(steps: Generator[None, None, Result]) -> Result:
+    """Run a computation that pauses, without the pauses; return its result."""
     while True:
         try:
             next(steps)
@@ -129,20 +136,24 @@ def finish(steps: Generator[None, None, Result]) -> Result:
 
 
 class TargetModel(Protocol):
-    """A video LLM seen as embeddings, one transformer pass over our own cache, and logits.
+    """A video LLM as three steps: embeddings, a transformer pass over our own KV cache, and logits.
 
-    A target that inherits from it writes the two computations with pauses, and has those without from here.
+    An implementation that inherits from this class writes `embed_by_frames` and `forward_by_layer`, which pause so that
+    other work can run between their steps; `embed` and `forward` run them to the end.
     """
 
     info: TargetInfo
 
     def build_prompt(self, messages: tuple[Message, ...]) -> Prompt:
-        """Render the chat template, cut frames into patches, expand placeholders. Runs without the vision tower."""
+        """Render the chat template, cut frames into patches, expand placeholders. Does not run the vision tower.
+
+        Raises ConfigError for messages that the target cannot take.
+        """
         ...
 
     def embed(self, prompt: Prompt) -> EmbeddedPrompt:
-        """Run the vision tower and place its features among the text embeddings."""
-        return finish(self.embed_by_frames(prompt))
+        """Run the vision tower and put its features in place of the placeholders' embeddings."""
+        return run_to_end(self.embed_by_frames(prompt))
 
     def embed_by_frames(self, prompt: Prompt) -> Generator[None, None, EmbeddedPrompt]:
         """`embed` with a pause after every few frames."""
@@ -159,12 +170,13 @@ class TargetModel(Protocol):
         sequences: Sequence[SequenceRows],
         tap_layers: tuple[int, ...] = (),
     ) -> TargetPass:
-        """One pass over the new rows of all `sequences`, one after the other in `embeddings_RD`.
+        """One pass over the new rows of all `sequences`, which follow one another in `embeddings_RD`.
 
-        The rows' keys and values are written behind what is pending in their caches; the caller commits or drops them.
-        Once its prompt is sealed, a row's result depends on nothing but the row and what it sees.
+        The rows' keys and values become the last pending slots of their caches; the caller commits or drops them.
+        Where the machine's passes are batch-invariant, the result of a row whose prompt is sealed depends on nothing
+        but the row and the slots that it sees. Raises ConfigError if a cache is too small.
         """
-        return finish(self.forward_by_layer(embeddings_RD, positions_AR, sequences, tap_layers))
+        return run_to_end(self.forward_by_layer(embeddings_RD, positions_AR, sequences, tap_layers))
 
     def forward_by_layer(
         self,
@@ -173,20 +185,23 @@ class TargetModel(Protocol):
         sequences: Sequence[SequenceRows],
         tap_layers: tuple[int, ...] = (),
     ) -> Generator[None, None, TargetPass]:
-        """`forward` with a pause after every layer, in which passes over other sequences may run."""
+        """`forward` with a pause after every layer, during which passes over other sequences may run."""
         ...
 
     def attention(
         self, layer: int, hidden_RD: torch.Tensor, positions_AR: torch.Tensor, keys_GSd: torch.Tensor
     ) -> torch.Tensor:
-        """How much the last R slots of a sequence attend to each slot in a layer (counted from 1) that reads
-        `hidden_RD`, the outputs of the layer before, and has these keys: float32 [S], averaged over slots and heads."""
+        """Attention weight of each slot in a layer, averaged over heads and the sequence's last R slots: float32 [S].
+
+        `layer` counts from 1; `hidden_RD` are the outputs of the layer before it at the last R slots, `keys_GSd` its
+        keys at all slots.
+        """
         ...
 
-    def logits(self, states: torch.Tensor) -> torch.Tensor:
-        """lm_head: [..., D] -> float32 [..., V]."""
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """lm_head: final-norm hidden states [..., D] -> float32 logits [..., V]."""
         ...
 
     def decode_text(self, token_ids: tuple[int, ...]) -> str:
-        """Text of generated ids, special tokens left out."""
+        """The text of generated token ids, without special tokens."""
         ...

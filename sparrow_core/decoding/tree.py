@@ -1,10 +1,13 @@
-"""Facts about a draft that follow from its parents alone. Pure. N nodes, parents before children."""
+"""Draft trees: ancestors, depths and children of nodes, from their parents alone. Pure.
+
+Parents precede children, and the root's parent is -1. Shape letters: N nodes of a draft.
+"""
 
 import torch
 
 
 def ancestors(parents_N: torch.Tensor) -> torch.Tensor:
-    """Bool [N, N]: True where column is the row's node itself or one of its ancestors."""
+    """Bool [N, N]: True where the column's node is the row's node or one of its ancestors."""
     seen: list[set[int]] = []
     for node, parent in enumerate(parents_N.tolist()):
         seen.append({node} | (seen[parent] if parent >= 0 else set()))

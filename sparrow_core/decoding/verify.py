@@ -1,15 +1,15 @@
-"""The losslessness theorem as code: which drafted tokens the target accepts, and the token after them.
+"""Verification: which drafted tokens the target accepts, and the bonus token after them. Lossless, and pure.
 
-Pure, tensor in, tensor out. Two rules, both exact for any draft:
+Two rules, both exact for any draft:
 
-* Matching. The target's own token is known at every node (argmax, or Gumbel-max under noise keyed by position), so the
-  walk follows it for as long as it was drafted. The result is the autoregressive loop's, token for token.
-* Rejection (Leviathan et al. 2023; without replacement among siblings, Jeon et al. 2024). A child drawn from q is
-  accepted with probability min(1, p/q); each refusal replaces p by norm(max(p - q, 0)) and takes the child out of q.
-  The result has the target's distribution, provided that the number of a node's children does not depend on which
+* Matching. The target's own token at every node is known (argmax, or Gumbel-max with noise keyed by position), so the
+  walk follows it for as long as it was drafted. The tokens are those of the autoregressive loop.
+* Rejection sampling (Leviathan et al. 2023; without replacement among siblings, Jeon et al. 2024). A child drawn from q
+  is accepted with probability min(1, p/q); each rejection replaces p by norm(max(p - q, 0)) and removes the child from
+  q. The tokens follow the target's distribution, provided that the number of a node's children does not depend on which
   tokens were drawn for them.
 
-Shape letters: N nodes of the draft, V vocabulary.
+Shape letters: N nodes of a draft, V vocabulary.
 """
 
 import torch
@@ -21,10 +21,10 @@ from sparrow_core.types import Draft, Sampling, Verdict
 
 
 def verify(draft: Draft, logits_NV: torch.Tensor, sampling: Sampling, position: int, round_index: int) -> Verdict:
-    """Judge a draft by the target's logits after each of its nodes.
+    """Verify a draft by the target's logits at each of its nodes.
 
-    `position` is the index among generated tokens of the token that follows the root; `round_index` keys the
-    randomness of the rejection rule, which must be fresh in every round.
+    `position` is the index, among generated tokens, of the token after the root. `round_index` is part of the key of
+    the rejection rule's random numbers, which must be new in every round.
     """
     if sampling.temperature == 0 or sampling.rule == "shared_noise" or len(draft) == 1:
         positions_N = depths(draft.parents_N).to(logits_NV.device) + position
@@ -40,7 +40,7 @@ def verify(draft: Draft, logits_NV: torch.Tensor, sampling: Sampling, position: 
 
 
 def match(draft: Draft, choices_N: torch.Tensor) -> Verdict:
-    """Follow the target's own choices (int64 [N], the token after each node) for as long as they were drafted."""
+    """Follow `choices_N`, the target's own token after each node (int64), for as long as it was drafted."""
     tokens, choices, below = draft.tokens_N.tolist(), choices_N.tolist(), children(draft.parents_N)
     path = [0]
     while True:
@@ -52,10 +52,10 @@ def match(draft: Draft, choices_N: torch.Tensor) -> Verdict:
 
 
 def reject(draft: Draft, target_NV: torch.Tensor, uniforms_N2: torch.Tensor) -> Verdict:
-    """Walk down by rejection sampling.
+    """Walk down the tree by rejection sampling.
 
-    `target_NV` and `draft.proposal_NV` are probabilities; `uniforms_N2[n, 0]` decides on node n, `[n, 1]` draws the
-    bonus token below it.
+    `target_NV` and `draft.proposal_NV` are probabilities. `uniforms_N2[n, 0]` decides whether node n is accepted,
+    `uniforms_N2[n, 1]` draws the bonus token after it.
     """
     assert draft.proposal_NV is not None, "rejection sampling needs the distribution that the draft was drawn from"
     tokens, below = draft.tokens_N.tolist(), children(draft.parents_N)
@@ -76,13 +76,13 @@ def reject(draft: Draft, target_NV: torch.Tensor, uniforms_N2: torch.Tensor) -> 
 
 
 def _normalised(weights_V: torch.Tensor, otherwise_V: torch.Tensor) -> torch.Tensor:
-    """Weights scaled to sum to 1; `otherwise_V` where rounding has left nothing (p equals q everywhere)."""
+    """Weights scaled to sum to 1; `otherwise_V` if rounding has left none (p equals q everywhere)."""
     total = weights_V.sum()
     return weights_V / total if total > 0 else otherwise_V
 
 
 def _draw(probability_V: torch.Tensor, u: float) -> int:
-    """Inverse-CDF draw of one token; never one of probability zero."""
+    """Draw one token by inverting the cumulative distribution; never one of probability zero."""
     cumulative_V = probability_V.cumsum(0)
     index = int(torch.searchsorted(cumulative_V, u * cumulative_V[-1], right=True))
     return min(index, int(probability_V.nonzero()[-1]))

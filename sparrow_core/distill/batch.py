@@ -1,7 +1,8 @@
-"""Captions side by side in the rows of a training batch, and the rule of which positions are learnt.
+"""Training batches: examples packed into padded rows, and the rule of which slots are learnt.
 
-Shape letters: B rows of a batch, L text tokens (visual placeholders cut out), T = L - 1 drafter slots, M visual tokens,
-D hidden size. Slots pair states and tokens as `hidden_states.py` draws them.
+Slots pair hidden states and tokens as `hidden_states.py` draws them.
+Shape letters: B rows of a training batch, D hidden size, E text tokens of a training example (here of a whole row),
+M visual tokens, T text tokens that the drafter reads: E - 1 slots.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,28 +18,27 @@ from sparrow_core.drafters.anchors import Layout, pair_positions, visual_positio
 
 Item = TypeVar("Item")
 
-
-PADDING = -1  # the window of padding
+PADDING = -1  # the number of the example that padding is of
 
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Rows of one or several windows end to end, in float32. `window_BL` numbers the windows of a row from 0, and
-    `visual_window_BM` says whose a visual token is; both are -1 in padding, which stands at the end.
+    """Each row holds one or several examples end to end, then padding; float32.
 
-    `hidden_BLD` are the target's, `fed_BLD` what the drafter is given of them (with noise, if there is any).
-    `positions_BL` are the drafter's positions by slot (the last column is unused), `visual_positions_BM` those of
-    visual tokens. A window whose visual part is not shown has no visual token here.
+    `example_BE` and `visual_example_BM` are the number of a token's example within its row, from 0; PADDING in padding.
+    `hidden_BED` are the target's hidden states, `fed_BED` the same with noise, if any, as the drafter reads them.
+    `positions_BE` are the drafter's positions of slots (the last column is unused), `visual_positions_BM` those of
+    visual tokens. An example whose visual tokens are not shown has none here.
     """
 
-    token_ids_BL: torch.Tensor
-    hidden_BLD: torch.Tensor
-    fed_BLD: torch.Tensor
-    is_caption_BL: torch.Tensor
-    window_BL: torch.Tensor
-    positions_BL: torch.Tensor
+    token_ids_BE: torch.Tensor
+    hidden_BED: torch.Tensor
+    fed_BED: torch.Tensor
+    is_caption_BE: torch.Tensor
+    example_BE: torch.Tensor
+    positions_BE: torch.Tensor
     visual_BMD: torch.Tensor
-    visual_window_BM: torch.Tensor
+    visual_example_BM: torch.Tensor
     visual_positions_BM: torch.Tensor
 
     def to(self, device: torch.device) -> "TrainingBatch":
@@ -46,58 +46,59 @@ class TrainingBatch:
 
 
 def collate(
-    windows: Sequence[TrainingExample],
+    examples: Sequence[TrainingExample],
     shows_visual: Sequence[bool],
     source: VisualSource = "bridge",
     layout: Layout = "before",
     row_tokens: int = 0,
     noises: Sequence[torch.Tensor] | None = None,
 ) -> TrainingBatch:
-    """Windows side by side in rows, padded to the longest row.
+    """Examples in rows, padded to the longest row.
 
-    Windows share a row, in order, as long as it has no more than `row_tokens` text tokens (0: none is shared).
-    `layout` places their visual tokens (`anchors`). `noises` [T, D] are added to what the drafter reads. A row keeps at
-    least one visual slot, if only a masked one, so that what reads them is always used.
+    Examples share a row, in order, up to `row_tokens` text tokens (0: every example has its own row). `layout` decides
+    the positions of visual tokens (`anchors`). `noises` [T, D] are added to the hidden states that the drafter reads. A
+    row has at least one visual token, if only a masked one, so that the layers that read visual tokens are in every
+    pass.
     """
     rows: list[list[int]] = []
     filled = 0
-    for number, window in enumerate(windows):
-        length = len(window.token_ids_L)
+    for number, example in enumerate(examples):
+        length = len(example.token_ids_E)
         if not rows or filled + length > row_tokens:
             rows.append([])
             filled = 0
         rows[-1].append(number)
         filled += length
-    width = windows[0].hidden_TD.shape[1]
-    parts = [[_Part(windows[n], shows_visual[n], source, layout) for n in row] for row in rows]
+    width = examples[0].hidden_TD.shape[1]
+    parts = [[_Part(examples[n], shows_visual[n], source, layout) for n in row] for row in rows]
     nothing = torch.zeros(1, width)
-    fed_BLD = hidden_BLD = _rows(parts, lambda part: pad(part.window.hidden_TD.float(), (0, 0, 0, 1)))
+    fed_BED = hidden_BED = _rows(parts, lambda part: pad(part.example.hidden_TD.float(), (0, 0, 0, 1)))
     if noises is not None:
-        fed_BLD = hidden_BLD + _rows([[noises[n] for n in row] for row in rows], lambda x: pad(x, (0, 0, 0, 1)))
+        fed_BED = hidden_BED + _rows([[noises[n] for n in row] for row in rows], lambda x: pad(x, (0, 0, 0, 1)))
     visual = [torch.cat([part.visual_MD for part in row]) for row in parts]
     return TrainingBatch(
-        token_ids_BL=_rows(parts, lambda part: part.window.token_ids_L),
-        hidden_BLD=hidden_BLD,
-        fed_BLD=fed_BLD,
-        is_caption_BL=_rows(parts, lambda part: part.window.is_caption_L),
-        window_BL=_numbered(parts, lambda part: len(part.window.token_ids_L)),
-        positions_BL=_rows(parts, lambda part: pad(part.positions_T, (0, 1))),
+        token_ids_BE=_rows(parts, lambda part: part.example.token_ids_E),
+        hidden_BED=hidden_BED,
+        fed_BED=fed_BED,
+        is_caption_BE=_rows(parts, lambda part: part.example.is_caption_E),
+        example_BE=_numbered(parts, lambda part: len(part.example.token_ids_E)),
+        positions_BE=_rows(parts, lambda part: pad(part.positions_T, (0, 1))),
         visual_BMD=pad_sequence([v if len(v) else nothing for v in visual], batch_first=True),
-        visual_window_BM=_at_least_one(_numbered(parts, lambda part: len(part.visual_MD)), PADDING),
+        visual_example_BM=_at_least_one(_numbered(parts, lambda part: len(part.visual_MD)), PADDING),
         visual_positions_BM=_at_least_one(_rows(parts, lambda part: part.visual_positions_M), 0),
     )
 
 
 class _Part:
-    """One window's share of a row."""
+    """One example's part of a row."""
 
-    def __init__(self, window: TrainingExample, shows_visual: bool, source: VisualSource, layout: Layout) -> None:
-        self.window = window
-        self.positions_T = pair_positions(window.slots_L, layout).float()
-        slots_M, visual_MD = window.visual(source)
-        kept = slice(None) if shows_visual else slice(0)
-        self.visual_MD = visual_MD.float()[kept]
-        self.visual_positions_M = visual_positions(window.slots_L, slots_M, layout)[kept]
+    def __init__(self, example: TrainingExample, shows_visual: bool, source: VisualSource, layout: Layout) -> None:
+        self.example = example
+        self.positions_T = pair_positions(example.slots_E, layout).float()
+        slots_M, visual_MD = example.visual(source)
+        shown = slice(None) if shows_visual else slice(0)
+        self.visual_MD = visual_MD.float()[shown]
+        self.visual_positions_M = visual_positions(example.slots_E, slots_M, layout)[shown]
 
 
 def _rows(parts: Sequence[Sequence[Item]], column: Callable[[Item], torch.Tensor]) -> torch.Tensor:
@@ -105,7 +106,7 @@ def _rows(parts: Sequence[Sequence[Item]], column: Callable[[Item], torch.Tensor
 
 
 def _numbered(parts: Sequence[Sequence[_Part]], length: Callable[[_Part], int]) -> torch.Tensor:
-    """The number of the window within its row, for each of its tokens."""
+    """For each token, the number of its example within the row."""
     numbers = [torch.cat([torch.full((length(p),), n) for n, p in enumerate(row)]) for row in parts]
     return pad_sequence(numbers, batch_first=True, padding_value=PADDING)
 
@@ -114,29 +115,29 @@ def _at_least_one(values_BM: torch.Tensor, filling: int) -> torch.Tensor:
     return values_BM if values_BM.shape[1] else torch.full((len(values_BM), 1), filling)
 
 
-def learnt_slots(is_caption_BL: torch.Tensor, recursion: int) -> torch.Tensor:
-    """Slots whose prediction is learnt in one pass, bool [B, T]: those that a decoding draft would make.
+def learnt_slots(is_caption_BE: torch.Tensor, recursion: int) -> torch.Tensor:
+    """Slots whose predictions are learnt in one pass, bool [B, T]: the predictions that drafts make in decoding.
 
-    Slot i of recursion r predicts token i+2 in a draft whose root is token i+1-r. All tokens from root to prediction
-    must be caption tokens; a caption's first token comes from the target's prefill and is never drafted.
+    Slot i of recursion r predicts token i+2 in a draft whose root is token i+1-r. All tokens from the root to the
+    predicted one must be caption tokens; a caption's first token comes from the target's prefill and is never drafted.
     """
-    num_slots = is_caption_BL.shape[1] - 1
-    learnt_BT = torch.ones_like(is_caption_BL[:, :num_slots])
+    num_slots = is_caption_BE.shape[1] - 1
+    learnt_BT = torch.ones_like(is_caption_BE[:, :num_slots])
     for token_offset in range(1 - recursion, 3):
-        learnt_BT &= _shifted(is_caption_BL, token_offset)[:, :num_slots]
+        learnt_BT &= _shifted(is_caption_BE, token_offset)[:, :num_slots]
     return learnt_BT
 
 
-def _shifted(mask_BL: torch.Tensor, offset: int) -> torch.Tensor:
-    """`mask_BL` moved so that column i reads column i + offset; False where that column does not exist."""
-    length = mask_BL.shape[1]
-    moved_BL = torch.zeros_like(mask_BL)
+def _shifted(mask_BE: torch.Tensor, offset: int) -> torch.Tensor:
+    """Column i of the result is column i + offset of `mask_BE`; False where there is no such column."""
+    length = mask_BE.shape[1]
+    moved_BE = torch.zeros_like(mask_BE)
     start, end = max(0, -offset), min(length, length - offset)
     if start < end:
-        moved_BL[:, start:end] = mask_BL[:, start + offset : end + offset]
-    return moved_BL
+        moved_BE[:, start:end] = mask_BE[:, start + offset : end + offset]
+    return moved_BE
 
 
-def num_learnt(is_caption_L: torch.Tensor, recursions: int) -> int:
-    """Learnt slots of one window, summed over the first pass and all recursions."""
-    return sum(int(learnt_slots(is_caption_L[None], recursion).sum()) for recursion in range(recursions + 1))
+def num_learnt(is_caption_E: torch.Tensor, recursions: int) -> int:
+    """Learnt slots of one example, summed over the first pass and all recursions."""
+    return sum(int(learnt_slots(is_caption_E[None], recursion).sum()) for recursion in range(recursions + 1))

@@ -1,6 +1,6 @@
-"""Windows that are captured while a drafter learns from them, and kept nowhere.
+"""Training examples that an engine writes while a drafter learns from them, and that are never stored.
 
-For states that are too large to store: visual embeddings of long videos, which drafters that see the video learn from.
+For examples that are too large to store: drafters that see the video learn from all visual embeddings of long videos.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from sparrow_core.types import Request
 
 @dataclass(frozen=True)
 class OnlineWindow:
-    """A window to learn from: its name, its number (which its captions are sampled by), and how to read it."""
+    """A window to learn from: its name, its number (which seeds the sampling of its captions), and how to read it."""
 
     name: str
     number: int
@@ -25,8 +25,8 @@ class OnlineWindow:
 class OnlineExamples:
     """A `trainer.ExampleSource` of `captions_per_window` captions of each window, written by an engine on demand.
 
-    What it gives is what a store of the same windows and settings gives, bit for bit where the engine's batching
-    changes no bit, and follows from the index alone, so that training resumes as it does on a store.
+    An example depends on its index alone, so that training resumes as it does on a store. It equals that of a store of
+    the same windows and settings, bit for bit if the engine's passes are batch-invariant.
     """
 
     def __init__(self, engine: Engine, windows: Sequence[OnlineWindow], config: CaptureConfig) -> None:
@@ -36,15 +36,15 @@ class OnlineExamples:
     def __len__(self) -> int:
         return len(self._windows) * self._config.captions_per_window
 
-    def windows(self, indices: Sequence[int]) -> list[TrainingExample]:
-        """Captions of these indices, written side by side. Raises what a request fails with."""
-        places = [divmod(index, self._config.captions_per_window) for index in indices]
-        written = [self._begin(self._windows[place], caption) for place, caption in places]
-        return [finish() for finish in written]
+    def examples(self, indices: Sequence[int]) -> list[TrainingExample]:
+        """The captions of these indices, written side by side. Raises the error of a request that fails."""
+        captions = [divmod(index, self._config.captions_per_window) for index in indices]
+        begun = [self._begin(self._windows[window], number) for window, number in captions]
+        return [finish() for finish in begun]
 
-    def _begin(self, window: OnlineWindow, caption: int) -> Callable[[], TrainingExample]:
-        """Submit one caption of a window -> waits for it."""
-        sampling = capture_samplings(self._config, window.number)[caption]
+    def _begin(self, window: OnlineWindow, number: int) -> Callable[[], TrainingExample]:
+        """Submit caption `number` of a window -> a function that waits for it."""
+        sampling = capture_samplings(self._config, window.number)[number]
         recorder = CaptionRecorder(self._layer, self._config)
         mode = replace(self._engine.default_mode(sampling), recording=recorder)
         request = replace(window.request(), max_new_tokens=self._config.max_new_tokens)

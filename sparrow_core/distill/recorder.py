@@ -1,9 +1,10 @@
-"""Takes down what the target computes while the engine writes a caption: what distillation learns from.
+"""Records hidden states while the engine writes a caption, for distillation, and decides what is kept of a window.
 
-The states are those of the engine's own passes, so that nothing is computed twice, and a capture can be drafted like
-any other completion. Owns what is kept of a window. It knows neither storage nor who asks.
+The hidden states are those of the engine's own passes, so that nothing is computed twice and a captured caption can be
+written by speculative decoding like any other. Knows neither storage nor who asks.
 
-Shape letters: P text tokens of a prompt, C caption tokens, M kept visual tokens, V all visual tokens, D hidden size.
+Shape letters: C tokens of a caption, D hidden size, M visual tokens, R rows of a pass, T text tokens of the prompt,
+U visual tokens whose bridge-layer states are kept.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from sparrow_core.types import Sampling
 
 
 def bridge_layer(info: TargetInfo, config: CaptureConfig) -> int:
-    """m*, counted from 1: the configured layer, or half of the target's layers (the paper's choice).
+    """m*, counted from 1: the configured layer, or else the one at half of the target's depth (the paper's choice).
 
     Raises CheckpointError for a layer that the target does not have.
     """
@@ -36,7 +37,7 @@ def bridge_layer(info: TargetInfo, config: CaptureConfig) -> int:
 
 
 def capture_samplings(config: CaptureConfig, index: int) -> list[Sampling]:
-    """How the captions of window `index` are chosen: each its own seed, some greedy (`greedy_share`)."""
+    """How each caption of window `index` is sampled: with its own seed; `greedy_share` of all captions greedily."""
     draws = np.random.default_rng((config.seed, index)).random(config.captions_per_window)
     first_seed = (config.seed * 1_000_003 + index) * config.captions_per_window
     return [
@@ -46,46 +47,46 @@ def capture_samplings(config: CaptureConfig, index: int) -> list[Sampling]:
 
 
 class CaptionRecorder:
-    """A `Recording` of one completion."""
+    """A `Recording` of one completion. `layer` is the bridge layer."""
 
     def __init__(self, layer: int, config: CaptureConfig) -> None:
         self.visual_needs = VisualNeeds((layer,))
         self._layer, self._config = layer, config
-        self._states: list[torch.Tensor] = []
+        self._hidden: list[torch.Tensor] = []
 
     def begin(self, context: PromptContext) -> None:
         self._context = context
 
     def commit(self, token_ids: Sequence[int], hidden_RD: torch.Tensor) -> None:
-        self._states.append(hidden_RD)
+        self._hidden.append(hidden_RD)
 
     def caption(self, token_ids: Sequence[int]) -> CapturedCaption:
-        """What was taken down of a completion that ended up as `token_ids`."""
-        hidden_SD = torch.cat([self._context.hidden_TD[:0], *self._states]).cpu()
-        return CapturedCaption(torch.tensor(token_ids), hidden_SD[: len(token_ids) - 1])
+        """The completion as `token_ids`, which may be shorter than what was recorded, with its hidden states."""
+        hidden_RD = torch.cat([self._context.hidden_TD[:0], *self._hidden]).cpu()
+        return CapturedCaption(torch.tensor(token_ids), hidden_RD[: len(token_ids) - 1])
 
     def window(self, captions: Sequence[CapturedCaption]) -> CapturedWindow:
-        """The prompt, with these captions of it."""
+        """The prompt with these captions of it."""
         context, config = self._context, self._config
         visual = context.visual
         assert visual is not None, "the engine gives what `visual_needs` asks for"
-        slots_V = (~visual.is_text_S).nonzero()[:, 0]
-        kept_M = slots_V[_evenly(len(slots_V), config.max_bridge_tokens)]
-        slots_of_embeddings = slots_V if config.keep_embeddings else slots_V[:0]
+        slots_M = (~visual.is_text_S).nonzero()[:, 0]
+        kept_U = slots_M[_evenly(len(slots_M), config.max_bridge_tokens)]
+        slots_of_embeddings = slots_M if config.keep_embeddings else slots_M[:0]
         device = visual.embedded.embeddings_SD.device
         return CapturedWindow(
-            prompt_ids_P=context.token_ids_T.cpu(),
-            prompt_slots_P=text_slots(visual.is_text_S).cpu(),
-            prompt_hidden_PD=context.hidden_TD.cpu(),
-            bridge_slots_M=kept_M.cpu(),
-            bridge_MD=visual.taps[self._layer][kept_M.to(device)].cpu(),
-            embeddings_VD=visual.embedded.embeddings_SD[slots_of_embeddings.to(device)].cpu(),
+            prompt_ids_T=context.token_ids_T.cpu(),
+            prompt_slots_T=text_slots(visual.is_text_S).cpu(),
+            prompt_hidden_TD=context.hidden_TD.cpu(),
+            bridge_slots_U=kept_U.cpu(),
+            bridge_UD=visual.taps[self._layer][kept_U.to(device)].cpu(),
+            embeddings_MD=visual.embedded.embeddings_SD[slots_of_embeddings.to(device)].cpu(),
             captions=tuple(captions),
         )
 
 
 def _evenly(length: int, limit: int) -> torch.Tensor:
-    """At most `limit` places out of `length`, evenly spread and in order."""
+    """At most `limit` indices below `length`, evenly spread and in order."""
     if length <= limit:
         return torch.arange(length)
     return torch.linspace(0, length - 1, limit).round().long()

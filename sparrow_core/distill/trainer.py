@@ -1,7 +1,8 @@
 """The training loop: batches, loss, optimiser, schedule, checkpoints as plain dictionaries. Knows no Ray and no files.
 
-Nothing in a run is random beyond what (seed, step) decides, so weights, optimiser moments and the step number are its
-whole state: a resumed run is bit-equal to one that was never interrupted.
+All random choices follow from (seed, step), so weights, optimiser moments and the step number are the whole state of a
+run: a resumed run is bit-equal to one that was never interrupted.
+Shape letters: Z training passes: the first one and its recursions.
 """
 
 import math
@@ -16,7 +17,7 @@ from torch import nn
 from sparrow_core.config import DistillConfig
 from sparrow_core.distill.batch import TrainingBatch, num_learnt
 from sparrow_core.distill.hidden_states import TrainingExample
-from sparrow_core.distill.sampler import WindowSampler, noise_seeds, shows_bridge
+from sparrow_core.distill.sampler import ExampleSampler, noise_seeds, shows_bridge
 from sparrow_core.distill.unroll import UnrolledDrafter, UnrollSums
 from sparrow_core.errors import TrainingDivergedError
 
@@ -24,17 +25,17 @@ StateDict = dict[str, Any]
 
 
 class ExampleSource(Protocol):
-    """Captions by index, each with its window: read (`store.HiddenStateStore`) or captured (`online.OnlineExamples`)
-    when they are asked for. A worker asks for its own captions of a step at once."""
+    """Training examples by index, read (`store.HiddenStateStore`) or captured (`online.OnlineExamples`) on demand. A
+    worker asks for all of its examples of a step at once."""
 
     def __len__(self) -> int: ...
 
-    def windows(self, indices: Sequence[int]) -> list[TrainingExample]: ...
+    def examples(self, indices: Sequence[int]) -> list[TrainingExample]: ...
 
 
 @dataclass(frozen=True)
 class Worker:
-    """This process's place among the data-parallel workers, and the device that it trains on."""
+    """This process's rank among the data-parallel workers, and the device that it trains on."""
 
     rank: int = 0
     world_size: int = 1
@@ -43,9 +44,9 @@ class Worker:
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """One step on this worker. `windows` are the indices of the whole global batch. `loss` is this worker's part, in
-    nats per learnt slot of the whole batch times the number of workers; `agreement` is the share of learnt slots, by
-    pass, at which the drafter's first choice is the target's."""
+    """One step on this worker. `windows` are the indices of all examples of the global batch. `loss` is this worker's
+    summed loss in nats, divided by the learnt slots of the global batch and multiplied by the number of workers.
+    `agreement[r]` is the share of pass r's learnt slots at which the drafter's first choice is the target's."""
 
     step: int
     windows: tuple[int, ...]
@@ -57,14 +58,14 @@ class StepMetrics:
 
 @dataclass(frozen=True)
 class Hooks:
-    """Called after each step, and with the full state after every `checkpoint_every` steps and the last one."""
+    """Called after each step; and after every `checkpoint_every` steps and the last one, with the whole state."""
 
     on_step: Callable[[StepMetrics], None] = lambda metrics: None
     on_checkpoint: Callable[[int, StateDict], None] = lambda step, state: None
 
 
 def learning_rate(config: DistillConfig, step: int) -> float:
-    """Linear warm-up, then along the schedule from `learning_rate` to `final_rate_share` of it at the last step."""
+    """Linear warm-up to `learning_rate`, then the schedule down to `final_rate_share` of it at the last step."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, config.steps - 1 - config.warmup_steps)
@@ -76,9 +77,9 @@ def learning_rate(config: DistillConfig, step: int) -> float:
 class Trainer:
     """Trains an `UnrolledDrafter`, bare or wrapped in DistributedDataParallel.
 
-    With several workers each one takes every `world_size`-th window of the global batch. Each divides its summed loss
-    by the learnt slots of the whole batch and multiplies by `world_size`, so that averaged gradients are those of one
-    worker with the whole batch, up to rounding. Raises TrainingDivergedError at the first loss that is not a number.
+    Each of several workers takes every `world_size`-th example of the global batch. It divides its summed loss by the
+    learnt slots of the global batch and multiplies it by `world_size`, so that the averaged gradients are those of one
+    worker with the whole batch, up to rounding. Raises TrainingDivergedError at the first loss that is not finite.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Trainer:
         self._source = source
         self._config = config
         self._hooks = hooks or Hooks()
-        self._sampler = WindowSampler(len(source), config.batch_size, config.seed)
+        self._sampler = ExampleSampler(len(source), config.batch_size, config.seed)
         self._optimizer = torch.optim.AdamW(
             [parameter for parameter in model.parameters() if parameter.requires_grad],
             lr=config.learning_rate,
@@ -133,25 +134,25 @@ class Trainer:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
         mine = range(worker.rank, config.batch_size, worker.world_size)
-        windows = self._source.windows([indices[place] for place in mine])
-        num_mine = sum(num_learnt(window.is_caption_L, config.recursions) for window in windows)
+        examples = self._source.examples([indices[n] for n in mine])
+        num_mine = sum(num_learnt(example.is_caption_E, config.recursions) for example in examples)
         num_learnt_slots = max(1, self._over_workers(num_mine))
         size = len(mine) // config.accumulate
         pieces = [slice(first, first + size) for first in range(0, len(mine), size)]
         loss = 0.0
-        agreeing_P = learnt_P = torch.zeros(config.recursions + 1, dtype=torch.int64, device=worker.device)
+        agreeing_Z = learnt_Z = torch.zeros(config.recursions + 1, dtype=torch.int64, device=worker.device)
         shown = shows_bridge(config.seed, self.step, config.batch_size, config.bridge_share)
         seeds = noise_seeds(config.seed, self.step, config.batch_size)
         for piece in pieces:
             batch = self._unrolled.collate(
-                windows[piece], [shown[place] for place in mine[piece]], [seeds[place] for place in mine[piece]]
+                examples[piece], [shown[n] for n in mine[piece]], [seeds[n] for n in mine[piece]]
             )
             with nullcontext() if piece is pieces[-1] else self._without_sync():
                 sums = self._sums(batch)
                 scaled = sums.loss * (worker.world_size / num_learnt_slots)
                 scaled.backward()
             loss += scaled.item()
-            agreeing_P, learnt_P = agreeing_P + sums.num_agreeing_P, learnt_P + sums.num_learnt_P
+            agreeing_Z, learnt_Z = agreeing_Z + sums.num_agreeing_Z, learnt_Z + sums.num_learnt_Z
         if not math.isfinite(loss):
             raise TrainingDivergedError(
                 f"the loss of step {self.step} is {loss}: lower train.learning_rate={config.learning_rate:g}, or raise "
@@ -165,7 +166,7 @@ class Trainer:
             loss=loss,
             learning_rate=rate,
             gradient_norm=float(norm),
-            agreement=tuple((agreeing_P / learnt_P.clamp(min=1)).tolist()),
+            agreement=tuple((agreeing_Z / learnt_Z.clamp(min=1)).tolist()),
         )
 
     def _sums(self, batch: TrainingBatch) -> UnrollSums:
@@ -184,6 +185,6 @@ class Trainer:
         return int(total)
 
     def _without_sync(self) -> AbstractContextManager[None]:
-        """In which gradients of several workers are not yet brought together."""
+        """A context in which gradients are not yet averaged over workers."""
         no_sync = getattr(self.model, "no_sync", nullcontext)
         return no_sync()  # type: ignore[no-any-return]

@@ -1,6 +1,7 @@
-"""A drafter as a folder in the hub's habit: config.json, model.safetensors, README.md (the model card).
+"""A drafter as a folder in the format of the Hugging Face hub: config.json, model.safetensors, README.md (model card).
 
-The folder names the target it was made for; loading it beside another one is an error, before any weight is read.
+The config names the target that the drafter was trained for. Loading it for another target is an error, before any
+weight is read.
 """
 
 import json
@@ -32,7 +33,7 @@ def save_drafter(folder: str | Path, model: SparrowDrafterModel, card: str) -> N
 
 
 def is_drafter(folder: Path) -> bool:
-    """Whether a folder holds a drafter, by its config."""
+    """Whether the folder's config.json is that of a drafter."""
     try:
         return bool(json.loads((folder / "config.json").read_text())["model_type"] == _MODEL_TYPE)
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,7 @@
-"""A drafter that always proposes the same tokens: the floor of acceptance, for tests and equality checks."""
+"""A drafter that always proposes the same tokens: the lower bound of acceptance, for tests and equality checks.
+
+Shape letters: D hidden size, R rows of a pass, V vocabulary.
+"""
 
 from collections.abc import Sequence
 
@@ -10,10 +13,8 @@ from sparrow_core.types import Draft
 
 
 class ConstantDrafter:
-    """Proposes the same tokens whatever the text says; with tokens that no caption holds, it is always wrong.
-
-    The floor of acceptance, and the hardest case for losslessness: every round ends in a rollback.
-    """
+    """Proposes the same tokens after any text. With tokens that no caption holds, the target accepts none of them, so
+    that every round ends in a rollback: the hardest case for losslessness."""
 
     name = "constant"
     visual_needs: VisualNeeds | None = None

@@ -1,8 +1,7 @@
-"""Drafters of the EAGLE family that read text states alone (Sparrow's among them), as others publish them, taken over
-by tensor names.
+"""Import of published EAGLE-family drafters that read the target's hidden states at text alone (Sparrow's among them).
 
-The names are those of the released checkpoints (METHOD notes). What the target has itself (`embed_tokens`) is dropped;
-heads and widths are read off the shapes; biases that are not there are zero.
+Tensors are recognised by the names in the released checkpoints. `embed_tokens` is dropped, since the target has it;
+numbers of heads and widths follow from the shapes; missing biases are zero.
 """
 
 from pathlib import Path
@@ -21,9 +20,9 @@ _OPTIONAL = ("fc.bias", *(f"layers.0.self_attn.{name}_proj.bias" for name in "qk
 
 
 def import_drafter(folder: Path, info: TargetInfo) -> SparrowDrafterModel:
-    """A published drafter as one of ours, for the target that it was trained for.
+    """The drafter published in `folder`, for the target that it was trained for.
 
-    Raises CheckpointError where the tensors are not those of a one-layer drafter of that target's width.
+    Raises CheckpointError if the tensors are not those of a one-layer drafter of that target's width.
     """
     tensors = _tensors(folder)
     embedding = tensors.pop("embed_tokens.weight", None)

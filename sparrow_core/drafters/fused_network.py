@@ -1,6 +1,6 @@
-"""The drafter's weights laid out for decoding. The results are those of `SparrowDrafterModel`, up to rounding.
+"""The drafter's network fused into few operations for decoding. It computes `SparrowDrafterModel` up to rounding.
 
-Shape letters: R new rows, D hidden size.
+Shape letters: D hidden size, R rows of a pass, d head size.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from sparrow_core.drafters.network import DrafterLayer, SparrowDrafterModel
 
 
 class DrafterSteps:
-    """Steps of a trained drafter over caches."""
+    """Passes of a trained drafter over KV caches."""
 
     def __init__(self, model: SparrowDrafterModel) -> None:
         layer = model.layers[0]
@@ -37,14 +37,14 @@ class DrafterSteps:
         sequences: Sequence[SequenceRows],
         added_RD: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """New rows of all sequences, one after the other, each over its own cache -> outputs [R, D].
+        """New rows of all sequences, sequence after sequence, each over its own cache -> outputs [R, D].
 
-        A row reads its token's embedding, the state of the position before it, and what is added to it.
+        A row fuses its token's embedding with the hidden state at the token before it; `added_RD` is added to that.
         """
         if self._blind:
             hidden_RD = torch.zeros_like(hidden_RD)
-        fused_RK = torch.cat([self._token_norm(embeddings_RD), hidden_RD], -1)
-        z_RD = linear(fused_RK, self._fc_weight, self._fc_bias)
+        pairs = torch.cat([self._token_norm(embeddings_RD), hidden_RD], -1)
+        z_RD = linear(pairs, self._fc_weight, self._fc_bias)
         if added_RD is not None:
             z_RD = z_RD + added_RD
         angle_Rd = positions_R.float()[:, None] * self._frequency

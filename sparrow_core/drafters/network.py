@@ -1,10 +1,11 @@
-"""The Sparrow drafter and its one-layer rivals: a decoder layer over text positions, fed with the target's
-visually-aware states, and over what each is shown of the video.
+"""The networks of Sparrow and of its one-layer rivals (torch modules), and their configuration.
 
-Paper: hidden state reuse z_t = fc(norm(e_t) ++ h_{t-1}) and text-anchored attention; METHOD notes on the released
-checkpoints give the module names, which are kept. The layer has no input norm and the drafter no final norm: its
-output stands where the target's final-norm state would, and the target's lm_head reads it.
-Shape letters: B batch, T text positions, M visual tokens, R new rows, D hidden size, H heads, G KV heads.
+One decoder layer over text tokens, fed with the target's visually aware hidden states, and over visual tokens in so far
+as a drafter sees them. From the paper: hidden state reuse (HSR), z_t = fc(norm(e_t) ++ h_{t-1}), and text-anchored
+attention (VATA). Modules have the names of the released checkpoints. The layer has no input norm and the drafter no
+final norm: its output stands for the target's hidden state after the final norm, and the target's lm_head reads it.
+Shape letters: B rows of a training batch, D hidden size, G KV heads, H query heads, M visual tokens, T text tokens,
+d head size.
 """
 
 from dataclasses import dataclass
@@ -22,17 +23,18 @@ Sight = Literal["text", "bridge", "embeddings", "summary"]
 
 @dataclass(frozen=True)
 class DrafterConfig:
-    """Geometry and origin of a drafter. `bridge_layer` is m*, the target layer (from 1) whose states IVSB used.
+    """Geometry and origin of a drafter. `bridge_layer` is m*, the target layer (from 1) whose hidden states the visual
+    bridge (IVSB) shows in training.
 
-    `sees` is what it attends to in decoding:
+    `sees` is what the drafter attends to in decoding:
         text        text alone (VATA; Sparrow, and HiViS, which is Sparrow without IVSB)
-        bridge      the states of layer m* at all visual positions as well (Sparrow without VATA)
+        bridge      the hidden states of layer m* at all visual tokens as well (Sparrow without VATA)
         embeddings  every visual embedding, straight into the layer (MSD, arXiv 2505.14260)
         summary     one token that a learned query makes of all visual embeddings; what another query finds is added
-                    to all text (ViSpec, arXiv 2509.15235)
-    `longest_span`, of a drafter that sees every visual token: the places that each longer video is squeezed into, so
-    that it reaches no farther than in training (None: never squeezed).
-    `blind` zeroes the target's states in training and decoding alike: the ablation that shows what they are worth.
+                    to the inputs of all text (ViSpec, arXiv 2509.15235)
+    `longest_span` turns on position interpolation for a drafter that sees every visual token: a video of more tokens
+    than this is scaled down to so many positions, so that no position is beyond those of training (None: never).
+    `blind` zeroes the target's hidden states in training and decoding alike: the ablation that measures their worth.
     """
 
     target_fingerprint: str
@@ -52,12 +54,12 @@ class DrafterConfig:
 
     @property
     def layout(self) -> Layout:
-        """Where what it sees of the video stands in decoding (`anchors`)."""
+        """Positions in decoding of the visual tokens that the drafter sees (`anchors`)."""
         return "at_cut" if self.sees == "summary" else "sequence"
 
     @staticmethod
     def for_target(info: TargetInfo, *, blind: bool = False, sees: Sight = "text") -> "DrafterConfig":
-        """The default drafter of a target: one layer of its own shape, bridge at half its depth."""
+        """The default drafter of a target: one layer of the target's shape, the bridge layer at half its depth."""
         return DrafterConfig(
             target_fingerprint=info.fingerprint,
             tokenizer_hash=info.tokenizer_hash,
@@ -88,7 +90,7 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
 
 
 class DrafterAttention(nn.Module):
-    """Projections with RoPE; the caller decides what is attended to."""
+    """The projections of attention, with RoPE. The caller attends."""
 
     def __init__(self, config: DrafterConfig) -> None:
         super().__init__()
@@ -102,20 +104,20 @@ class DrafterAttention(nn.Module):
     def project(
         self, z_BTD: torch.Tensor, positions_BT: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Rotated queries [B, H, T, head_dim], rotated keys and values [B, G, T, head_dim]."""
+        """Rotated queries [B, H, T, d], rotated keys and values [B, G, T, d]."""
         return self._rotated(self.q_proj, z_BTD, positions_BT), *self.keys_values(z_BTD, positions_BT)
 
     def keys_values(self, z_BTD: torch.Tensor, positions_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Those of `project`, for what is only attended to."""
+        """The keys and values of `project`, for inputs that send no queries."""
         return self._rotated(self.k_proj, z_BTD, positions_BT), self._split(self.v_proj(z_BTD))
 
     def _rotated(self, projection: nn.Linear, z_BTD: torch.Tensor, positions_BT: torch.Tensor) -> torch.Tensor:
         cos, sin = rotary(positions_BT, self.config.head_dim, self.config.rope_theta)
         return rotate(self._split(projection(z_BTD)), cos[:, None], sin[:, None])
 
-    def _split(self, x_BTK: torch.Tensor) -> torch.Tensor:
-        """Heads before tokens."""
-        return x_BTK.unflatten(2, (-1, self.config.head_dim)).transpose(1, 2)
+    def _split(self, x: torch.Tensor) -> torch.Tensor:
+        """One axis for the heads, before that of the tokens: [B, T, H * d] -> [B, H, T, d]."""
+        return x.unflatten(2, (-1, self.config.head_dim)).transpose(1, 2)
 
 
 class DrafterMLP(nn.Module):
@@ -141,14 +143,14 @@ class DrafterLayer(nn.Module):
         self.mlp = DrafterMLP(config)
 
     def finish(self, z: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-        """Everything after attention: `attended` is [..., H * head_dim], the heads side by side."""
+        """Everything after attention: `attended` is [..., H * d], the heads side by side."""
         x = z + self.self_attn.o_proj(attended)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class Seen(NamedTuple):
-    """What the layer attends to of a video [B, M, D], which of it is there [B, M], and what is added to the inputs of
-    all text [B, 1, D] (None: nothing)."""
+    """What the layer sees of a video: its inputs, which of them are no padding, and what is added to the inputs of all
+    text (None: nothing)."""
 
     z_BMD: torch.Tensor
     present_BM: torch.Tensor
@@ -156,8 +158,8 @@ class Seen(NamedTuple):
 
 
 class VisualSummary(nn.Module):
-    """ViSpec's adaptor: two learned queries attend over all visual embeddings. What one finds becomes a token, what the
-    other finds is added to all text."""
+    """ViSpec's adaptor: two learned queries attend over all visual embeddings. What one finds becomes a token; what the
+    other finds is added to the inputs of all text."""
 
     def __init__(self, config: DrafterConfig) -> None:
         super().__init__()
@@ -174,7 +176,7 @@ class VisualSummary(nn.Module):
         queries = self.queries.expand(len(x_BMD), -1, -1)
         queries, keys, values = (_heads(x, self.num_heads) for x in (queries, self.k_proj(x_BMD), self.v_proj(x_BMD)))
         is_there_B1 = present_BM.any(1, keepdim=True)
-        visible_BM = present_BM | ~is_there_B1  # attention to nothing at all would be nan
+        visible_BM = present_BM | ~is_there_B1  # attention over no key would be nan
         found = functional.scaled_dot_product_attention(queries, keys, values, visible_BM[:, None, None])
         found_B2D = self.o_proj(found.transpose(1, 2).flatten(2)) * is_there_B1[..., None]
         token_B1D, added_B1D = found_B2D.chunk(2, 1)
@@ -186,8 +188,8 @@ def _heads(x_BTD: torch.Tensor, num_heads: int) -> torch.Tensor:
 
 
 class SparrowDrafterModel(nn.Module):
-    """The drafter's weights. Training unrolls them (`distill.unroll`), decoding is `DrafterSteps`; `fuse`, then
-    `forward` is the plain way through a whole sequence, which both are held against."""
+    """The drafter's weights. Training unrolls them (`distill.unroll`), decoding runs them as `DrafterSteps`; tests hold
+    both against the plain pass over a whole sequence: `fuse`, then `forward`."""
 
     def __init__(self, config: DrafterConfig) -> None:
         super().__init__()
@@ -198,20 +200,21 @@ class SparrowDrafterModel(nn.Module):
         self.bridge_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps) if config.has_bridge_norm else None
         self.summary = VisualSummary(config) if config.sees == "summary" else None
 
-    def fuse(self, embeddings: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        """HSR: token embeddings and the states of the positions before them, both [..., D] -> z [..., D]."""
+    def fuse(self, embeddings: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """HSR: token embeddings and the hidden states at the tokens before them, both [..., D] -> z [..., D]."""
         if self.config.blind:
-            states = torch.zeros_like(states)
-        return self.fc(torch.cat([self.input_layernorm(embeddings), states], dim=-1))
+            hidden = torch.zeros_like(hidden)
+        return self.fc(torch.cat([self.input_layernorm(embeddings), hidden], dim=-1))
 
     def see(self, visual_BMD: torch.Tensor, present_BM: torch.Tensor) -> Seen:
-        """What it makes of visual embeddings or bridge states, whichever it reads."""
+        """The layer's inputs from visual embeddings or from bridge-layer hidden states, as `config.sees` says."""
         if self.summary is not None:
             return self.summary(visual_BMD, present_BM)  # type: ignore[no-any-return]
         return Seen(visual_BMD if self.bridge_norm is None else self.bridge_norm(visual_BMD), present_BM)
 
     def forward(self, z_BTD: torch.Tensor, positions_BT: torch.Tensor, visible_BTT: torch.Tensor) -> torch.Tensor:
-        """Whole sequences at once -> outputs [B, T, D]. `visible_BTT` is True where a row sees a column."""
+        """Whole sequences at once -> outputs [B, T, D]. `visible_BTT` is True where a token (row) sees another
+        (column)."""
         layer: DrafterLayer = self.layers[0]  # type: ignore[assignment]
         queries, keys, values = layer.self_attn.project(z_BTD, positions_BT)
         attended_BHTd = functional.scaled_dot_product_attention(

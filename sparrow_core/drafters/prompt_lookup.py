@@ -1,4 +1,7 @@
-"""Drafters without weights: prompt lookup, and one that is always wrong."""
+"""Prompt lookup: a drafter without weights that copies what followed the same tokens earlier in the text.
+
+Shape letters: D hidden size, N nodes of a draft, R rows of a pass, T text tokens, V vocabulary.
+"""
 
 from collections.abc import Sequence
 
@@ -14,11 +17,11 @@ def _chain(tokens: list[int]) -> Draft:
 
 
 class PromptLookupDrafter:
-    """Copies what followed an earlier occurrence of the last n tokens (longest n first), as a chain: the latest one
-    that a whole draft follows, else the latest.
+    """Drafts as a chain what followed an earlier occurrence of the last n tokens, for the largest n that has one: the
+    latest occurrence with enough tokens behind it for a whole draft, or else the latest.
 
-    Deterministic, so it serves greedy decoding and shared noise; the rejection rule needs a drafter's distribution,
-    which for a copied token is a point mass.
+    A copied token has no probability of its own. Greedy decoding and shared noise need none; for the rejection rule the
+    drafter's distribution is a point mass on the token.
     """
 
     name = "prompt_lookup"
@@ -36,14 +39,14 @@ class PromptLookupDrafter:
 
 
 class PromptLookupSession:
-    """The text so far, up to but without the current root."""
+    """The text before the current root."""
 
     def __init__(self, drafter: PromptLookupDrafter, token_ids: list[int]) -> None:
         self._drafter = drafter
         self._text = token_ids
 
     def copied(self, draft_context: DraftContext, shape: DraftConfig) -> Draft:
-        """The root and what followed the text's last words before."""
+        """A chain: the root and the tokens that followed the text's last tokens earlier."""
         tokens = [draft_context.root, *self._continuation([*self._text, draft_context.root], shape.depth)]
         draft = _chain(tokens)
         if draft_context.sampling.temperature == 0 or draft_context.sampling.rule == "shared_noise":

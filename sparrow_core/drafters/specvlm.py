@@ -1,8 +1,9 @@
-"""SpecVLM (arXiv 2508.16201): the target drafts for itself over a tenth of the visual tokens. Nothing is trained.
+"""SpecVLM (arXiv 2508.16201): the target drafts for itself over a tenth of the visual tokens, without any training.
 
-Which tokens stay: those that get most of the target's own attention from the text behind the video, until that is 40 %
-of what all get; the rest evenly spread over the video. They keep their positions.
-Shape letters: S prompt slots, K kept slots, R new rows, V vocabulary, A axes of a position.
+The kept tokens are first those that get most of the target's own attention from the text behind the video, up to 40 %
+of the attention that all visual tokens get; the rest are evenly spread over the video. They keep their positions.
+Shape letters: A axes of a position, D hidden size, G KV heads, L layers, M visual tokens, R rows of a pass, S slots of
+a sequence, d head size.
 """
 
 from collections.abc import Sequence
@@ -10,18 +11,16 @@ from collections.abc import Sequence
 import torch
 
 from sparrow_core.config import PrefillConfig
-from sparrow_core.decoding.cache import KVCache
 from sparrow_core.decoding.drafter import DraftJob, PromptContext, VisualContext, VisualNeeds
 from sparrow_core.decoding.target import SequenceRows, TargetModel
-from sparrow_core.drafters.draft_rows import DraftRows
-from sparrow_core.drafters.tree_growth import Level, grow_drafts
+from sparrow_core.drafters.cached_drafting import CachedSession, NewRows, propose_drafts
 from sparrow_core.types import Draft
 
-ATTENDED_MASS = 0.4  # of the attention to visual tokens, as in the released code
+ATTENDED_MASS = 0.4  # share of the attention to visual tokens, as in the released code
 
 
 def kept_slots(is_text_S: torch.Tensor, attention_S: torch.Tensor, share: float) -> torch.Tensor:
-    """All text slots and a share of the visual ones, in order: int64 [K]."""
+    """All text slots and `share` of the visual ones, in increasing order: int64 [number kept]."""
     visual_M = (~is_text_S).nonzero()[:, 0]
     num_kept = round(share * len(visual_M))
     best = attention_S[visual_M].sort(descending=True)
@@ -34,7 +33,8 @@ def kept_slots(is_text_S: torch.Tensor, attention_S: torch.Tensor, share: float)
 
 
 class SpecVLMDrafter:
-    """The target itself. The attention of all its layers counts alike, as in the released code."""
+    """The target as its own drafter. All layers' attention weighs the same in the choice of tokens, as in the released
+    code."""
 
     name = "specvlm"
 
@@ -43,88 +43,35 @@ class SpecVLMDrafter:
         self._share = share
         self.visual_needs = VisualNeeds(text_tap_layers=tuple(range(1, target.info.num_layers)))
 
-    def open(self, context: PromptContext, max_new_tokens: int) -> "SpecVLMSession":
+    def open(self, context: PromptContext, max_new_tokens: int) -> CachedSession:
         visual, shape = context.visual, self.target.info.cache_shape
-        if visual is None:  # nothing is known but the text: costs are being measured
-            return SpecVLMSession(shape.cache(2 * max_new_tokens + 1024), position=0)
-        kept_K = kept_slots(visual.is_text_S, self.attention(visual), self._share)
-        cache = shape.cache(len(kept_K) + 2 * max_new_tokens + 1024)
+        if visual is None:  # the engine measures costs on text alone, without a prompt
+            return CachedSession(shape.cache(2 * max_new_tokens + 1024), next_position=0)
+        kept = kept_slots(visual.is_text_S, self.attention(visual), self._share)
+        cache = shape.cache(len(kept) + 2 * max_new_tokens + 1024)
         embedded = visual.embedded
-        for chunk in kept_K.to(embedded.embeddings_SD.device).split(PrefillConfig().chunk_tokens):
+        for chunk in kept.to(embedded.embeddings_SD.device).split(PrefillConfig().chunk_tokens):
             rows = (SequenceRows(cache, len(chunk)),)
             self.target.forward(embedded.embeddings_SD[chunk], embedded.positions_AS[:, chunk], rows)
             cache.commit(list(range(len(chunk))))
-        return SpecVLMSession(cache, len(visual.is_text_S) + embedded.position_offset)
+        return CachedSession(cache, len(visual.is_text_S) + embedded.position_offset)
 
     def attention(self, visual: VisualContext) -> torch.Tensor:
-        """How much the text behind the last visual token attends to every slot: float32 [S] on the CPU, averaged over
-        layers and heads."""
+        """Attention of the text behind the last visual token to every slot, averaged over layers, heads and that text:
+        float32 [S] on the CPU."""
         visual_slots = (~visual.is_text_S).nonzero()[:, 0].tolist()
         num_behind = len(visual.is_text_S) - (visual_slots[-1] if visual_slots else 0) - 1
         positions_AR = visual.embedded.positions_AS[:, -num_behind:]
         of_layers = []
         for layer, keys_GSd in enumerate(visual.keys_LGSd, start=1):
-            read = visual.text_taps[layer - 1] if layer > 1 else visual.embedded.embeddings_SD
-            of_layers.append(self.target.attention(layer, read[-num_behind:], positions_AR, keys_GSd))
+            inputs = visual.text_taps[layer - 1] if layer > 1 else visual.embedded.embeddings_SD
+            of_layers.append(self.target.attention(layer, inputs[-num_behind:], positions_AR, keys_GSd))
         return torch.stack(of_layers).mean(0).cpu()
 
-    def propose(self, jobs: Sequence[DraftJob["SpecVLMSession"]]) -> list[Draft]:
-        for job in jobs:
-            job.session.wait([job.draft_context.root])
-        sessions = [job.session for job in jobs]
-        sequences = [SequenceRows(session.cache, len(session.waiting)) for session in sessions]
-        positions = [place for s in sessions for place in range(s.position - len(s.waiting), s.position)]
-        logits = self._read([token for s in sessions for token in s.waiting], positions, sequences)
-        for session in sessions:
-            session.cache.commit(list(range(len(session.waiting))))
-            session.waiting = []
-        rows = [DraftRows(session.cache) for session in sessions]
+    def propose(self, jobs: Sequence[DraftJob[CachedSession]]) -> list[Draft]:
+        return propose_drafts(jobs, self.target, self._run)
 
-        def expand(levels: dict[int, Level]) -> dict[int, torch.Tensor]:
-            sequences = [
-                SequenceRows(rows[n].cache, len(level.nodes), rows[n].place(level).to(self.target.info.device))
-                for n, level in levels.items()
-            ]
-            positions = [
-                sessions[n].position - 1 + depth for n, level in levels.items() for depth in rows[n].depths(level)
-            ]
-            logits = self._read([token for level in levels.values() for token in level.tokens], positions, sequences)
-            return dict(zip(levels, logits, strict=True))
-
-        requests = [(after[-1], job.draft_context, job.shape) for after, job in zip(logits, jobs, strict=True)]
-        drafts = grow_drafts(requests, expand)
-        for session in sessions:
-            session.cache.rollback()
-        return drafts
-
-    def _read(
-        self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[SequenceRows]
-    ) -> tuple[torch.Tensor, ...]:
-        """Logits after new rows, by sequence [R, V]."""
-        info = self.target.info
-        embeddings_RD = self.target.embed_tokens(torch.tensor(tokens, device=info.device))
-        positions_AR = torch.tensor(positions, device=info.device).expand(info.position_axes, -1)
-        hidden_RD = self.target.forward(embeddings_RD, positions_AR, sequences).hidden_RD
-        return self.target.logits(hidden_RD).split([sequence.num_rows for sequence in sequences])
-
-
-class SpecVLMSession:
-    """A cache of the thinned prompt and the accepted tokens; those that are not in it yet wait for the next root.
-
-    `position` is that of the next token, on every axis.
-    """
-
-    def __init__(self, cache: KVCache, position: int) -> None:
-        self.cache, self.position = cache, position
-        self.waiting: list[int] = []
-        self._has_root = False
-
-    def wait(self, token_ids: Sequence[int]) -> None:
-        """Let tokens wait to be read."""
-        self.waiting += token_ids
-        self.position += len(token_ids)
-        self._has_root = True
-
-    def commit(self, token_ids: Sequence[int], hidden_RD: torch.Tensor) -> None:
-        self.wait(token_ids[1:] if self._has_root else token_ids)
-        self._has_root = False
+    def _run(self, rows: NewRows[CachedSession]) -> torch.Tensor:
+        """The target's own pass. It reads no hidden states, so accepted and drafted tokens are alike."""
+        positions_AR = rows.positions_R.expand(self.target.info.position_axes, -1)
+        return self.target.forward(rows.embeddings_RD, positions_AR, rows.sequences).hidden_RD

@@ -1,9 +1,9 @@
-"""Growing drafts from a drafter's logits, level by level, for many sequences at once.
+"""Draft trees grown from a drafter's logits, level by level, for many sequences at once.
 
-Two growths, because the two verification rules ask for different things. Where the target's own choice is matched, the
-most promising nodes may be picked after the fact (EAGLE-2's dynamic tree). Where siblings must be true draws from the
-drafter, nothing may be thrown away by its value, so the size of each level is fixed beforehand.
-Shape letters: F nodes of the frontier, V vocabulary.
+Each verification rule has its own growth. Greedy decoding and shared noise accept a node that equals the target's own
+choice, so the nodes may be chosen by their scores (EAGLE-2's dynamic tree). Rejection sampling needs siblings that are
+true draws from the drafter, so none may be dropped for its value, and the size of each level is fixed beforehand.
+Shape letters: F nodes of one level of a draft, N nodes of a draft, V vocabulary, W candidates kept of one row.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -20,7 +20,7 @@ from sparrow_core.types import Draft
 
 @dataclass(frozen=True)
 class Level:
-    """Nodes of one draft that are to be expanded together, with their tokens and parents."""
+    """Nodes of one draft that are expanded together, with their tokens and their parents in the level above."""
 
     nodes: list[int]
     tokens: list[int]
@@ -28,7 +28,7 @@ class Level:
 
 
 Expand = Callable[[dict[int, Level]], dict[int, torch.Tensor]]
-"""Levels of several drafts, by the draft's number -> the drafter's logits after each of their nodes [F, V]."""
+"""A level of each draft, by the draft's number -> the drafter's logits after the nodes of that level [F, V]."""
 
 Growing = Generator[Level, torch.Tensor, Draft]
 
@@ -52,12 +52,11 @@ class _Growth:
 
 
 def grow_drafts(requests: Sequence[tuple[torch.Tensor, DraftContext, DraftConfig]], expand: Expand) -> list[Draft]:
-    """A draft for each wish: the drafter's logits after its root [V], the draft_context, and the shape.
+    """A draft for each request: the drafter's logits after the root [V], the draft context, and the largest shape.
 
-    All drafts grow in step, so that the drafter runs once for each level. A drafter whose logits are not numbers drafts
-    nothing.
+    All drafts grow in step, so that the drafter runs once a level. A draft ends where the drafter's logits are nan.
     """
-    growing = {number: _grow(*wish) for number, wish in enumerate(requests)}
+    growing = {number: _grow(*request) for number, request in enumerate(requests)}
     drafts: dict[int, Draft] = {}
     logits_FV: dict[int, torch.Tensor] = {}
     while growing:
@@ -79,9 +78,9 @@ def _grow(root_logits_V: torch.Tensor, draft_context: DraftContext, shape: Draft
 
 
 def _grow_dynamic(root_logits_V: torch.Tensor, draft_context: DraftContext, shape: DraftConfig) -> Growing:
-    """EAGLE-2: expand the `width` most confident nodes of each level, then keep the most confident `total` of all.
+    """EAGLE-2: expand the `width` nodes of each level with the highest scores, then keep the `total` highest of all.
 
-    Confidence is the drafter's cumulative log-probability, under the same noise that the target will see.
+    A node's score is the log-probability of its path under the drafter, with the noise that the target's choice gets.
     """
     growth, frontier, logits_FV = _Growth([draft_context.root]), [0], root_logits_V[None]
     for depth in range(shape.depth):
@@ -98,19 +97,19 @@ def _grow_dynamic(root_logits_V: torch.Tensor, draft_context: DraftContext, shap
         if depth + 1 == shape.depth or not frontier:
             break
         logits_FV = yield growth.level(frontier)
-    # A stable sort keeps parents ahead of children, whose scores are never higher.
+    # A child's score is never above its parent's, and the sort is stable, so every kept node's parent is kept.
     kept = sorted(sorted(range(len(growth.tokens)), key=lambda node: -growth.scores[node])[: shape.total])
-    place = {node: index for index, node in enumerate(kept)}
+    index_of = {node: index for index, node in enumerate(kept)}
     return Draft(
         torch.tensor([growth.tokens[node] for node in kept]),
-        torch.tensor([place.get(growth.parents[node], -1) for node in kept]),
+        torch.tensor([index_of.get(growth.parents[node], -1) for node in kept]),
     )
 
 
 def _grow_drawn(root_logits_V: torch.Tensor, draft_context: DraftContext, shape: DraftConfig) -> Growing:
-    """Siblings drawn without replacement (Gumbel top-k); each level has (total - 1) / depth nodes.
+    """Siblings are drawn without replacement (Gumbel top-k); each level has (total - 1) / depth nodes.
 
-    The number of children of a node follows from the levels above it alone: the better half of a level gets two each.
+    How many children a node gets depends on the levels up to its own alone: the better half of a level get two each.
     """
     growth, frontier, logits_FV = _Growth([draft_context.root]), [0], root_logits_V[None]
     level_size = (shape.total - 1) // shape.depth

@@ -1,4 +1,8 @@
-"""Whether this machine's passes are row-invariant, measured when an engine starts (see `decoding.near_ties`)."""
+"""Whether this machine's passes are batch-invariant, measured when an engine starts (see `decoding.near_ties`).
+
+Shape letters: A axes of a position, D hidden size, G KV heads, K 2: keys and values, L layers, R rows of a pass, S
+slots of a sequence, V vocabulary, d head size.
+"""
 
 import torch
 
@@ -11,11 +15,11 @@ CONTEXT = 300
 
 @torch.inference_mode()
 def batch_deviation(target: TargetModel) -> float:
-    """Largest difference between logits of a row alone and among others, over a chain behind a blank context."""
+    """Largest difference between a row's logits alone and among other rows, over a chain after a blank context."""
     info = target.info
     together, alone = (info.cache_shape.cache(CONTEXT + ROWS) for _ in range(2))
     for cache in (together, alone):
-        cache.data_LKGSD.fill_(0.1)
+        cache.data_LKGSd.fill_(0.1)
         cache.length = CONTEXT
         cache.seal_prompt()
     ids_R = torch.arange(ROWS, device=info.device) % info.vocab_size

@@ -1,4 +1,8 @@
-"""What a pass and a draft cost on this machine, measured in a second or two when an engine starts."""
+"""Costs of a pass and of a draft on this machine in seconds. Measuring a drafter's takes a second or two.
+
+Shape letters: A axes of a position, D hidden size, G KV heads, K 2: keys and values, L layers, R rows of a pass, S
+slots of a sequence, T text tokens, d head size.
+"""
 
 import time
 from collections.abc import Callable
@@ -21,7 +25,7 @@ REPEATS = 3
 
 @torch.inference_mode()
 def measure_costs(target: TargetModel, drafter: Drafter[Any]) -> Costs:
-    """Medians of passes over blank contexts and of drafts after a blank text."""
+    """Median seconds of passes after blank contexts and of drafts after a blank text."""
     pass_s = {rows: median_seconds(target, blank_pass(target, rows, context=0)) for rows in ROWS}
     long_s = {rows: median_seconds(target, blank_pass(target, rows, CONTEXT)) for rows in ROWS_OF_ONE}
     slot_s = {rows: max(0.0, long_s[rows] - pass_s[rows]) / CONTEXT for rows in ROWS_OF_ONE}
@@ -29,10 +33,10 @@ def measure_costs(target: TargetModel, drafter: Drafter[Any]) -> Costs:
 
 
 def blank_pass(target: TargetModel, num_rows: int, context: int) -> Callable[[], None]:
-    """A pass over a chain of `num_rows` behind `context` slots of zeros, logits included, to be run again and again."""
+    """A function that runs one pass, logits included, over a chain of `num_rows` after `context` slots of zeros."""
     info = target.info
     cache = info.cache_shape.cache(context + num_rows)
-    cache.data_LKGSD.zero_()
+    cache.data_LKGSd.zero_()
     cache.length = context
     cache.seal_prompt()
     ids_R = torch.zeros(num_rows, dtype=torch.int64, device=info.device)
@@ -47,7 +51,7 @@ def blank_pass(target: TargetModel, num_rows: int, context: int) -> Callable[[],
 
 
 def draft_seconds(target: TargetModel, drafter: Drafter[Any], shape: DraftConfig) -> float:
-    """Median wall time of one sequence's draft after a blank text."""
+    """Median wall seconds of one sequence's draft after a blank text."""
     if shape == NO_DRAFT:
         return 0.0
     info = target.info
@@ -59,12 +63,12 @@ def draft_seconds(target: TargetModel, drafter: Drafter[Any], shape: DraftConfig
 
 
 def median_seconds(target: TargetModel, run: Callable[[], Any], repeats: int = REPEATS) -> float:
-    """Median wall time of a call on the target's device."""
+    """Median wall seconds of a call on the target's device."""
     return median(wall_times(target.info.device, run, repeats))
 
 
 def wall_times(device: torch.device, run: Callable[[], Any], repeats: int) -> list[float]:
-    """Seconds of each of `repeats` calls; a first one warms up, uncounted."""
+    """Wall seconds of each of `repeats` calls, after one call that warms up and is not counted."""
     times = []
     for _ in range(repeats + 1):
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The engine: requests in, captions out, one thread that steps. Knows no Ray, no HTTP and no method by name."""
+"""The engine: requests in, captions out; one thread decodes all in steps. Knows no Ray, no HTTP, no method by name."""
 
 import queue
 import threading
@@ -24,12 +24,15 @@ from sparrow_core.engine.waiting import WaitingQueue, complete_cancelled
 from sparrow_core.errors import ConfigError, EngineClosedError
 from sparrow_core.types import Request
 
-PATIENCE_S = 0.01  # what rounds under way wait for the next prompt to be built: enough for a short one
+PATIENCE_S = 0.01  # rounds under way wait this long for the next prompt to be built: enough for a short one
 
 
 @dataclass(eq=False)
 class _Active:
-    """A prompt in the arena, and those who still wait for a completion of it; the first is being served."""
+    """A prompt in the arena and the tickets of its completions still to come; the first is being decoded.
+
+    `last_served` is the engine's step at which it was last prefilled.
+    """
 
     tickets: list[Ticket]
     generation: Generation
@@ -39,11 +42,11 @@ class _Active:
 class Engine:
     """Decodes up to `config.max_sequences` requests side by side on a thread of its own.
 
-    Requests join in order of arrival and leave when they are done, between rounds; what one of them says depends
-    neither on the others nor on the load. `drafter` None decodes without drafts, which gives the same words. A
-    request's own failure is set on its ticket; anything else ends the thread, fails what waits and runs, and makes
+    Requests join in order of arrival and leave when they are done, between rounds; a request's tokens depend neither on
+    the others nor on the load. `drafter` None decodes without drafts, which gives the same tokens. A request's own
+    failure is set on its ticket; any other error ends the thread, fails all waiting and running tickets, and makes
     `alive` False. `batch_deviation` is 0 where the machine's passes are batch-invariant; elsewhere near-ties are
-    decided by a row alone, and `SpecStats.in_doubt` counts them.
+    decided by a pass over one row, and `SpecStats.in_doubt` counts them.
     """
 
     def __init__(self, target: TargetModel, drafter: Drafter[Any] | None, config: EngineConfig | None = None) -> None:
@@ -65,33 +68,34 @@ class Engine:
 
     @property
     def alive(self) -> bool:
+        """Whether the engine takes requests."""
         return self._thread.is_alive() and not self._closed
 
     @property
     def idle_s(self) -> float:
-        """Seconds since the thread last finished a step; it grows while the engine has nothing to do, too."""
+        """Seconds since the thread last finished a step. It also grows while the engine has nothing to do."""
         return time.monotonic() - self._last_step
 
     @property
     def free_slots(self) -> int:
-        """Slots of the arena that no request holds."""
+        """Slots of the arena that no request has leased."""
         return sum(self._arena.gaps)
 
     def default_mode(self, sampling: Sampling) -> DecodeMode:
-        """How a request is decoded unless told otherwise."""
+        """The decode mode of requests that name none."""
         return DecodeMode(self._drafter, self.config.draft, sampling)
 
     def submit(self, request: Request) -> Ticket:
-        """Queue a request; returns at once. Raises EngineClosedError, or ConfigError for settings out of range."""
+        """Queue a request; returns at once. Raises EngineClosedError, or ConfigError for values out of range."""
         return self.submit_modes(request, [self.default_mode(request.sampling)])[0]
 
     def submit_modes(self, request: Request, modes: Sequence[DecodeMode]) -> list[Ticket]:
-        """Queue one prompt to be decoded in several ways, one after the other, after a single prefill.
+        """Queue one prompt to be prefilled once and decoded in several modes, one after the other.
 
-        One ticket per mode; an mode's sampling stands in for the request's. Raises as `submit`.
+        Returns one ticket per mode. A mode's sampling replaces the request's. Raises as `submit` does.
         """
         for mode in modes:
-            _check(replace(request, sampling=mode.sampling))
+            _validate(replace(request, sampling=mode.sampling))
         tickets = [Ticket(request, mode) for mode in modes]
         with self._lock:
             if not self.alive:
@@ -100,7 +104,7 @@ class Engine:
         return tickets
 
     def close(self) -> None:
-        """Cancel what runs, fail what waits, end the thread. Idempotent."""
+        """Cancel running requests, fail waiting ones, end the thread. Idempotent."""
         with self._lock:
             self._closed = True
             self._inbox.put(None)
@@ -135,12 +139,20 @@ class Engine:
             self._waiting.close()
 
     def _receive(self) -> None:
-        """Take in what was submitted; sleeps while there is nothing to do at all."""
+        """Take in what was submitted; sleep while there is nothing to do at all."""
         while not self._inbox.empty() or not (self._waiting or self._active or self._closed):
+            if self._inbox.empty():
+                self._check_idle()
             tickets = self._inbox.get()
             if tickets is None:
                 return
             self._waiting.add(tickets)
+
+    def _check_idle(self) -> None:
+        """Raise AssertionError unless every room of the arena was given back. Only while no request runs or waits."""
+        self._arena.check()
+        num_leases = self._arena.num_leases
+        assert num_leases == 0, f"{num_leases} rooms of the arena are still leased though no request runs"
 
     def _drop_cancelled(self) -> None:
         self._waiting.drop_cancelled()
@@ -153,11 +165,11 @@ class Engine:
                 self._complete(active)
 
     def _admit(self) -> None:
-        """Let in who fits. A prompt that is being built is waited for if it is short, or if there is nothing to do."""
+        """Start waiting requests that fit. Waits for a prompt to be built if that is quick or if nothing else runs."""
         while first := self._waiting.first(PATIENCE_S if self._active else None):
-            if not can_join(first.need, self._arena.gaps, len(self._active), self.config.max_sequences):
+            if not can_join(first.num_slots, self._arena.gaps, len(self._active), self.config.max_sequences):
                 return
-            cache = self._arena.lease(first.need)
+            cache = self._arena.lease(first.num_slots)
             needs = _visual_needs([ticket.mode for ticket in first.tickets])
             generation = Generation(self.target, self.config, first.tickets[0].request, first.prompt, cache, needs)
             self._active.append(_Active(first.tickets, generation, self._steps))
@@ -168,10 +180,11 @@ class Engine:
         return prompt, num_slots(prompt, request, self.config)
 
     def _prefill(self) -> None:
-        """A slice of time for the prompts that are not yet read."""
+        """Prefill prompts for one slice of time."""
         deadline = time.perf_counter() + self.config.prefill.slice_ms / 1000
-        while reading := [active for active in self._active if not active.generation.is_prefilled]:
-            active = reading[next_to_prefill([Prefilling(a.last_served, a.generation.tokens_left) for a in reading])]
+        while prefilling := [active for active in self._active if not active.generation.is_prefilled]:
+            progress = [Prefilling(active.last_served, active.generation.tokens_left) for active in prefilling]
+            active = prefilling[next_to_prefill(progress)]
             active.last_served = self._steps
             active.generation.prefill()
             while not active.generation.is_prefilled and time.perf_counter() < deadline:
@@ -182,44 +195,44 @@ class Engine:
                 return
 
     def _begin(self, active: _Active) -> None:
-        """Start its next mode. The costs of a drafter that is new here are measured before, on nobody's time."""
+        """Start the next decode mode. A new drafter's costs are measured first, outside the request's own timings."""
         mode = active.tickets[0].mode
         if mode.drafter and not mode.shape and id(mode.drafter) not in self._governors:
             self._governors[id(mode.drafter)] = Governor(measure_costs(self.target, mode.drafter))
         self._publish(active, active.generation.begin(mode))
 
     def _decode(self) -> None:
-        """One round of everything that decodes."""
+        """One round of all prefilled requests."""
         decoding = [active for active in self._active if active.generation.is_prefilled]
         if not decoding:
             return
         contexts = [active.generation.cache.length for active in decoding]
         shapes = [active.tickets[0].mode.shape for active in decoding]
         governed = self._governed(decoding)
-        for governor, numbers in governed:
-            chosen = governor.choose([contexts[number] for number in numbers])
-            for number in numbers:
-                shapes[number] = None if chosen == NO_DRAFT else chosen
+        for governor, indices in governed:
+            chosen = governor.choose([contexts[index] for index in indices])
+            for index in indices:
+                shapes[index] = None if chosen == NO_DRAFT else chosen
         batch = [active.generation.running(shape) for active, shape in zip(decoding, shapes, strict=True)]
         began = time.perf_counter()
         results = decode_round(self.target, batch, self.batch_deviation)
-        took = time.perf_counter() - began
-        for governor, numbers in governed:
-            shape = shapes[numbers[0]] or NO_DRAFT
-            for number in numbers:
-                governor.learn_tokens(shape, len(results[number].token_ids))
-            if len(numbers) == len(decoding):
-                governor.learn_time(shape, contexts, took)
+        round_s = time.perf_counter() - began
+        for governor, indices in governed:
+            shape = shapes[indices[0]] or NO_DRAFT
+            for index in indices:
+                governor.learn_tokens(shape, len(results[index].token_ids))
+            if len(indices) == len(decoding):
+                governor.learn_time(shape, contexts, round_s)
         for active, result in zip(decoding, results, strict=True):
-            self._publish(active, active.generation.take(result))
+            self._publish(active, active.generation.record_round(result))
 
     def _governed(self, decoding: Sequence[_Active]) -> list[tuple[Governor, list[int]]]:
-        """Each drafter's governor, and the numbers of those that it chooses for."""
+        """Each governor, and the indices of the requests whose shape it chooses."""
         by_drafter: dict[int, list[int]] = defaultdict(list)
-        for number, mode in enumerate(active.tickets[0].mode for active in decoding):
+        for index, mode in enumerate(active.tickets[0].mode for active in decoding):
             if mode.drafter and not mode.shape:
-                by_drafter[id(mode.drafter)].append(number)
-        return [(self._governors[key], numbers) for key, numbers in by_drafter.items()]
+                by_drafter[id(mode.drafter)].append(index)
+        return [(self._governors[key], indices) for key, indices in by_drafter.items()]
 
     def _publish(self, active: _Active, token_ids: list[int]) -> None:
         active.tickets[0].publish(token_ids)
@@ -227,7 +240,7 @@ class Engine:
             self._complete(active)
 
     def _complete(self, active: _Active) -> None:
-        """Hand the finished completion over; the next mode starts, or the room is given back."""
+        """Set the finished completion on its ticket; start the next mode, or give the room back."""
         active.tickets.pop(0).future.set_result(active.generation.completion())
         if active.tickets and active.generation.is_prefilled:
             self._begin(active)
@@ -248,6 +261,6 @@ def _visual_needs(modes: Sequence[DecodeMode]) -> VisualNeeds | None:
     return VisualNeeds.of_all(reader.visual_needs for reader in readers)
 
 
-def _check(request: Request) -> None:
+def _validate(request: Request) -> None:
     if request.max_new_tokens < 1:
         raise ConfigError(f"max_new_tokens={request.max_new_tokens} must be at least 1")

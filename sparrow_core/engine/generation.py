@@ -1,10 +1,12 @@
-"""One prompt and its completions, as steps that the engine drives.
+"""Generation: one prompt and its completions, as steps that the engine drives.
 
 Owns the bookkeeping of a caption under way: tokens, stop rules, counts and times. Knows no thread, no queue and no
-other request.
+other request. The engine calls
 
-    `read` until `is_prefilled`
-    for every mode: `begin`, then rounds (`running`, `take`) until `finish_reason` is set, then `completion`
+    `prefill` until `is_prefilled`, then for each decode mode
+    `begin`, then `running` and `record_round` for each round until `finish_reason` is set, then `completion`
+
+Shape letters: S slots of a sequence.
 """
 
 import time
@@ -29,7 +31,7 @@ _NO_DRAFTER = NoDrafter()
 
 
 def num_slots(prompt: Prompt, request: Request, config: EngineConfig) -> int:
-    """Cache slots that a request needs from beginning to end. Raises ConfigError if that is more than it may have."""
+    """Cache slots that a request needs from beginning to end. Raises ConfigError if `max_model_tokens` is fewer."""
     prompt_tokens = prompt.token_ids_S.numel()
     draft_tokens = config.draft.total if config.draft else MAX_TOTAL
     needed = prompt_tokens + request.max_new_tokens + draft_tokens
@@ -44,7 +46,7 @@ def num_slots(prompt: Prompt, request: Request, config: EngineConfig) -> int:
 
 
 class Generation:
-    """A request in its room of the arena. Its prompt is read once, whatever number of modes decode it."""
+    """A request in its room of the arena. Its prompt is prefilled once, however many decode modes follow."""
 
     def __init__(
         self,
@@ -59,14 +61,14 @@ class Generation:
         self.request, self.cache = request, cache
         self._context: PromptContext | None = None
         self._prefilling = self._prefill_prompt()
-        self._has_seen = False
+        self._is_embedded = False
         self._vision_s = self._prefill_s = 0.0
         self.token_ids: list[int] = []
         self.finish_reason: FinishReason | None = None
 
     @property
     def tokens_left(self) -> int:
-        """Tokens of the prompt that are not yet read."""
+        """Prompt tokens that are not in the cache yet."""
         return 0 if self.is_prefilled else self._prompt.token_ids_S.numel() - self.cache.length
 
     @property
@@ -76,21 +78,21 @@ class Generation:
 
     @torch.inference_mode()
     def prefill(self) -> None:
-        """Read the prompt a little further: a few frames, or a layer over one chunk."""
+        """Do one step of prefill: a few frames through the vision tower, or one layer over one chunk."""
         began = time.perf_counter()
         next(self._prefilling, None)
         took = time.perf_counter() - began
-        if self._has_seen:
+        if self._is_embedded:
             self._prefill_s += took
         else:
             self._vision_s += took
 
     def _prefill_prompt(self) -> Generator[None, None, None]:
-        """All of the reading, with pauses."""
+        """Vision and prefill, with pauses."""
         embedded = yield from self._target.embed_by_frames(self._prompt)
         self._offset = embedded.position_offset
         self._prompt = replace(self._prompt, visuals=())  # hundreds of megabytes of patches for a long video
-        self._has_seen = True
+        self._is_embedded = True
         prefill = self._config.prefill
         self._context = yield from prefill_by_layer(
             self._target, self._prompt, embedded, self.cache, prefill, self._needs
@@ -98,8 +100,8 @@ class Generation:
 
     @torch.inference_mode()
     def begin(self, mode: DecodeMode) -> list[int]:
-        """Forget what was written behind the prompt and start to decode; returns the first token."""
-        assert self._context is not None, "read the prompt first"
+        """Drop the tokens after the prompt and start to decode in this mode; return the first token."""
+        assert self._context is not None, "the prompt must be prefilled first"
         self.cache.forget_generated()
         self.mode = mode
         self.token_ids, self.finish_reason = [], None
@@ -120,15 +122,15 @@ class Generation:
         return self._keep([first])
 
     def running(self, shape: DraftConfig | None) -> RunningSequence:
-        """Its part in the next round, with a draft of this shape or without one."""
+        """This sequence's part in the next round, with a draft of this shape; None: without a draft."""
         draft_context = DraftContext(self.token_ids[-1], len(self.token_ids), len(self._accepted), self.mode.sampling)
         drafter = (self.mode.drafter if shape else None) or _NO_DRAFTER
         return RunningSequence(
             self.cache, self._offset, drafter, self._session, draft_context, shape or NO_DRAFT, self.mode.recording
         )
 
-    def take(self, result: RoundResult) -> list[int]:
-        """What a round brought; returns the tokens that it added, cut at the first stop token and `max_new_tokens`."""
+    def record_round(self, result: RoundResult) -> list[int]:
+        """Record a round; return the tokens kept, which end at the first stop token and at `max_new_tokens`."""
         kept = self._keep(result.token_ids)
         self._accepted.append(len(result.token_ids) - 1)
         self._drafted += result.num_drafted
@@ -140,14 +142,14 @@ class Generation:
         return kept
 
     def cancel(self) -> None:
-        """Stop here; what was committed stays."""
+        """Stop here and keep the committed tokens."""
         self.finish_reason = "cancelled"
-        self._prefilling.close()  # it holds the frames' patches, and this object, which would wait for the collector
+        self._prefilling.close()  # it refers to the patches and to this object: else both wait for the collector
 
     def completion(self) -> Completion:
-        """The result. Only after `finish_reason` is set."""
+        """The completion of the current mode. `finish_reason` must be set."""
         assert self.finish_reason is not None
-        if not self.token_ids:  # cancelled while the prompt was being read
+        if not self.token_ids:  # cancelled during prefill
             stats, timings = SpecStats(), Timings(vision_s=self._vision_s, prefill_s=self._prefill_s)
         else:
             accepted = tuple(self._accepted)
@@ -165,6 +167,7 @@ class Generation:
         )
 
     def _keep(self, token_ids: list[int]) -> list[int]:
+        """Append tokens up to the first stop token and `max_new_tokens`; return those appended."""
         kept: list[int] = []
         for token in token_ids:
             kept.append(token)

@@ -1,7 +1,7 @@
-"""Who joins and whose prompt is read next: all scheduling, as pure functions of what waits and what runs.
+"""Scheduling: which request joins and whose prompt is prefilled next, as pure functions of what waits and what runs.
 
-One step of the engine admits what fits, reads prompts for a slice of time, then runs one round of every sequence that
-decodes. However long a prompt is, it costs the others one slice a round.
+One step of the engine admits the requests that fit, prefills prompts for a slice of time, then runs one round of every
+sequence that decodes. However long a prompt is, it delays the others by one slice per round.
 """
 
 from collections.abc import Sequence
@@ -10,20 +10,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Prefilling:
-    """A prompt under way: the step at which some of it was last read, and how many tokens are left."""
+    """A prompt under way: the engine's step at which it was last prefilled, and its tokens not yet in the cache."""
 
     last_served: int
     tokens_left: int
 
 
-def can_join(need: int, gaps: Sequence[int], num_active: int, max_sequences: int) -> bool:
-    """Whether the first of the waiting requests, which needs so many slots, fits into one of the arena's gaps now.
+def can_join(num_slots: int, gaps: Sequence[int], num_active: int, max_sequences: int) -> bool:
+    """Whether the first waiting request, which needs `num_slots`, may run now: it must fit into one gap of the arena.
 
-    Only the first is ever asked about: a large request is not overtaken by small ones, or it might wait for ever.
+    Only the first request may join. If small ones could overtake a large one, it might wait for ever.
     """
-    return num_active < max_sequences and any(gap >= need for gap in gaps)
+    return num_active < max_sequences and any(gap >= num_slots for gap in gaps)
 
 
-def next_to_prefill(reading: Sequence[Prefilling]) -> int:
-    """Whose prompt is read next: the one that has waited longest, then the one with the least left."""
-    return min(range(len(reading)), key=lambda index: (reading[index].last_served, reading[index].tokens_left))
+def next_to_prefill(prompts: Sequence[Prefilling]) -> int:
+    """Index of the prompt to prefill next: the one that has waited longest; among those, the one with fewest tokens
+    left."""
+    return min(range(len(prompts)), key=lambda index: (prompts[index].last_served, prompts[index].tokens_left))

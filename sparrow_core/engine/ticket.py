@@ -1,4 +1,4 @@
-"""A submitted request as its owner sees it: a future, a stream of committed tokens, and a way to give up."""
+"""Tickets: a submitted request as its owner sees it, with a future, a stream of committed tokens and `cancel`."""
 
 import asyncio
 import threading
@@ -15,8 +15,11 @@ from sparrow_core.types import Completion, Request
 
 @dataclass(frozen=True)
 class DecodeMode:
-    """One way of decoding a prompt: with which drafter (None: without drafts), in which shape (None: the governor's
-    choice) and how sampled; `recording` takes down the target's states meanwhile."""
+    """How a prompt is decoded.
+
+    `drafter` None decodes without drafts; `shape` None leaves the shape of each draft to the governor. `recording` is
+    given the target's hidden states while the caption is written.
+    """
 
     drafter: Drafter[Any] | None
     shape: DraftConfig | None
@@ -25,17 +28,17 @@ class DecodeMode:
 
 
 class Ticket:
-    """Handle of one request. Thread-safe; the engine publishes, any number of owners read.
+    """Handle of one request in one decode mode. Thread-safe: the engine publishes, any number of readers read.
 
-    `async for token_ids in ticket` yields the committed ids round by round, from the first, and ends when the request
-    does; a failed request raises its error there and from `result`.
+    `async for token_ids in ticket` yields the committed token ids round by round, from the first round on, and ends
+    when the request does. A failed request raises its error there and from `result`.
     """
 
     def __init__(self, request: Request, mode: DecodeMode) -> None:
         self.request = request
         self.mode = mode
         self.future: Future[Completion] = Future()
-        # From here on only the engine settles it: an owner who stops waiting (asyncio cancels what it wraps) must not.
+        # From here on only the engine completes the future: asyncio would cancel it when an owner stops waiting.
         self.future.set_running_or_notify_cancel()
         self._lock = threading.Lock()
         self._chunks: list[list[int]] = []
@@ -45,19 +48,20 @@ class Ticket:
         self.future.add_done_callback(lambda _: _call(wake()))
 
     def result(self, timeout: float | None = None) -> Completion:
-        """Block for the completion; TimeoutError after `timeout` seconds."""
+        """Wait for the completion. Raises TimeoutError after `timeout` seconds, or the request's own error."""
         return self.future.result(timeout)
 
     def cancel(self) -> None:
-        """Ask the engine to stop this request; it completes with what it has, `finish_reason` "cancelled"."""
+        """Ask the engine to stop this request. It completes with the tokens so far and `finish_reason` "cancelled"."""
         self._cancelled.set()
 
     @property
     def cancelled(self) -> bool:
+        """Whether `cancel` was called; the request may still be running."""
         return self._cancelled.is_set()
 
     def publish(self, token_ids: list[int]) -> None:
-        """Engine side: add one round's tokens to the stream."""
+        """For the engine: add one round's tokens to the stream."""
         with self._lock:
             self._chunks.append(token_ids)
         self._wake()

@@ -1,5 +1,8 @@
-"""Requests that wait for room, in order of arrival. The first one's prompt is built meanwhile, on a thread of its own:
-to cut a long video into patches takes as long as dozens of rounds."""
+"""The waiting queue: requests that wait for room in the arena, in order of arrival.
+
+The first request's prompt is built on a thread of its own meanwhile, because cutting a long video into patches takes as
+long as dozens of rounds.
+"""
 
 from collections import deque
 from collections.abc import Callable
@@ -13,78 +16,81 @@ from sparrow_core.types import Completion, Request, SpecStats, Timings
 
 
 @dataclass(frozen=True)
-class Ready:
-    """A request that can join: who waits for it, its prompt, and the cache slots that it needs."""
+class BuiltRequest:
+    """A request whose prompt is built: its tickets, the prompt, and the cache slots that it needs."""
 
     tickets: list[Ticket]
     prompt: Prompt
-    need: int
+    num_slots: int
 
 
 @dataclass(eq=False)
-class _Waiting:
+class _QueuedRequest:
+    """The tickets of one prompt, and the prompt under construction, if that has begun."""
+
     tickets: list[Ticket]
     building: Future[tuple[Prompt, int]] | None = None
 
 
 class WaitingQueue:
-    """Used by the engine's thread alone. `build` makes a request's prompt and says how many slots it needs."""
+    """Used by the engine's thread alone. `build` returns a request's prompt and the number of slots that it needs."""
 
     def __init__(self, build: Callable[[Request], tuple[Prompt, int]]) -> None:
         self._build = build
-        self._queue: deque[_Waiting] = deque()
+        self._queue: deque[_QueuedRequest] = deque()
         self._builder = ThreadPoolExecutor(1, "sparrow-prompts")
 
     def __len__(self) -> int:
         return len(self._queue)
 
     def add(self, tickets: list[Ticket]) -> None:
-        """Tickets of one prompt."""
-        self._queue.append(_Waiting(tickets))
+        """Queue one prompt's tickets, one for each decode mode."""
+        self._queue.append(_QueuedRequest(tickets))
 
-    def first(self, patience_s: float | None) -> Ready | None:
-        """The first request without a fault, if its prompt is built within `patience_s`; faulty ones are settled.
+    def first(self, patience_s: float | None) -> BuiltRequest | None:
+        """The first request whose prompt can be built, if that takes at most `patience_s` seconds (None: any time).
 
-        Raises what is no fault of a request, after settling its tickets.
+        A request that fails by its own fault (SparrowError) leaves the queue, and its tickets get the error. Any other
+        error is set on the tickets, too, and raised.
         """
         while self._queue:
-            waiting = self._queue[0]
-            if waiting.building is None:
-                waiting.building = self._builder.submit(self._build, waiting.tickets[0].request)
-            if not wait([waiting.building], patience_s).done:
+            queued = self._queue[0]
+            if queued.building is None:
+                queued.building = self._builder.submit(self._build, queued.tickets[0].request)
+            if not wait([queued.building], patience_s).done:
                 return None
             try:
-                return Ready(waiting.tickets, *waiting.building.result())
+                return BuiltRequest(queued.tickets, *queued.building.result())
             except BaseException as error:
                 self.pop()
-                _fail(waiting.tickets, error)
+                _fail(queued.tickets, error)
                 if not isinstance(error, SparrowError):
                     raise
         return None
 
     def pop(self) -> None:
-        """The first has left; the next one's prompt is built when `first` is asked for."""
+        """Remove the first request. The next one's prompt is built when `first` is called."""
         self._queue.popleft()
 
     def drop_cancelled(self) -> None:
-        """Settle those that were cancelled before they ran."""
-        for waiting in self._queue:
-            complete_cancelled(waiting.tickets)
-        self._queue = deque(waiting for waiting in self._queue if waiting.tickets)
+        """Complete and remove the tickets that were cancelled."""
+        for queued in self._queue:
+            complete_cancelled(queued.tickets)
+        self._queue = deque(queued for queued in self._queue if queued.tickets)
 
     def close(self) -> None:
-        """Fail all that wait; returns when the thread has ended."""
-        for waiting in self._queue:
-            _fail(waiting.tickets, EngineClosedError("the engine was closed before this request ran"))
+        """Fail all waiting tickets and end the builder's thread."""
+        for queued in self._queue:
+            _fail(queued.tickets, EngineClosedError("the engine was closed before this request ran"))
         self._queue.clear()
         self._builder.shutdown(cancel_futures=True)
 
 
 def complete_cancelled(tickets: list[Ticket]) -> None:
-    """Take those out of the list that were cancelled before they ran, and settle them."""
+    """Complete the tickets that were cancelled before they ran, and remove them from the list."""
     for ticket in [ticket for ticket in tickets if ticket.cancelled]:
         tickets.remove(ticket)
-        # Nothing was seen, nothing written.
+        # No visual token was embedded and no token was written.
         ticket.future.set_result(
             Completion(ticket.request.request_id, (), "", "cancelled", 0, 0, SpecStats(), Timings())
         )

@@ -1,6 +1,7 @@
-"""How well a drafter proposes: tau on held-out windows, by real speculative decoding, by visual length.
+"""Acceptance of drafters: tau, acceptance by depth and entropy, from speculative decoding of held-out windows.
 
-Owns the measurement and its statistics. It knows no drafter by name and does not know where windows come from.
+Owns the measurement and its statistics, with the bootstrap over windows. Knows no drafter by name and does not know
+where windows come from.
 
 Shape letters: R rows, D hidden size, V vocabulary.
 """
@@ -25,7 +26,7 @@ NUM_RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class WindowAcceptance:
-    """Counts of one decoded window. `accepted_per_round` leaves the bonus token out; entropies are in nats."""
+    """Counts of one decoded window. `accepted_per_round` leaves the bonus token out; `entropy_sum` is in nats."""
 
     visual_tokens: int
     rounds: int
@@ -40,9 +41,9 @@ class AcceptanceRow:
     """One drafter on one bucket of visual length under one draft shape, greedy or sampled with shared noise.
 
     `tau` counts the bonus token and pools the rounds of all windows; `tau_low` and `tau_high` bound its bootstrap 95 %
-    interval over windows. `depth_acceptance[d]` is the share of drafts reaching depth d + 1 among those that reached d.
-    `mean_entropy` (nats) is the target's, at the tokens that it wrote. `counts` are tokens from rounds, and rounds, of
-    each window, in the order of the windows.
+    interval over windows. `depth_acceptance[d]` is the share of drafts accepted to depth d + 1 among those accepted to
+    depth d. `mean_entropy` (nats) is the mean entropy of the target's distribution over the tokens of the captions.
+    `counts` holds (tokens from rounds, rounds) of each window, in the order of the windows.
     """
 
     drafter: str
@@ -60,7 +61,7 @@ class AcceptanceRow:
 
 
 def measure_window(engine: Engine, request: Request, modes: Sequence[DecodeMode]) -> list[WindowAcceptance]:
-    """Decode one request under every mode, after a single prefill."""
+    """Decode one request in every mode after a single prefill -> counts in the order of `modes`."""
     recorders = [EntropyRecorder(engine.target) for _ in modes]
     recorded = [replace(mode, recording=recorder) for mode, recorder in zip(modes, recorders, strict=True)]
     completions = [ticket.result() for ticket in engine.submit_modes(request, recorded)]
@@ -78,8 +79,8 @@ def measure_window(engine: Engine, request: Request, modes: Sequence[DecodeMode]
 
 
 class EntropyRecorder:
-    """A `Recording` of the entropy in nats of the target's distribution (temperature 1) behind every token read, the
-    prompt's last one first: of those, in other words, that caption tokens are chosen from."""
+    """A `Recording` of entropies in nats: `entropies[i]` is that of the target's distribution at temperature 1 from
+    which token i of the caption is chosen."""
 
     visual_needs: VisualNeeds | None = None
 
@@ -98,7 +99,7 @@ class EntropyRecorder:
 def summarise(
     drafter: str, draft: str, bucket: str, windows: Sequence[WindowAcceptance], temperature: float = 0.0
 ) -> AcceptanceRow:
-    """Pool windows into one row. Raises ConfigError for an empty bucket."""
+    """Pool the windows of a bucket into one row. Raises ConfigError for an empty bucket."""
     if not windows:
         raise ConfigError(f"bucket {bucket!r} has no window to measure; give it at least one")
     tokens = np.array([window.tokens_from_rounds for window in windows])
@@ -109,11 +110,11 @@ def summarise(
         draft=draft,
         bucket=bucket,
         windows=len(windows),
-        tau=_ratio(tokens.sum(), rounds.sum()),
+        tau=_mean(tokens.sum(), rounds.sum()),
         tau_low=low,
         tau_high=high,
         depth_acceptance=depth_acceptance(window.accepted_per_round for window in windows),
-        mean_entropy=_ratio(sum(w.entropy_sum for w in windows), sum(w.num_tokens for w in windows)),
+        mean_entropy=_mean(sum(w.entropy_sum for w in windows), sum(w.num_tokens for w in windows)),
         mean_visual_tokens=float(np.mean([window.visual_tokens for window in windows])),
         counts=tuple((window.tokens_from_rounds, window.rounds) for window in windows),
         temperature=temperature,
@@ -121,8 +122,10 @@ def summarise(
 
 
 def bootstrap_interval(tokens: np.ndarray, rounds: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of sum(tokens) / sum(rounds), or of any other two sums, when windows are drawn again with
-    replacement; nan without rounds."""
+    """Bootstrap 95 % interval over windows of sum(tokens) / sum(rounds), or of any ratio of two sums.
+
+    `tokens` and `rounds` are [windows]. nan without rounds.
+    """
     if rounds.sum() == 0:
         return math.nan, math.nan
     draws = np.random.default_rng(seed).integers(0, len(tokens), (NUM_RESAMPLES, len(tokens)))
@@ -132,8 +135,10 @@ def bootstrap_interval(tokens: np.ndarray, rounds: np.ndarray, seed: int = 0) ->
 
 
 def depth_acceptance(captions: Iterable[Sequence[int]]) -> tuple[float, ...]:
-    """Share of rounds that accept a token at depth 1, 2, ... among the rounds that accepted all depths before it; of
-    every caption all but the last round, in which it ends, whatever was drafted behind its end."""
+    """Share of rounds that accept a token at depth 1, 2, ... among the rounds that accept all depths before it.
+
+    The last round of each caption is left out: the caption ends in it, however much of the draft would be accepted.
+    """
     accepted = np.array([number for accepted_per_round in captions for number in accepted_per_round[:-1]])
     if accepted.size == 0:
         return ()
@@ -141,5 +146,5 @@ def depth_acceptance(captions: Iterable[Sequence[int]]) -> tuple[float, ...]:
     return tuple(deeper / reach for reach, deeper in pairwise(reached))
 
 
-def _ratio(numerator: float, denominator: float) -> float:
-    return float(numerator / denominator) if denominator else math.nan
+def _mean(total: float, count: float) -> float:
+    return float(total / count) if count else math.nan

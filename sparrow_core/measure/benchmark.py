@@ -1,7 +1,7 @@
-"""All tables of a benchmark, piece by piece, so that an interrupted run keeps what it has measured.
+"""Measures the tables of a benchmark part by part, so that an interrupted run keeps the parts it has.
 
-Owns what is measured for which length and with what engine. It does not know where windows come from or what becomes of
-the figures.
+Owns what is measured at which visual length and with which engine. Does not know where windows come from or where the
+figures go.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.drafters.sparrow import SparrowDrafter
 from sparrow_core.engine.costs import draft_seconds
-from sparrow_core.measure.drafter_cost import drafter_cost
+from sparrow_core.measure.drafter_cost import measure_drafter_cost
 from sparrow_core.measure.floors import MachineRates
 from sparrow_core.measure.joining import measure_joining
 from sparrow_core.measure.passes import measure_passes
@@ -26,12 +26,12 @@ from sparrow_core.types import Request
 
 Tables = dict[str, list[dict[str, Any]]]
 RequestsOfLength = Callable[[int], list[Request]]
-"""RequestsOfLength of one visual length."""
+"""The windows of one visual length, as requests."""
 
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """What to measure. `joining` are the visual lengths of a window that runs and of one that joins it."""
+    """What to measure. `joining` holds the visual lengths of a running window and of one that joins it."""
 
     lengths: Sequence[int]
     shapes: Mapping[str, DraftConfig]
@@ -42,14 +42,15 @@ class BenchmarkConfig:
 
     @property
     def engine(self) -> EngineConfig:
-        """Room for the largest batch of the longest windows, a quarter of each prompt beside the visual tokens."""
+        """Room for the largest batch of the longest windows; text takes up to a quarter of the visual tokens, and 1,024
+        slots."""
         widest, longest = max(self.batches), max([*self.lengths, *(self.joining or ())])
         sequences = max(widest, 2 if self.joining else 1)
         room = longest * 5 // 4 + 1024
         return EngineConfig(max_sequences=sequences, max_model_tokens=room, arena_tokens=room * sequences)
 
 
-class Subject(NamedTuple):
+class BenchmarkModels(NamedTuple):
     """What is measured: a target, its drafter, and the same checkpoint as transformers loads it."""
 
     target: TargetModel
@@ -57,70 +58,71 @@ class Subject(NamedTuple):
     library: ReferenceModel
 
 
-def single_costs(subject: Subject, plan: BenchmarkConfig, rates: MachineRates) -> Tables:
-    """Passes by rows and context, and drafts by shape; blank caches, no windows."""
-    target, drafter, _ = subject
+def measure_single_costs(models: BenchmarkModels, config: BenchmarkConfig, rates: MachineRates) -> Tables:
+    """Time passes by rows and context, and drafts by shape, over blank KV caches; no window is decoded."""
+    target, drafter, _ = models
     return {
-        "passes": [asdict(row) for row in measure_passes(target, plan.lengths, rates)],
+        "passes": [asdict(row) for row in measure_passes(target, config.lengths, rates)],
         "drafts": [
-            {"draft": name, "ms": 1000 * draft_seconds(target, drafter, shape)} for name, shape in plan.shapes.items()
+            {"draft": name, "ms": 1000 * draft_seconds(target, drafter, shape)} for name, shape in config.shapes.items()
         ],
     }
 
 
-def decoding(
-    subject: Subject,
-    plan: BenchmarkConfig,
-    windows: RequestsOfLength,
+def measure_decoding(
+    models: BenchmarkModels,
+    config: BenchmarkConfig,
+    requests_of_length: RequestsOfLength,
     passes: Sequence[Mapping[str, Any]],
     peak_bytes: Callable[[], int],
 ) -> Iterator[Tables]:
-    """Every mode on the windows of each length, then throughput by batch size, then the joining of a long prompt.
+    """Time every mode on the windows of each length, then throughput by batch size, then a long prompt that joins.
 
-    `passes` are the rows of `single_costs`, which stand beside the modes of their length.
+    `passes` are rows of `measure_single_costs`; each row of a mode repeats those of its length.
     """
-    target, drafter, library = subject
-    check = SpeedCheck(library, target, drafter, plan.shapes, plan.engine)
-    largest = max(plan.shapes.values(), key=lambda shape: shape.total)
-    for length in plan.lengths:
-        requests = windows(length)
-        beside = _beside(passes, length)
-        yield {"drafter_cost": [asdict(on_temporary_thread(partial(drafter_cost, drafter, requests[0], largest)))]}
-        for sampling in plan.samplings:
-            rows = check.measure(length, requests, plan.repeats, sampling)
-            beside |= {"rule": sampling.rule, "peak_bytes": peak_bytes()}
-            yield {"rows": [asdict(row) | beside for row in rows]}
-        for batch in plan.batches:
+    target, drafter, library = models
+    check = SpeedCheck(library, target, drafter, config.shapes, config.engine)
+    largest = max(config.shapes.values(), key=lambda shape: shape.total)
+    for length in config.lengths:
+        requests = requests_of_length(length)
+        cost = on_temporary_thread(partial(measure_drafter_cost, drafter, requests[0], largest))
+        yield {"drafter_cost": [asdict(cost)]}
+        for sampling in config.samplings:
+            rows = check.measure(length, requests, config.repeats, sampling)
+            columns = _pass_columns(passes, length) | {"rule": sampling.rule, "peak_bytes": peak_bytes()}
+            yield {"rows": [asdict(row) | columns for row in rows]}
+        for batch in config.batches:
             yield {"throughput": [asdict(row) for row in check.throughput(length, requests, batch)]}
-    if plan.joining:
-        running, joining = (windows(length)[0] for length in plan.joining)
+    if config.joining:
+        running, joining = (requests_of_length(length)[0] for length in config.joining)
         with check.engine() as engine:
             yield {"joining": [asdict(measure_joining(engine, running, joining))]}
 
 
-def synthetic_decoding(
-    subject: Subject,
-    plan: BenchmarkConfig,
-    windows: RequestsOfLength,
+def measure_synthetic_decoding(
+    models: BenchmarkModels,
+    config: BenchmarkConfig,
+    requests_of_length: RequestsOfLength,
     passes: Sequence[Mapping[str, Any]],
     peak_bytes: Callable[[], int],
     acceptance: float,
 ) -> Iterator[Tables]:
-    """Every mode on one window of each length, greedy, with an imposed acceptance (see `imposed.py`)."""
-    target, drafter, library = subject
-    for length in plan.lengths:
-        request = windows(length)[0]
+    """Time every mode, greedy, on one window of each length with a `SyntheticAcceptanceDrafter`."""
+    target, drafter, library = models
+    for length in config.lengths:
+        request = requests_of_length(length)[0]
         prompt, limit = target.build_prompt(request.messages), request.max_new_tokens
-        alone = partial(generate_autoregressively, target, prompt, request.sampling, limit)
-        imposed = SyntheticAcceptanceDrafter(drafter, on_temporary_thread(alone), acceptance, target.info.vocab_size)
-        check = SpeedCheck(library, target, imposed, plan.shapes, plan.engine)
-        rows = check.measure(length, [request], plan.repeats, request.sampling)
-        beside = _beside(passes, length) | {"peak_bytes": peak_bytes(), "synthetic_acceptance": acceptance}
-        yield {"rows": [asdict(row) | beside for row in rows]}
+        decode = partial(generate_autoregressively, target, prompt, request.sampling, limit)
+        answer = on_temporary_thread(decode)
+        synthetic = SyntheticAcceptanceDrafter(drafter, answer, acceptance, target.info.vocab_size)
+        check = SpeedCheck(library, target, synthetic, config.shapes, config.engine)
+        rows = check.measure(length, [request], config.repeats, request.sampling)
+        columns = _pass_columns(passes, length) | {"peak_bytes": peak_bytes(), "synthetic_acceptance": acceptance}
+        yield {"rows": [asdict(row) | columns for row in rows]}
 
 
-def _beside(passes: Sequence[Mapping[str, Any]], length: int) -> dict[str, Any]:
-    """Passes at one length, to stand beside its modes."""
+def _pass_columns(passes: Sequence[Mapping[str, Any]], length: int) -> dict[str, Any]:
+    """Columns for the rows of one length: milliseconds of a pass by its rows, and the floor of a pass of one row."""
     at_length = [row for row in passes if row["context"] == length]
     return {
         "verify_ms": {str(row["rows"]): row["ms"] for row in at_length},

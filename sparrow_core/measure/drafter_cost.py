@@ -1,6 +1,8 @@
-"""What drafting costs by visual length: bytes of the drafter's own cache and time of one proposal.
+"""Cost of drafting by visual length: bytes of the drafter's own KV cache, time of its prefill and of one proposal.
 
-Both should stay where they are as the video grows, unless the drafter sees it (`DrafterConfig.sees`).
+None of them should grow with the video, unless the drafter sees it (`DrafterConfig.sees`).
+
+Shape letters: L layers, K keys and values, G KV heads, S slots of a sequence, T text tokens, d head size.
 """
 
 import time
@@ -20,7 +22,8 @@ NUM_PROPOSALS = 30
 
 @dataclass(frozen=True)
 class DrafterCost:
-    """After prefill of one window: the target's and the drafter's cache in bytes, drafter prefill, one proposal."""
+    """After prefill of one window: KV cache of target and drafter in bytes, the drafter's prefill (`open_ms`) and one
+    proposal (`propose_ms`) in milliseconds."""
 
     visual_tokens: int
     text_tokens: int
@@ -31,8 +34,8 @@ class DrafterCost:
 
 
 @torch.inference_mode()
-def drafter_cost(drafter: SparrowDrafter, request: Request, shape: DraftConfig) -> DrafterCost:
-    """Prefill a window for real, then propose the same first draft again and again; medians."""
+def measure_drafter_cost(drafter: SparrowDrafter, request: Request, shape: DraftConfig) -> DrafterCost:
+    """Prefill a window, then time the drafter's prefill and its first proposal `NUM_PROPOSALS` times; medians."""
     target = drafter.target
     prompt = target.build_prompt(request.messages)
     info = target.info
@@ -51,7 +54,7 @@ def drafter_cost(drafter: SparrowDrafter, request: Request, shape: DraftConfig) 
     return DrafterCost(
         visual_tokens=prompt.num_visual_tokens,
         text_tokens=context.token_ids_T.numel(),
-        target_cache_bytes=cache.data_LKGSD.numel() * cache.data_LKGSD.element_size(),
+        target_cache_bytes=cache.data_LKGSd.numel() * cache.data_LKGSd.element_size(),
         drafter_cache_bytes=session.cache_bytes,
         open_ms=1000 * median(opening),
         propose_ms=1000 * median(proposing),

@@ -1,7 +1,7 @@
-"""Losslessness, checked: the engine's token ids against transformers' own `generate` and our autoregressive loop.
+"""Checks losslessness: the engine's token ids against transformers' own `generate` and our autoregressive loop.
 
-Owns the comparison and the one excuse that is accepted for a difference: a tie. It knows no drafter by name and does
-not know where windows come from.
+Owns the comparison and the only excuse for a difference: a tie. Knows no drafter by name and does not know where
+windows come from.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,9 +25,10 @@ MAX_TIE_GAP = 1e-5
 
 @dataclass(frozen=True)
 class EqualityResult:
-    """One window under one mode. `first_difference` indexes generated tokens and is None where all are equal.
+    """One window in one mode. `first_difference` indexes generated tokens and is None if all are equal.
 
-    `excused` marks a difference that float64 shows to be a tie; `gap_float64` is the gap of the top two logits there.
+    `excused` marks a difference that float64 shows to be a tie; `gap_float64` is the gap between the two largest logits
+    there. `num_tokens` counts the tokens of the expected caption.
     """
 
     window: str
@@ -52,8 +53,8 @@ def first_difference(left: tuple[int, ...], right: tuple[int, ...]) -> int | Non
 
 
 class EqualityCheck:
-    """Every pairing of drafter and draft shape (None: the governor's) as an mode of one engine, and the two references
-    that judge them."""
+    """One engine with a mode for every pair of drafter and draft shape (None: the governor chooses), and the two
+    references that judge them: transformers' `generate` and our autoregressive loop, the oracle."""
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class EqualityCheck:
         self._engine.close()
 
     def compare(self, requests: Sequence[Request]) -> Iterator[list[EqualityResult]]:
-        """Every mode on every request, all in the engine at once -> the comparisons of one request after the other."""
+        """Decode all requests in every mode, all at once in the engine -> the results, request by request."""
         submitted = [
             self._engine.submit_modes(
                 request, [replace(mode, sampling=request.sampling) for mode in self._modes.values()]
@@ -87,12 +88,10 @@ class EqualityCheck:
         ]
         for request, tickets in zip(requests, submitted, strict=True):
             completions = [ticket.result() for ticket in tickets]
-            yield list(self._held_against_reference(request, dict(zip(self._modes, completions, strict=True))))
+            yield list(self._judged(request, dict(zip(self._modes, completions, strict=True))))
 
-    def _held_against_reference(
-        self, request: Request, completions: Mapping[str, Completion]
-    ) -> Iterator[EqualityResult]:
-        """Against `generate` when greedy (unless it is to be the oracle), against our one-row loop when sampling."""
+    def _judged(self, request: Request, completions: Mapping[str, Completion]) -> Iterator[EqualityResult]:
+        """Judge greedy captions by `generate`, or by the oracle if asked to; sampled ones always by the oracle."""
         prompt = self._target.build_prompt(request.messages)
         if request.sampling.temperature == 0 and not self._against_oracle:
             expected = reference.generate(self._library, prompt, request.max_new_tokens).token_ids
@@ -113,7 +112,8 @@ class EqualityCheck:
             )
 
     def _is_tie(self, request: Request, position: int) -> tuple[bool, float | None]:
-        """In float64, do both paths write the same caption, and is the gap at `position` below `MAX_TIE_GAP`?
+        """Whether, in float64, both references write the same caption with a gap at `position` below `MAX_TIE_GAP`;
+        and that gap.
 
         A sampled request is never excused: its noise decides between tokens whose logits need not be close.
         """
@@ -122,7 +122,7 @@ class EqualityCheck:
         target = load_target(self._source, device=str(self._target.info.device), dtype="float64")
         library = reference.load_reference(self._source, device=target.info.device, dtype=torch.float64)
         prompt = target.build_prompt(request.messages)
-        written = reference.generate(library, prompt, request.max_new_tokens).token_ids
+        theirs = reference.generate(library, prompt, request.max_new_tokens).token_ids
         ours = generate_autoregressively(target, prompt, request.sampling, request.max_new_tokens)
-        gap = reference.top_two_gap(library, prompt, written[:position])
-        return written == ours and gap < MAX_TIE_GAP, gap
+        gap = reference.top_two_gap(library, prompt, theirs[:position])
+        return theirs == ours and gap < MAX_TIE_GAP, gap

@@ -1,6 +1,6 @@
-"""What a pass cannot be faster than on this machine: its bytes over the read bandwidth, its products over the peak.
+"""Lower bounds on the time of a pass: its bytes over the machine's read bandwidth, its FLOP over the peak rate.
 
-Both rates are measured in the run that uses them, by the definitions below, with the threads that torch has.
+Both rates are measured in the run that uses them, with torch's current number of threads.
 """
 
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ REPEATS = 5
 
 @dataclass(frozen=True)
 class MachineRates:
-    """`read_bytes_per_s`: a buffer of 1 GiB summed. `flop_per_s`: a product of two square matrices of 2048 in the dtype
-    of the run. Best of five each."""
+    """`read_bytes_per_s` is measured by summing a buffer of 1 GiB, `flop_per_s` by multiplying two 2048 x 2048 matrices
+    in the dtype of the run. The best of five each."""
 
     read_bytes_per_s: float
     flop_per_s: float
@@ -26,7 +26,7 @@ class MachineRates:
 
 @dataclass(frozen=True)
 class PassFloor:
-    """Bytes that one pass must read and FLOP that it must do."""
+    """Bytes that a pass must read and floating-point operations that it must do."""
 
     num_bytes: int
     num_flop: int
@@ -36,7 +36,7 @@ class PassFloor:
 
 
 def measure_rates(device: torch.device, dtype: torch.dtype) -> MachineRates:
-    """Rates of this machine; takes a few seconds and 1 GiB."""
+    """Measure the rates of this machine; takes a few seconds and 1 GiB of memory."""
     source = torch.ones(BUFFER_BYTES // 4, device=device)
     left = torch.randn(MATRIX_SIZE, MATRIX_SIZE, device=device).to(dtype)
     return MachineRates(
@@ -46,7 +46,7 @@ def measure_rates(device: torch.device, dtype: torch.dtype) -> MachineRates:
 
 
 def pass_floor(info: TargetInfo, num_rows: int, context: int) -> PassFloor:
-    """Of one pass of the language model and its head over `num_rows` rows behind `context` slots."""
+    """The floor of a pass over `num_rows` rows behind `context` slots, through the language model and its lm_head."""
     attention = info.hidden_size * (2 * info.num_heads + 2 * info.num_kv_heads) * info.head_dim
     mlp = 3 * info.hidden_size * info.intermediate_size
     weights = info.num_layers * (attention + mlp) + info.vocab_size * info.hidden_size

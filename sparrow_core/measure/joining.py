@@ -1,7 +1,7 @@
-"""What a long prompt that joins costs a caption under way, and what that caption costs the prompt.
+"""Measures how a long prompt that joins slows down a running caption, and how that caption slows down the prompt.
 
 Rounds are timed where a reader of the stream sees them. The running window is decoded again and again from one prefill,
-so that it runs for as long as the other's prompt is read.
+so that it runs until the prefill of the joining prompt is done.
 """
 
 import asyncio
@@ -17,14 +17,17 @@ from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.ticket import Ticket
 from sparrow_core.types import Completion, Request
 
-CAPTIONS_BEFORE = 8  # captions of the running window before the other joins
-CAPTIONS = 500  # more than fit beside the other's prompt
+CAPTIONS_BEFORE = 8  # captions of the running window before the other window joins
+CAPTIONS = 500  # more than can be decoded during the joining prompt's prefill
 
 
 @dataclass(frozen=True)
 class JoinRow:
-    """Time between two pieces of the running caption, before and while the other prompt is read; time from the other's
-    submission to its first token, alone and beside the running one. Lengths are in visual tokens."""
+    """Times between two rounds of the running caption in milliseconds, before and during the joining prompt's prefill;
+    seconds from the submission of the joining request to its first token, alone in the engine and while the other runs.
+
+    `running` and `joining` are the two windows' lengths in visual tokens.
+    """
 
     running: int
     joining: int
@@ -41,12 +44,12 @@ class JoinRow:
 
 
 def measure_joining(engine: Engine, running: Request, joining: Request) -> JoinRow:
-    """Let `joining` come while `running` is decoded. The engine must have room for both, and nothing else to do."""
+    """Submit `joining` while `running` is decoded. The engine must have room for both and must be idle."""
     return asyncio.run(_measure(engine, running, joining))
 
 
 async def _measure(engine: Engine, running: Request, joining: Request) -> JoinRow:
-    autoregressive_s, _ = await _first_token(engine.submit(joining))
+    alone_s, _ = await _first_token(engine.submit(joining))
     tickets = engine.submit_modes(running, [engine.default_mode(running.sampling)] * CAPTIONS)
     ends: list[float] = []
     warm = asyncio.Event()
@@ -55,7 +58,7 @@ async def _measure(engine: Engine, running: Request, joining: Request) -> JoinRo
     began = time.perf_counter()
     joining_s, completion = await _first_token(engine.submit(joining))
     joined = began + joining_s
-    while ends[-1] <= joined:  # the round under way counts
+    while ends[-1] <= joined:  # the round in progress counts
         await asyncio.sleep(0.001)
     for ticket in tickets:
         ticket.cancel()
@@ -73,14 +76,14 @@ async def _measure(engine: Engine, running: Request, joining: Request) -> JoinRo
         p95_during_ms=p95_ms,
         longest_during_ms=max(during_ms),
         p95_over_median_before=p95_ms / before_median_ms,
-        first_token_alone_s=autoregressive_s,
+        first_token_alone_s=alone_s,
         first_token_joining_s=joining_s,
-        joining_over_alone=joining_s / autoregressive_s,
+        joining_over_alone=joining_s / alone_s,
     )
 
 
 async def _follow(tickets: Sequence[Ticket], ends: list[float], warm: asyncio.Event) -> None:
-    """Read one stream after the other; note when each piece came."""
+    """Read one stream after the other; append the time at which each round arrives to `ends`."""
     for number, ticket in enumerate(tickets):
         if number == CAPTIONS_BEFORE:
             warm.set()
@@ -89,7 +92,7 @@ async def _follow(tickets: Sequence[Ticket], ends: list[float], warm: asyncio.Ev
 
 
 async def _first_token(ticket: Ticket) -> tuple[float, Completion]:
-    """Seconds to the first token; the rest of the caption is given up."""
+    """Seconds to the first token; the rest of the caption is cancelled."""
     began = time.perf_counter()
     async for _ in ticket:
         break

@@ -1,7 +1,7 @@
-"""The paper's layer study: how much of the video must stay, and for how many layers?
+"""The paper's layer study: from which layer on does the target do without visual tokens?
 
-For every layer, captions of the model when nothing attends to visual tokens from there on, by transformers' own
-`generate`, and the cosine between visual states and their embeddings. It does not know how a caption is scored.
+For every layer, a caption by transformers' own `generate` in which nothing attends to visual tokens from that layer on,
+and the cosine between the layer's visual hidden states and their embeddings. Does not know how captions are scored.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,9 +13,10 @@ from sparrow_core.targets.reference import ReferenceModel, generate, hiding_visu
 
 @dataclass(frozen=True)
 class LayerFinding:
-    """One window without visual tokens from `layer` on (counted from 1; one beyond the last: with all of them).
+    """One window without visual tokens from `layer` on. Layers count from 1; one beyond the last keeps visual tokens in
+    all layers.
 
-    `cosine` is that of what goes into the layer at visual tokens with their embeddings; None beyond the last.
+    `cosine` is the mean cosine between the layer's input at visual tokens and their embeddings, None beyond the last.
     """
 
     layer: int
@@ -32,10 +33,10 @@ def study_window(
     max_new_tokens: int,
     score: Callable[[str], float],
 ) -> Iterator[LayerFinding]:
-    """All layers of one window. `target` gives the text of tokens; the model must be loaded with eager attention."""
+    """Study all layers on one window. `target` decodes token ids to text; `reference` needs eager attention."""
     cosines = visual_cosines(reference, prompt)
     for layer in range(1, len(cosines) + 2):
         with hiding_visual(reference, prompt, layer):
-            said = generate(reference, prompt, max_new_tokens).token_ids
+            token_ids = generate(reference, prompt, max_new_tokens).token_ids
         cosine = cosines[layer - 1] if layer <= len(cosines) else None
-        yield LayerFinding(layer, window, cosine, score(target.decode_text(said)))
+        yield LayerFinding(layer, window, cosine, score(target.decode_text(token_ids)))

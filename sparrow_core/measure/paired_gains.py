@@ -1,4 +1,7 @@
-"""Is one drafter better than another? Paired by window, since windows differ more than drafters do."""
+"""Decides whether one drafter is better than another: relative gains in tau with bootstrap intervals, by bucket.
+
+Drafters are paired by window, since windows differ more than drafters do.
+"""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -9,13 +12,15 @@ import numpy as np
 from sparrow_core.errors import ConfigError
 from sparrow_core.measure.acceptance import AcceptanceRow, bootstrap_interval
 
-LEAST_WINDOWS = 6  # of the longest bucket: an interval over fewer says nothing
+LEAST_WINDOWS = 6  # in the longest bucket: an interval over fewer says nothing
 
 
 @dataclass(frozen=True)
 class Gain:
-    """By how much tau is higher, relatively, on one bucket of visual length (all draft shapes together), and the
-    bootstrap 95 % interval of that over windows."""
+    """The relative gain in tau on one bucket of visual length, all draft shapes together (0.05: 5 % higher).
+
+    `low` and `high` bound its bootstrap 95 % interval over windows.
+    """
 
     bucket: str
     windows: int
@@ -28,7 +33,10 @@ class Gain:
 
 
 def gains(candidate: Sequence[AcceptanceRow], current: Sequence[AcceptanceRow]) -> list[Gain]:
-    """One per bucket, shortest first. Raises ConfigError unless both were measured on the same windows and shapes."""
+    """Gains of `candidate` over `current`, one per bucket, shortest first.
+
+    Raises ConfigError unless both were measured on the same windows and shapes.
+    """
     ours, theirs = _by_bucket(candidate), _by_bucket(current)
     if ours.keys() != theirs.keys():
         raise ConfigError(_unlike(f"visual lengths {', '.join(ours)} and {', '.join(theirs)}"))
@@ -36,14 +44,14 @@ def gains(candidate: Sequence[AcceptanceRow], current: Sequence[AcceptanceRow]) 
 
 
 def is_better(found: Sequence[Gain], margin: float) -> bool:
-    """Better by more than `margin` and chance on the longest bucket, of LEAST_WINDOWS or more, and on no bucket worse
-    by more than chance."""
+    """Whether the gain exceeds `margin` beyond chance on the longest bucket, which has at least LEAST_WINDOWS, and no
+    bucket shows a loss beyond chance."""
     longest = found[-1]
     return longest.windows >= LEAST_WINDOWS and longest.low > margin and all(gain.high >= 0 for gain in found)
 
 
 def _by_bucket(rows: Sequence[AcceptanceRow]) -> dict[str, dict[str, np.ndarray]]:
-    """Tokens and rounds [windows, 2] by bucket, and by draft shape and temperature."""
+    """Tokens and rounds [windows, 2] by bucket, then by draft shape and temperature."""
     counts: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
     for row in rows:
         counts[row.bucket][f"{row.draft} at T={row.temperature:g}"] = np.array(row.counts)
@@ -54,10 +62,10 @@ def _gain(bucket: str, ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray
     if ours.keys() != theirs.keys():
         raise ConfigError(_unlike(f"shapes {', '.join(ours)} and {', '.join(theirs)}"))
     for shape in ours:
-        # Drafters change no caption: on the same windows they bring the same tokens.
+        # Drafters change no caption: on the same windows all write the same tokens.
         if not np.array_equal(ours[shape][:, 0], theirs[shape][:, 0]):
             raise ConfigError(_unlike(f"different windows of {bucket} visual tokens"))
-    # tau over tau; the tokens are the same, so that rounds decide.
+    # The ratio of the taus: the tokens are the same, so that only rounds remain.
     our_rounds, their_rounds = (np.sum([counts[:, 1] for counts in side.values()], axis=0) for side in (ours, theirs))
     low, high = bootstrap_interval(their_rounds, our_rounds)
     ratio = their_rounds.sum() / max(1, our_rounds.sum())

@@ -1,4 +1,4 @@
-"""What a verification pass costs by its rows and its context, beside one autoregressive step and beside its floor."""
+"""Times verification passes by rows and context, relative to one autoregressive step and to the machine's floor."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,8 @@ REPEATS = 9
 
 @dataclass(frozen=True)
 class PassRow:
-    """One pass over `rows` rows behind `context` slots. `ar_steps` counts passes of one row over the same context."""
+    """One pass over `rows` rows behind `context` slots. `ar_steps` is its time in autoregressive steps, that is in
+    passes of one row behind the same context; `over_floor` is its time over `floor_ms`."""
 
     context: int
     rows: int
@@ -28,14 +29,17 @@ class PassRow:
 
 @torch.inference_mode()
 def measure_passes(target: TargetModel, contexts: Sequence[int], rates: MachineRates) -> list[PassRow]:
-    """Medians for every number of rows and every context, blank caches; the numbers of rows take turns."""
-    rows = []
+    """Time passes for every number of rows and every context, over blank caches; medians.
+
+    The numbers of rows take turns, so that a drift of the machine's speed affects all alike.
+    """
+    table = []
     for context in contexts:
         passes = {n: blank_pass(target, n, context) for n in ROW_COUNTS}
-        turns = [{n: median_seconds(target, run, repeats=1) for n, run in passes.items()} for _ in range(REPEATS)]
-        seconds = {n: median(turn[n] for turn in turns) for n in ROW_COUNTS}
-        for num_rows, taken in seconds.items():
-            floor = pass_floor(target.info, num_rows, context).seconds(rates)
-            figures = (1000 * taken, taken / seconds[1], 1000 * floor, taken / floor)
-            rows.append(PassRow(context, num_rows, *figures))
-    return rows
+        repeats = [{n: median_seconds(target, run, repeats=1) for n, run in passes.items()} for _ in range(REPEATS)]
+        medians_s = {n: median(seconds[n] for seconds in repeats) for n in ROW_COUNTS}
+        for num_rows, pass_s in medians_s.items():
+            floor_s = pass_floor(target.info, num_rows, context).seconds(rates)
+            figures = (1000 * pass_s, pass_s / medians_s[1], 1000 * floor_s, pass_s / floor_s)
+            table.append(PassRow(context, num_rows, *figures))
+    return table

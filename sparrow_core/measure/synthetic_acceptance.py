@@ -1,5 +1,8 @@
-"""Drafts that are right as often as one says: what a drafter of that quality would save on a machine where there are
-only random weights to time. The drafter's work, the passes and the rounds are real; what is accepted is not."""
+"""A drafter with a synthetic acceptance: each token that it drafts is right with a given probability.
+
+It shows what a drafter of that quality would save where there are only random weights to time. The drafter's work, the
+passes and the rounds are real; only the acceptance is not.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,10 +16,10 @@ from sparrow_core.types import Draft
 
 
 class SyntheticAcceptanceDrafter:
-    """Lets `drafter` work, and puts in the place of its draft one in which each next token of `answer` (what the target
-    says alone, greedily) is right with probability `acceptance` as long as those before it are."""
+    """Lets `drafter` draft, then replaces its draft by one whose tokens agree with `answer`, the target's own greedy
+    caption: each with probability `acceptance`, as long as all before it agree."""
 
-    name = "imposed"
+    name = "synthetic"
 
     def __init__(self, drafter: Drafter[Any], answer: Sequence[int], acceptance: float, vocab_size: int) -> None:
         self._drafter, self._answer = drafter, answer
@@ -28,20 +31,19 @@ class SyntheticAcceptanceDrafter:
 
     def propose(self, jobs: Sequence[DraftJob[DraftSession]]) -> list[Draft]:
         self._drafter.propose(jobs)
-        return [self._imposed(job) for job in jobs]
+        return [self._synthetic_draft(job) for job in jobs]
 
-    def _imposed(self, job: DraftJob[DraftSession]) -> Draft:
+    def _synthetic_draft(self, job: DraftJob[DraftSession]) -> Draft:
         position = job.draft_context.position
         right_in_a_row = int(np.random.default_rng(position).geometric(1 - self._acceptance)) - 1
         num_right = min(right_in_a_row, job.shape.depth)
         parents = trunk_with_leaves(job.shape)
-        said = [*self._answer[position:], *[0] * job.shape.depth]  # behind its end nothing is kept anyway
+        expected = [*self._answer[position:], *[0] * job.shape.depth]  # nothing is kept beyond the answer's end
         tokens, depths = [job.draft_context.root], [0]
         for node, parent in enumerate(parents[1:], start=1):
             depths.append(depths[parent] + 1)
-            right = said[depths[node] - 1]
-            # The trunk's nodes come first. What lies behind them or behind a wrong token differs from the answer, and
-            # from its siblings.
+            right = expected[depths[node] - 1]
+            # The trunk's nodes come first. Nodes after the first `num_right` are wrong; siblings must differ.
             wrong = (right + 1 + node) % self._vocab_size
             tokens.append(right if node <= num_right else wrong)
         return Draft(torch.tensor(tokens), torch.tensor(parents))

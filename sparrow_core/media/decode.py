@@ -1,8 +1,10 @@
-"""Video files to frames, in a child process that can be killed: one bad video costs one error, never the caller.
+"""Video decoding in a child process that can be killed: a bad video costs one error, never the caller.
 
-Decoders hang or crash on some damaged files, at times holding the interpreter's lock, so that no thread or signal
-handler gets a word in: only another process can end that. This module owns that process and its limits. What the child
-does with a file is `decode_child.py`'s business; which instants to ask for is `timeline.py`'s.
+Decoders hang or crash on some damaged files, at times while they hold the interpreter's lock, so that no thread or
+signal handler can run: only another process can end that. This module owns the child process and its limits. What the
+child does with a file is in `decode_child.py`; which instants to decode is chosen in `timeline.py`.
+
+Shape letters: pixels T frames, H height, W width, C channels.
 """
 
 import os
@@ -34,9 +36,9 @@ START_LIMIT_S = 60.0
 class FrameDecoder:
     """Decodes one video at a time in its own child process; use several decoders to decode in parallel.
 
-    The child starts with the first request, is killed when a request passes its deadline, and is renewed after that,
-    after a crash and after `files_per_child` requests. All methods raise MediaError with a machine-readable `reason`,
-    and the decoder remains usable after it. Threads may share a decoder: they take turns.
+    The child starts with the first request and is killed when a request passes its deadline. The next request starts a
+    new child after that, after a crash, and after `files_per_child` requests. All methods raise MediaError with a
+    machine-readable `reason`, and the decoder remains usable. Threads may share a decoder: they take turns.
     """
 
     def __init__(self, config: DecodeConfig) -> None:
@@ -51,8 +53,9 @@ class FrameDecoder:
     def frames(self, source: VideoSource, plan: SamplingPlan) -> Frames:
         """The frames shown at the plan's instants, in the plan's size, upright.
 
-        A frame is shown from its presentation timestamp until the next one's. `times_s` of the result are these
-        timestamps, from the start of the video stream. May take twice `deadline_s`: if decord hangs, PyAV has a go.
+        A frame is shown from its presentation timestamp until the next frame's. `times_s` of the result are these
+        timestamps, in seconds from the start of the video stream. May take twice `deadline_s`: if decord hangs or
+        crashes, PyAV decodes the file again.
         """
         request = ("frames", _plain(source), plan.times_s, plan.height, plan.width)
         try:
@@ -62,7 +65,7 @@ class FrameDecoder:
         return Frames(pixels_THWC, tuple(times_s), plan.sampled_fps)
 
     def close(self) -> None:
-        """End the child process. A later request starts another."""
+        """End the child process. A later request starts a new one."""
         with self._lock:
             self._end_child()
 
@@ -81,7 +84,7 @@ class FrameDecoder:
             try:
                 answer = self._child.ask(request)
             except BaseException:
-                # The pipe may hold half an answer (deadline, crash, interrupt): never use it again.
+                # After a deadline, a crash or an interrupt the pipe may hold half an answer: never use it again.
                 self._end_child()
                 raise
             if self._child.num_requests >= self._config.files_per_child:
@@ -97,7 +100,7 @@ class FrameDecoder:
 
 
 class _DecordDied(MediaError):
-    """The child hung or crashed while decord was at work."""
+    """The child hung or crashed while decord was decoding."""
 
 
 class _Child:
@@ -132,7 +135,7 @@ class _Child:
             self._decord_at_work = answer[0] == "trying_decord"
 
     def kill(self) -> None:
-        """End the process at once, whatever it is doing. It owns nothing that needs to be tidied up."""
+        """End the process at once, whatever it is doing. It has nothing to clean up."""
         self._process.kill()
         self._process.wait()
         self._pipe.close()
@@ -160,11 +163,11 @@ class _Child:
 def _start(pipe: Connection) -> "subprocess.Popen[bytes]":
     """Start the child with its end of the pipe.
 
-    A fresh interpreter rather than `multiprocessing`'s spawn, which would import the caller's main module again: that
-    may be a Ray worker, or a script without a guard.
+    It is a new interpreter and not `multiprocessing`'s spawn method, which would import the caller's main module again:
+    that may be a Ray worker, or a script without a `__main__` guard.
     """
     package_root = str(Path(sparrow_core.__file__).parents[1])
-    # Idle thread pools of numeric libraries and one heap per thread would count against the memory limit.
+    # Idle thread pools of numeric libraries, and one heap per thread, would count against the memory limit.
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH")))),
         "OPENBLAS_NUM_THREADS": "1",

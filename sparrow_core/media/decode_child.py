@@ -1,7 +1,7 @@
-"""The decoding process: takes requests from a pipe, answers with facts and frames, and may be killed at any moment.
+"""The decoding child process: takes requests from a pipe, answers with facts and frames, may be killed at any moment.
 
-Started by `decode.py` as `python -m sparrow_core.media.decode_child FD`. It bounds its own memory, and its life where
-nobody is left to kill it. An exception that is not about the video ends the process with a traceback.
+Started by `decode.py` as `python -m sparrow_core.media.decode_child FD`. It limits its own memory, and its own time in
+case no parent is left to kill it. An exception that is not about the video ends the process with a traceback.
 """
 
 import resource
@@ -33,7 +33,7 @@ def main(pipe: Connection) -> None:
             task, *arguments = pipe.recv()
         except EOFError:
             return
-        # The parent kills at the deadline; the kernel does should the parent be gone, even if Python code cannot run.
+        # The parent kills this process at the deadline. If it is gone, the kernel does, even while Python is stuck.
         signal.alarm(int(2 * config.deadline_s) + 1)
         try:
             pipe.send(("result", TASKS[task](pipe, config, *arguments)))
@@ -60,7 +60,7 @@ def _frames(
     width: int,
     try_decord: bool,
 ) -> tuple[np.ndarray, list[float]]:
-    """decord first where it is exact. The parent is told, so that it can come back without it after a crash."""
+    """Use decord first where it is exact. The parent is told, so that after a crash it can ask again without decord."""
     starts_s = decord_reader.exact_start_times(source, times_s[-1]) if try_decord else None
     if starts_s is not None:
         pipe.send(("trying_decord",))

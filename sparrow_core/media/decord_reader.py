@@ -1,11 +1,14 @@
 """Frames at given instants with decord, for the files in which decord is known to be frame-exact.
 
-decord numbers the packets of a file and takes frame number for packet number. That breaks, silently, on codecs and
-containers that it does not know, edit lists, streams that begin inside a group of pictures, and pictures that follow a
-keyframe but precede it on screen (open groups, the default of x265), where a seek drops frames. So it reads a file only
-if PyAV's view of the packets rules all of these out and agrees with decord's timestamps; PyAV reads the rest.
+decord numbers the packets of a file and takes the packet number for the frame number. That is silently wrong for codecs
+and containers that it does not know, edit lists, streams that begin inside a group of pictures, and pictures that
+follow a keyframe in the file but precede it on screen (open groups, the default of x265), where a seek drops frames. So
+decord reads a file only if its packets, as PyAV sees them, rule all of this out and agree with decord's timestamps.
+PyAV reads all other files.
 
 decord has no wheel for arm64 machines and is optional. Used in the decoding child process.
+
+Shape letters: pixels T frames, H height, W width, C channels.
 """
 
 import io
@@ -29,9 +32,9 @@ MAX_DURATION_S = 600.0
 
 
 def exact_start_times(source: Source, last_s: float) -> np.ndarray | None:
-    """When each picture appears, in seconds from the first, if decord can be relied on in this file; else None.
+    """When each picture appears, in seconds from the first one; None if decord cannot be relied on in this file.
 
-    That is, if packet numbers are frame numbers, and pictures reach up to `last_s`.
+    It can be if packet numbers are frame numbers and there are pictures up to `last_s`.
     """
     if decord is None:
         return None
@@ -60,7 +63,7 @@ def exact_start_times(source: Source, last_s: float) -> np.ndarray | None:
 def read_frames(
     source: Source, starts_s: np.ndarray, times_s: Sequence[float], height: int, width: int, num_threads: int
 ) -> tuple[np.ndarray, list[float]] | None:
-    """As `pyav_reader.read_frames`, same pixels, given the file's `exact_start_times`. None if decord fails on it."""
+    """What `pyav_reader.read_frames` returns, given the file's `exact_start_times`; None if decord fails on it."""
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         video = decord.VideoReader(file, ctx=decord.cpu(0), num_threads=num_threads)

@@ -1,10 +1,10 @@
-"""What a family of video LLMs asks of frames: their size, how many make one step in time, and what they cost."""
+"""What a family of video LLMs asks of frames: their size, how many make one step in time, and their visual tokens."""
 
 from typing import Protocol
 
 
 class FrameSpec(Protocol):
-    """Frames as a vision tower wants them. `token_px` is the side in px of the square behind one visual token."""
+    """A vision tower's requirements. `token_px` is the side, in px, of the square that one visual token stands for."""
 
     @property
     def temporal_patch_size(self) -> int:
@@ -16,16 +16,17 @@ class FrameSpec(Protocol):
 
     @property
     def tokens_per_video(self) -> int:
-        """Visual tokens of a video beside those of its frames."""
+        """Visual tokens of a video in addition to those of its frames."""
         ...
 
     def fit_size(self, height: int, width: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-        """Size in px at which frames of `height` x `width` px are shown, in a range of pixels if it has a choice.
+        """Size (height, width) in px at which the tower is shown frames of `height` x `width` px.
 
-        Raises MediaError for frames that cannot be shown.
+        A tower that takes several sizes keeps to `min_pixels`..`max_pixels` per frame. Raises MediaError for frames
+        that it cannot be shown.
         """
         ...
 
     def tokens_per_step(self, height: int, width: int) -> int:
-        """Visual tokens of one step in time, at a size of `fit_size`."""
+        """Visual tokens of one step in time, for a size that `fit_size` returned."""
         ...

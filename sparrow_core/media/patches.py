@@ -1,10 +1,9 @@
-"""Frames to what a Qwen2-VL style vision tower eats: size arithmetic, patch order, normalisation.
+"""Patches for a Qwen2-VL style vision tower: frame sizes, patch order, normalisation.
 
 Owns the patch layout and nothing else. It does not know where frames come from (`decode.py`), which instants were
-chosen (`timeline.py`) or how a model consumes the patches.
+chosen (`timeline.py`) or how a model uses the patches.
 
-Shape letters: T frames, H height_px, W width_px, C=3 colours, P patch size, M merge size, K temporal patch size,
-N patches.
+Shape letters: pixels T frames, H height, W width, C channels. Axes of patches are written out.
 """
 
 import math
@@ -36,20 +35,20 @@ class PatchSpec:
 
     @property
     def token_px(self) -> int:
-        """Side of the square of pixels behind one visual token; frame sizes are multiples of it."""
+        """Side, in px, of the square that one visual token stands for. Frame sizes are multiples of it."""
         return self.patch_size * self.merge_size
 
     @property
     def tokens_per_video(self) -> int:
-        """None but those of its frames."""
+        """0: a video has no visual tokens but those of its frames."""
         return 0
 
     def fit_size(self, height: int, width: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-        """Frame size nearest to `height` x `width` px with the tower's divisibility, within a range of pixels a frame.
+        """The frame size nearest to `height` x `width` px that has `min_pixels` to `max_pixels` and suits the tower.
 
-        Returns (height, width), both multiples of `token_px`, aspect ratio kept as closely as these steps allow: the
-        same size as `smart_resize` of transformers' Qwen2-VL processors. Raises MediaError for an empty or extremely
-        long frame.
+        Returns (height, width), both multiples of `token_px`, with the aspect ratio kept as closely as these steps
+        allow: the size that `smart_resize` of transformers' Qwen2-VL processors gives. Raises MediaError for frames
+        that are empty or more than 200 times as long as wide.
         """
         if height < 1 or width < 1 or max(height, width) > MAX_ASPECT_RATIO * min(height, width):
             raise MediaError(
@@ -70,30 +69,36 @@ class PatchSpec:
         return fitted_height, fitted_width
 
     def tokens_per_step(self, height: int, width: int) -> int:
-        """Visual tokens of one temporal patch of `height` x `width` px after the tower merged its patches."""
+        """Visual tokens of one temporal patch of `height` x `width` px, after the tower has merged its patches.
+
+        Raises ConfigError if a side is not a multiple of `token_px`.
+        """
         _check_size(height, width, self)
         return (height // self.token_px) * (width // self.token_px)
 
 
-def patchify(frames: np.ndarray, spec: PatchSpec) -> tuple[torch.Tensor, Grid]:
-    """Cut uint8 frames [T, H, W, 3] into normalised patches, in the order of transformers' Qwen2-VL processors.
+def patchify(pixels_THWC: np.ndarray, spec: PatchSpec) -> tuple[torch.Tensor, Grid]:
+    """Cut uint8 RGB frames into normalised patches, in the order of transformers' Qwen2-VL processors.
 
-    Returns float32 patches [N, 3 * K * P * P] and the grid (T / K, H / P, W / P), N its product. Patches that merge
-    into one visual token are neighbours in N. Where T is not a multiple of K the last frame is repeated, which makes
-    an image (T = 1) fill one temporal patch. Raises ConfigError for frames of another shape, type or divisibility.
+    Returns float32 patches [patches, 3 * temporal_patch_size * patch_size**2] and the grid of patches: steps in time,
+    rows, columns, whose product is their number. The patches that merge into one visual token are consecutive. If T is
+    not a multiple of `temporal_patch_size`, the last frame is repeated, so that an image (T = 1) fills one temporal
+    patch. Raises ConfigError for frames of another shape or type, or sides that are no multiples of `token_px`.
     """
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[0] == 0 or frames.shape[3] != 3:
-        raise ConfigError(f"frames must be uint8 [T >= 1, H, W, 3], got {frames.dtype} {list(frames.shape)}")
-    T, H, W, C = frames.shape
-    _check_size(H, W, spec)
-    P, M, K = spec.patch_size, spec.merge_size, spec.temporal_patch_size
-    if padding := -T % K:
-        frames = np.concatenate([frames, np.repeat(frames[-1:], padding, axis=0)])
-    grid = len(frames) // K, H // P, W // P
+    if pixels_THWC.dtype != np.uint8 or pixels_THWC.ndim != 4 or len(pixels_THWC) == 0 or pixels_THWC.shape[3] != 3:
+        found = f"{pixels_THWC.dtype} {list(pixels_THWC.shape)}"
+        raise ConfigError(f"frames must be uint8 [T >= 1, H, W, 3], got {found}")
+    num_frames, height, width, colours = pixels_THWC.shape
+    _check_size(height, width, spec)
+    side, merge, temporal = spec.patch_size, spec.merge_size, spec.temporal_patch_size
+    if padding := -num_frames % temporal:
+        pixels_THWC = np.concatenate([pixels_THWC, np.repeat(pixels_THWC[-1:], padding, axis=0)])
+    grid = steps, rows, columns = len(pixels_THWC) // temporal, height // side, width // side
 
-    # Reordered while still uint8: the only strided pass then moves a quarter of the bytes.
-    cells = np.ascontiguousarray(frames).reshape(grid[0], K, H // P // M, M, P, W // P // M, M, P, C)
-    patches = cells.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(math.prod(grid), C, K * P * P)
+    # Reordered while still uint8, so that the only strided copy moves a quarter of the bytes of float32.
+    split = (steps, temporal, rows // merge, merge, side, columns // merge, merge, side, colours)
+    by_patch = np.ascontiguousarray(pixels_THWC).reshape(split).transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
+    patches = by_patch.reshape(math.prod(grid), colours, temporal * side * side)
     return torch.from_numpy(normalised(patches, spec.mean, spec.std)).flatten(1), grid
 
 

@@ -1,4 +1,4 @@
-"""Facts about a video file that planning needs. Used in the decoding child process; knows nothing of plans."""
+"""Facts about a video file that sampling needs: duration, frame rate, size. Used in the decoding child process."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,9 @@ from sparrow_core.media.video_file import Source, open_video, quarter_turns, vid
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Size in px as displayed (rotation applied), duration of the picture in seconds, average frame rate (0:
-    unknown)."""
+    """Duration of the pictures in seconds, average frame rate in frames per second (0: unknown), and size in px as
+    displayed, with rotation applied.
+    """
 
     duration_s: float
     fps: float
@@ -19,7 +20,10 @@ class VideoInfo:
 
 
 def read_info(source: Source) -> VideoInfo:
-    """Facts about a video. Decodes one picture: rotation is stored with pictures, and it shows that they decode."""
+    """Facts about a video. Decodes one picture, which carries the rotation and shows that pictures decode.
+
+    Raises MediaError as `open_video` does, or `unreadable` if no picture decodes.
+    """
     with open_video(source) as (container, stream):
         first = PictureCursor(container, stream).current.frame
         upright = quarter_turns(first) % 2 == 0

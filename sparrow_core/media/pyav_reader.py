@@ -1,7 +1,9 @@
 """Frames at given instants with PyAV: any codec, any frame rate, damaged files.
 
-Frames are selected by their presentation timestamps alone. All times are seconds from the video stream's own start.
+Frames are selected by their presentation timestamps alone. All times are in seconds from the start of the video stream.
 Used in the decoding child process; knows nothing of plans, deadlines or processes.
+
+Shape letters: pixels T frames, H height, W width, C channels.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,17 +28,18 @@ from sparrow_core.media.video_file import (
     video_duration_s,
 )
 
-# Where the file has no index of its keyframes, decoding on is taken to be cheaper than a seek up to this distance.
+# In a file without an index of keyframes, decoding on is assumed to be cheaper than a seek up to this distance.
 BLIND_SEEK_S = 10.0
 
 
 def read_frames(
     source: Source, times_s: Sequence[float], height: int, width: int, num_threads: int, max_missing_share: float
 ) -> tuple[np.ndarray, list[float]]:
-    """The frames shown at rising `times_s`: uint8 RGB [T, height, width, 3], and when each of them appeared.
+    """The frames shown at the instants `times_s`, which must rise: uint8 RGB [T, height, width, 3], and when each of
+    them appeared.
 
-    An instant whose own picture is lost gets the one before it, as long as at most `max_missing_share` of them are.
-    Raises MediaError, beside those of `open_video`: `unreadable` if nothing decodes, `empty_span` if all instants lie
+    An instant whose picture is lost gets the picture before it, provided that at most `max_missing_share` of all are
+    lost. Raises MediaError as `open_video` does, and `unreadable` if nothing decodes, `empty_span` if all instants lie
     after the video's end, `partial` if more pictures are lost than allowed.
     """
     with open_video(source, num_threads) as (container, stream):
@@ -70,7 +73,7 @@ def _missing_error(num_missing: int, times_s: Sequence[float], max_share: float,
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded frame, when it appears, and until when it is shown at least."""
+    """A decoded frame, when it appears, and the earliest end of its display."""
 
     frame: VideoFrame
     start_s: float
@@ -78,7 +81,7 @@ class Picture:
 
 
 class PictureCursor:
-    """Walks forward through a video's pictures and jumps over what need not be decoded; holds two of them at a time.
+    """Walks forward through a video's pictures and skips what need not be decoded. Holds two pictures at a time.
 
     Raises MediaError (`unreadable`) if no picture decodes.
     """
@@ -93,14 +96,14 @@ class PictureCursor:
         self._stream = stream
         self._tick_s = tick_s(stream)
         self._interval_s = frame_interval_s(stream)
-        # AVI stores no presentation times, and guesses of them are out of order: pictures come in order of decode time.
+        # AVI stores no presentation times and guesses of them are out of order; its pictures appear in decode order.
         self._by_decode_time = container.format.name == "avi"
         self._origin = None if self._by_decode_time else stream.start_time
         if not self._restart(from_keyframe=False):
             raise MediaError("not one picture of the video stream can be decoded", "unreadable")
 
     def at(self, time_s: float) -> Picture:
-        """The picture shown at `time_s`: the last to appear by then, else the first of all. Times must not fall."""
+        """The picture shown at `time_s`: the last to appear by then, or the first of all. Times must not decrease."""
         if self._jump_pays(time_s):
             self._jump(time_s)
         while self._next is not None and self._next.start_s <= time_s + TIME_TOLERANCE_S:
@@ -108,7 +111,10 @@ class PictureCursor:
         return self.current
 
     def is_missing(self, time_s: float) -> bool:
-        """Whether the picture of `time_s` (not before the last `at`) is lost, and the current one stands in for it."""
+        """Whether the picture of `time_s` is lost, so that the current one replaces it.
+
+        `time_s` must not be less than in the last call of `at`.
+        """
         if self.current.start_s - GAP_TOLERANCE_S <= time_s <= self.current.end_s + GAP_TOLERANCE_S:
             return False
         if time_s < self.current.start_s or self._next is None:
@@ -116,7 +122,7 @@ class PictureCursor:
         return any(self.current.start_s < failed_s < self._next.start_s for failed_s in self._failed_s)
 
     def _jump_pays(self, time_s: float) -> bool:
-        """Whether a keyframe stands between the current position and `time_s`; a guess where the file has no index."""
+        """Whether there is a keyframe between the current picture and `time_s`; a guess if the file has no index."""
         index = self._stream.index_entries
         if len(index) and self._seconds(index[len(index) - 1].timestamp) >= time_s:
             nearest = index.search_timestamp(self._ticks(time_s))
@@ -124,13 +130,13 @@ class PictureCursor:
         return time_s - self.current.end_s > BLIND_SEEK_S
 
     def _jump(self, time_s: float) -> None:
-        """Move to the keyframe before `time_s`, going further back while a seek lands after it."""
+        """Move to the keyframe before `time_s`, seeking further back as long as a seek lands after it."""
         margin_s = 0.0
         while True:
             landing_s = max(0.0, time_s - margin_s)
             try:
                 self._container.seek(self._ticks(landing_s), stream=self._stream)
-            except av.FFmpegError:  # a file that cannot be searched is read from front to back
+            except av.FFmpegError:  # a file without seeking is read from front to back
                 return
             found = self._restart(from_keyframe=landing_s > 0)
             if landing_s == 0 or (found and self.current.start_s <= time_s + TIME_TOLERANCE_S):
@@ -138,7 +144,7 @@ class PictureCursor:
             margin_s = max(1.0, 2 * margin_s)
 
     def _restart(self, from_keyframe: bool) -> bool:
-        """Start decoding where the container stands; False, and nothing changed, if no picture follows."""
+        """Start decoding at the container's position. If no picture follows, return False and change nothing."""
         self._failed_s = []
         pictures = self._decode(from_keyframe)
         first = next(pictures, None)
@@ -148,7 +154,7 @@ class PictureCursor:
         return True
 
     def _decode(self, from_keyframe: bool) -> Iterator[Picture]:
-        """Pictures from the container's position on. After a seek, those that precede the keyframe lack references."""
+        """Pictures from here on. After a seek, those before the keyframe lack references: skip them."""
         end_s = 0.0
         for frame in self._frames():
             if from_keyframe and not frame.key_frame:
@@ -160,7 +166,7 @@ class PictureCursor:
             yield Picture(frame, start_s, end_s)
 
     def _frames(self) -> Iterator[VideoFrame]:
-        """What decodes, in order of display. Takes note of packets that fail; ends where the file cannot be read on."""
+        """Frames that decode, in display order. Records packets that fail; ends where the file cannot be read on."""
         packets = self._container.demux(self._stream)
         while True:
             packet = None

@@ -1,6 +1,6 @@
-"""Frames to what a SigLIP tower eats: squares of one size, normalised, whatever the shape of the video.
+"""Frames for a SigLIP vision tower: squares of one size, normalised, whatever the shape of the video.
 
-Shape letters: T frames, S side_px.
+Shape letters: pixels T frames, H height, W width, C channels.
 """
 
 import math
@@ -15,9 +15,9 @@ from sparrow_core.media.colours import normalised
 
 @dataclass(frozen=True)
 class SiglipSpec:
-    """Side of the squares, of the tower's patches in them, and colour normalisation; defaults of LLaVA-OneVision.
+    """Side of a square frame and of its patches, in px, and colour normalisation; the defaults are LLaVA-OneVision's.
 
-    The patches of a frame are pooled two by two, and a token that stands for a new line ends each video.
+    The patches of a frame are pooled two by two, and a newline token ends each video.
     """
 
     side_px: int = 384
@@ -38,7 +38,7 @@ class SiglipSpec:
         return self.side_px / self.tokens_per_side
 
     def fit_size(self, height: int, width: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-        """The one size there is; the pixels asked for have no say. Raises MediaError for an empty frame."""
+        """The tower's only size, whatever `min_pixels` and `max_pixels` are. Raises MediaError for an empty frame."""
         if height < 1 or width < 1:
             raise MediaError(f"frames of {height}x{width} px have no pixels", reason="unsupported_size")
         return self.side_px, self.side_px
@@ -47,11 +47,14 @@ class SiglipSpec:
         return self.tokens_per_side**2
 
 
-def siglip_frames(frames: np.ndarray, spec: SiglipSpec) -> torch.Tensor:
-    """uint8 frames [T, S, S, 3] -> float32 [T, 3, S, S]. Raises ConfigError for frames of another shape or type."""
+def siglip_frames(pixels_THWC: np.ndarray, spec: SiglipSpec) -> torch.Tensor:
+    """uint8 RGB frames of `side_px` x `side_px` -> normalised float32 [T, C, H, W].
+
+    Raises ConfigError for frames of another shape or type.
+    """
     expected = (spec.side_px, spec.side_px, 3)
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[0] == 0 or frames.shape[1:] != expected:
+    if pixels_THWC.dtype != np.uint8 or pixels_THWC.shape[1:] != expected or len(pixels_THWC) == 0:
         raise ConfigError(f"frames must be uint8 [T >= 1, {spec.side_px}, {spec.side_px}, 3], got "
-                          f"{frames.dtype} {list(frames.shape)}")  # fmt: skip
-    pixels = np.ascontiguousarray(frames.transpose(0, 3, 1, 2))
-    return torch.from_numpy(normalised(pixels, spec.mean, spec.std))
+                          f"{pixels_THWC.dtype} {list(pixels_THWC.shape)}")  # fmt: skip
+    pixels_TCHW = np.ascontiguousarray(pixels_THWC.transpose(0, 3, 1, 2))
+    return torch.from_numpy(normalised(pixels_TCHW, spec.mean, spec.std))

@@ -1,6 +1,6 @@
-"""Which instants of a span of video a target looks at, and how large: pure arithmetic under a visual-token budget.
+"""Frame sampling: which instants of a span of video a target sees, and at what size, within a visual-token budget.
 
-Knows nothing of files or decoders; `decode.py` turns a plan into frames.
+Pure arithmetic. Knows nothing of files or decoders; `decode.py` turns a plan into frames.
 """
 
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from sparrow_core.media.frame_spec import FrameSpec
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """The frames to decode: instants in seconds from the start of the video, rising, and one size in px for all.
+    """The frames to decode: rising instants in seconds from the start of the video, and one size in px for all.
 
-    `sampled_fps` is the rate of these instants (their number over the span), not the rate that was asked for:
-    position ids are built from it. `visual_tokens` is what the frames cost in the target's context.
+    `sampled_fps` is the rate of these instants (their number over the span's seconds), not the rate that was asked for;
+    position ids are built from it. `visual_tokens` is the number of the target's visual tokens for these frames.
     """
 
     times_s: tuple[float, ...]
@@ -36,11 +36,12 @@ def plan_frames(
 ) -> SamplingPlan:
     """Choose the frames of the span [start_s, end_s) of a video of `height` x `width` px (upright).
 
-    The span is cut into equal intervals and each is shown by the frame at its middle: one frame then stands for the
-    middle of the span rather than its first picture, no instant falls on a cut at the edge of the span, and none ties
-    with a frame boundary when the rate divides that of the video. The number of intervals follows `sampling` (rate or
+    The span is cut into equal intervals, and the frame at the middle of each is chosen. So a single frame shows the
+    middle of the span rather than its first picture, no instant falls on a cut at the edge of the span, and none falls
+    on a frame boundary when the rate divides that of the video. The number of intervals follows `sampling` (rate or
     count), is a multiple of the temporal patch size, and is at most the number of frames that the span holds at
-    `source_fps` where that is known. Over budget, frames first shrink down to `min_frame_px`, then become fewer.
+    `source_fps`, if that is known. If they exceed the budget, frames first shrink down to `min_frame_px`, then become
+    fewer.
 
     Raises MediaError (`empty_span`) for a span of no length, ConfigError if the budget cannot hold one temporal patch
     of the smallest frames.
@@ -70,7 +71,7 @@ def plan_frames(
 def _num_temporal_patches(
     span_s: float, sampling: FrameSamplingConfig, spec: FrameSpec, source_fps: float | None
 ) -> int:
-    """Temporal patches that the rate or count asks for, before the token budget; at least one."""
+    """Temporal patches that the rate or count asks for, regardless of the token budget; at least one."""
     wanted = sampling.count if sampling.count is not None else span_s * sampling.fps
     most = min(sampling.max_frames, span_s * source_fps) if source_fps else sampling.max_frames
     nearest = round(wanted / spec.temporal_patch_size)

@@ -1,7 +1,9 @@
-"""Opening a video file with PyAV, and what every reader of frames shares: clock tolerances, rotation, resampling.
+"""Video files opened with PyAV, and what all readers of frames share: clock tolerances, rotation, resizing.
 
-Used in the decoding child process, so it imports neither torch nor anything that does. It knows nothing of instants,
+Used in the decoding child process, so it imports neither torch nor anything that does. Knows nothing of instants,
 deadlines or processes.
+
+Shape letters: pixels H height, W width, C channels.
 """
 
 import io
@@ -22,17 +24,17 @@ Source = str | bytes
 
 # Containers round timestamps to milliseconds: a frame that appears this much after an instant still counts as "at" it.
 TIME_TOLERANCE_S = 1e-3
-# A picture counts as missing, and not merely as held, once an instant is this far beyond the time it was to be shown.
+# An instant this much later than the end of the current picture's display has no picture of its own: it is missing.
 GAP_TOLERANCE_S = 0.5
-# Plain containers only: playlist formats (HLS, concat) would read other files and addresses named inside the video.
+# Plain containers only: playlist formats (HLS, concat) would open other files and addresses named inside the video.
 FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,mxf,ivf,gif"
 
 
 @contextmanager
 def open_video(source: Source, num_threads: int = 1) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a file (its path or its bytes) at its main video stream.
+    """Open a file, given by its path or its bytes, and its main video stream.
 
-    Raises MediaError: `missing`, `unreadable`, or `no_video_stream` (the cover picture of a sound file is none).
+    Raises MediaError: `missing`, `unreadable`, or `no_video_stream` (the cover picture of a sound file does not count).
     """
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     try:
@@ -60,14 +62,14 @@ def tick_s(stream: VideoStream) -> float:
 
 
 def frame_interval_s(stream: VideoStream) -> float:
-    """Seconds from one picture to the next, on average; 1/25 where the file does not tell."""
+    """Average seconds from one picture to the next; 1/25 if the file does not say."""
     return 1 / float(stream.average_rate or stream.guessed_rate or 25)
 
 
 def video_duration_s(container: InputContainer, stream: VideoStream) -> float:
-    """Seconds from the first picture to the end of the last: as stated for the stream, else from its last timestamps.
+    """Seconds from the first picture to the end of the last: the stream's own figure, or else from its last timestamps.
 
-    The container's duration is not used, since it counts longer sound and start offsets, and may be absent. Moves the
+    The container's duration is not used: it includes longer sound and start offsets, and may be absent. Moves the
     container's read position.
     """
     if stream.duration:
@@ -79,7 +81,7 @@ def video_duration_s(container: InputContainer, stream: VideoStream) -> float:
 
 
 def quarter_turns(frame: VideoFrame) -> int:
-    """Counter-clockwise quarter turns that bring a frame upright, from its display matrix."""
+    """Counter-clockwise quarter turns that make a frame upright, from its display matrix."""
     return round(frame.rotation / 90) % 4
 
 
@@ -89,6 +91,6 @@ def to_rgb(frame: VideoFrame) -> np.ndarray:
 
 
 def resize(pixels_HWC: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bicubic with antialiasing, as in the image processors of video LLMs; [height, width, 3] uint8."""
+    """Resize to uint8 [height, width, 3]: bicubic with antialiasing, as in the image processors of video LLMs."""
     image = Image.fromarray(np.ascontiguousarray(pixels_HWC))
     return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))

@@ -1,7 +1,9 @@
-"""What all families share: transformers' own classes behind `TargetModel`.
+"""The base of all target families: transformers' own classes behind `TargetModel`.
 
 Weights, rotary embeddings and vision towers stay the library's; the pass through the layers and the KV cache are ours.
-Shape letters as in `decoding/target.py`.
+
+Shape letters: A axes of a position, D hidden size, G KV heads, M visual tokens, R rows of a pass, S slots of a
+sequence, V vocabulary, d head size.
 """
 
 from abc import ABC, abstractmethod
@@ -34,7 +36,10 @@ Spec = TypeVar("Spec", bound=FrameSpec)
 
 
 class FamilyTarget(TargetModel, ABC, Generic[Spec]):
-    """A loaded checkpoint of a family whose language model is of the Qwen2 kind."""
+    """A loaded checkpoint of a family whose language model has Qwen2's layers.
+
+    Raises ConfigError if it uses sliding-window attention.
+    """
 
     model_class: ClassVar[Any]
     position_axes: ClassVar[int]
@@ -73,19 +78,19 @@ class FamilyTarget(TargetModel, ABC, Generic[Spec]):
     @staticmethod
     @abstractmethod
     def read_spec(config: PreTrainedConfig, processor: Any) -> FrameSpec:
-        """How the vision tower wants frames, from the checkpoint's config and its image processor."""
+        """What the vision tower asks of frames, from the checkpoint's config and its image processor."""
 
     @abstractmethod
     def _visual(self, part: Frames | np.ndarray) -> VisualInput:
-        """Frames of a video, or an image, as the vision tower eats them. Raises ConfigError for what it cannot eat."""
+        """A video's frames, or an image, prepared for the vision tower. Raises ConfigError for what it cannot take."""
 
     @abstractmethod
     def _features(self, visual: VisualInput) -> Iterator[torch.Tensor]:
-        """The vision tower's result in pieces [n, D], `visual.num_tokens` rows in all."""
+        """The vision tower's features in pieces [M, D], `visual.num_tokens` rows in all."""
 
     @abstractmethod
     def _positions(self, ids_S: torch.Tensor, prompt: Prompt) -> tuple[torch.Tensor, int]:
-        """Positions [A, S] of a prompt, and the offset of the slots behind it (see `EmbeddedPrompt`)."""
+        """Positions [A, S] of a prompt, and the position offset of the slots after it (see `EmbeddedPrompt`)."""
 
     def build_prompt(self, messages: tuple[Message, ...]) -> Prompt:
         visuals = tuple(
@@ -109,6 +114,7 @@ class FamilyTarget(TargetModel, ABC, Generic[Spec]):
                     raise ConfigError(f"a message contains the control token {found[0]!r}; remove it from the text")
 
     def _expand_placeholders(self, collapsed: list[int], visuals: tuple[VisualInput, ...]) -> list[int]:
+        """Repeat the template's one placeholder of each visual `num_tokens` times."""
         waiting, expanded = list(visuals), []
         for token in collapsed:
             if token in self._placeholder.values():
@@ -160,10 +166,10 @@ class FamilyTarget(TargetModel, ABC, Generic[Spec]):
     ) -> torch.Tensor:
         return self._decoder.attention(layer, hidden_RD, positions_AR, keys_GSd)
 
-    def logits(self, states: torch.Tensor) -> torch.Tensor:
-        rows_RD = states.reshape(-1, states.shape[-1])
-        logits_RV = linear(pad_rows(rows_RD), self._lm_head_VD)[: len(rows_RD)].float()
-        return logits_RV.view(*states.shape[:-1], -1)
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        hidden_RD = hidden.reshape(-1, hidden.shape[-1])
+        logits_RV = linear(pad_rows(hidden_RD), self._lm_head_VD)[: len(hidden_RD)].float()
+        return logits_RV.view(*hidden.shape[:-1], -1)
 
     def decode_text(self, token_ids: tuple[int, ...]) -> str:
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))

@@ -1,7 +1,7 @@
-"""Who a model is: a hash of its weights, and one of its vocabulary and chat template.
+"""Fingerprints of a model: a hash of its weights, and one of its vocabulary and chat template.
 
-Weights are sampled and rounded to bfloat16, so that a fingerprint costs little at any size and is the same whichever
-of float32, float16 or bfloat16 the checkpoint was loaded in.
+Weights are sampled and rounded to bfloat16, so that a fingerprint costs little at any size and does not depend on
+whether the checkpoint was loaded in float32, float16 or bfloat16.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 _SAMPLES_PER_TENSOR = 64
-_COUNTED_BY_FLOAT32 = 2**24
+_MAX_EXACT_FLOAT32 = 2**24  # float32 holds every integer up to here
 
 
 def weights_fingerprint(model: torch.nn.Module) -> str:
@@ -18,9 +18,9 @@ def weights_fingerprint(model: torch.nn.Module) -> str:
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
         flat = parameter.detach().flatten()
-        precise = torch.float64 if flat.numel() > _COUNTED_BY_FLOAT32 else torch.float32
-        places = torch.linspace(0, flat.numel() - 1, min(_SAMPLES_PER_TENSOR, flat.numel()), dtype=precise)
-        index = places.long().to(flat.device)
+        precise = torch.float64 if flat.numel() > _MAX_EXACT_FLOAT32 else torch.float32
+        spaced = torch.linspace(0, flat.numel() - 1, min(_SAMPLES_PER_TENSOR, flat.numel()), dtype=precise)
+        index = spaced.long().to(flat.device)
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         digest.update(flat[index].bfloat16().cpu().view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -1,6 +1,8 @@
-"""LLaVA-OneVision: a SigLIP tower whose patches are pooled to 196 tokens a frame, plain RoPE over all slots.
+"""LLaVA-OneVision as a target: a SigLIP tower whose patches are pooled to 196 tokens per frame, plain RoPE.
 
-Videos only: how the library cuts images into tiles depends on their shape, and is not needed for captions of videos.
+Videos only: the library cuts images into tiles by their shape, which captions of videos do not need.
+
+Shape letters: D hidden size, M visual tokens, S slots of a sequence; pixels T frames, C channels, H height, W width.
 """
 
 from collections.abc import Iterator
@@ -34,18 +36,18 @@ class LlavaOnevisionTarget(FamilyTarget[SiglipSpec]):
     def _visual(self, part: Frames | np.ndarray) -> VisualInput:
         if not isinstance(part, Frames):
             raise ConfigError(f"{self.info.name} takes videos here, not images; send a video of one frame instead")
-        squares = siglip_frames(part.pixels_THWC, self.spec)
+        pixels_TCHW = siglip_frames(part.pixels_THWC, self.spec)
         side = self.spec.side_px // self.spec.patch_size
-        num_tokens = len(squares) * self.spec.tokens_per_step(*squares.shape[2:]) + self.spec.tokens_per_video
-        return VisualInput("video", squares, num_tokens, (len(squares), side, side), 1 / part.sampled_fps)
+        num_tokens = len(pixels_TCHW) * self.spec.tokens_per_step(*pixels_TCHW.shape[2:]) + self.spec.tokens_per_video
+        return VisualInput("video", pixels_TCHW, num_tokens, (len(pixels_TCHW), side, side), 1 / part.sampled_fps)
 
     def _features(self, visual: VisualInput) -> Iterator[torch.Tensor]:
-        """A few frames at a time; the tower sees each by itself. The library ends every call with the new line."""
+        """A few frames at a time: the tower encodes each by itself. Every library call appends a newline feature."""
         tower = self.model.model
         for piece in visual.patches.split(VISION_FRAMES):
-            frames_1TCSS = piece.to(self.info.device, self.info.dtype)[None]
-            features_ND = tower.get_video_features(frames_1TCSS, return_dict=True).pooler_output[0]
-            yield features_ND[:-1]
+            pixels_1TCHW = piece.to(self.info.device, self.info.dtype)[None]
+            features_MD = tower.get_video_features(pixels_1TCHW, return_dict=True).pooler_output[0]
+            yield features_MD[:-1]
         yield tower.image_newline[None]
 
     def _positions(self, ids_S: torch.Tensor, prompt: Prompt) -> tuple[torch.Tensor, int]:

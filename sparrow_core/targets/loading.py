@@ -1,4 +1,4 @@
-"""From a folder or hub id to a loaded target, and what it will cost in memory before it is loaded."""
+"""Loading: from a checkpoint folder or hub id to a target, and an estimate of its memory before it is loaded."""
 
 import json
 from dataclasses import dataclass
@@ -31,14 +31,14 @@ _FAMILIES: dict[str, type[FamilyTarget[Any]]] = {
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes that a target will take: its weights, and keys and values of one sequence of the asked length."""
+    """Bytes that a target will take: its weights, and the keys and values of `max_tokens` slots."""
 
     weights_bytes: int
     kv_bytes: int
 
 
 def resolve_device(device: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU. Raises ConfigError for what is no device."""
+    """`auto` is CUDA if available, else the CPU. Raises ConfigError for an unknown device."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -48,7 +48,7 @@ def resolve_device(device: str) -> torch.device:
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 on CUDA and float32 on a CPU."""
+    """`auto` is bfloat16 on CUDA and float32 on a CPU. Raises ConfigError for an unknown dtype."""
     if dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if dtype not in _DTYPES:
@@ -57,7 +57,7 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def read_config(source: str) -> PreTrainedConfig:
-    """The checkpoint's config. Raises CheckpointError if there is none or its family is not supported."""
+    """The checkpoint's config. Raises CheckpointError if it has none or its family is not supported."""
     if not Path(source).exists() and (source.startswith((".", "/", "~")) or source.count("/") > 1):
         raise CheckpointError(f"there is no folder {source!r}; give a checkpoint folder or a hub id such as org/name")
     try:
@@ -70,7 +70,7 @@ def read_config(source: str) -> PreTrainedConfig:
 
 
 def estimate_memory(source: str, *, dtype: str = "auto", device: str = "auto", max_tokens: int) -> MemoryEstimate:
-    """What `load_target` would allocate, from the config alone: nothing is loaded."""
+    """The memory that `load_target` and a cache of `max_tokens` slots would take, from the config alone."""
     config = read_config(source)
     with torch.device("meta"):
         num_parameters = sum(p.numel() for p in _FAMILIES[config.model_type].model_class(config).parameters())
@@ -82,7 +82,7 @@ def estimate_memory(source: str, *, dtype: str = "auto", device: str = "auto", m
 
 
 def read_frame_spec(source: str) -> FrameSpec:
-    """How the checkpoint's vision tower wants frames; nothing is loaded."""
+    """What the checkpoint's vision tower asks of frames; no weights are loaded."""
     return _frame_spec(source, read_config(source))
 
 
@@ -95,12 +95,16 @@ def _frame_spec(source: str, config: PreTrainedConfig) -> FrameSpec:
 
 
 def load_target(source: str, *, device: str = "auto", dtype: str = "auto") -> TargetModel:
-    """Load a video LLM for decoding. Raises CheckpointError for anything that is not one of the supported families."""
+    """Load a video LLM for decoding.
+
+    Raises CheckpointError if the checkpoint is missing, incomplete or of another family, ConfigError for an unknown
+    device or dtype or a checkpoint with sliding-window attention.
+    """
     config = read_config(source)
     family = _FAMILIES[config.model_type]
-    place = resolve_device(device)
+    on = resolve_device(device)
     try:
-        model = family.model_class.from_pretrained(source, dtype=resolve_dtype(dtype, place)).to(place)
+        model = family.model_class.from_pretrained(source, dtype=resolve_dtype(dtype, on)).to(on)
         tokenizer = _tokenizer(source)
     except OSError as error:
         raise CheckpointError(f"the checkpoint at {source!r} is incomplete: {error}") from error
@@ -109,7 +113,7 @@ def load_target(source: str, *, device: str = "auto", dtype: str = "auto") -> Ta
 
 
 def _tokenizer(source: str) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer with its chat template, which older checkpoints keep in a file for the processor."""
+    """The checkpoint's tokenizer with its chat template, which older checkpoints keep in a file of the processor."""
     tokenizer = AutoTokenizer.from_pretrained(source)
     if not tokenizer.chat_template:
         file = cached_file(source, "chat_template.json", _raise_exceptions_for_missing_entries=False)

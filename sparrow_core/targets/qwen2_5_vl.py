@@ -1,6 +1,6 @@
-"""Qwen2.5-VL. The module's own mutable `rope_deltas` is never read: each prompt carries its position offset.
+"""Qwen2.5-VL as a target. The module's own mutable `rope_deltas` is never read: each prompt has a position offset.
 
-Shape letters as in `decoding/target.py`.
+Shape letters: S slots of a sequence; pixels T frames, H height, W width, C channels.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from sparrow_core.media.patches import PatchSpec, patchify
 from sparrow_core.targets.family import FamilyTarget
 from sparrow_core.types import Frames
 
-VISION_PATCHES = 2048
+VISION_PATCHES = 2048  # at most this many, in whole frames, go through the vision tower at a time
 _TYPE_OF_KIND = {"text": 0, "image": 1, "video": 2}
 
 
@@ -44,8 +44,9 @@ class Qwen25VLTarget(FamilyTarget[PatchSpec]):
         return VisualInput(kind, patches, len(patches) // self.spec.merge_size**2, grid_thw, step_s)
 
     def _features(self, visual: VisualInput) -> Iterator[torch.Tensor]:
-        """A few whole frames at a time: the tower's attention never leaves a frame, and small pieces take less time
-        and memory."""
+        """A few whole frames at a time: the tower attends within a frame only, and small pieces take less time and
+        memory.
+        """
         tower = self.model.model
         encode = tower.get_image_features if visual.kind == "image" else tower.get_video_features
         _, height, width = visual.grid_thw
@@ -59,12 +60,12 @@ class Qwen25VLTarget(FamilyTarget[PatchSpec]):
         positions_31S, _ = self.model.model.get_rope_index(
             ids_S[None], self._token_types(ids_S)[None], **self._grids(prompt)
         )
-        # `generate` goes on from the prompt's last position; the library's own delta goes on from the largest,
-        # which in a long video is a temporal position far beyond the text.
+        # `generate` continues from the position of the prompt's last token. The library's own delta continues from the
+        # largest position, which after a long video is a temporal position far beyond the text's.
         return positions_31S[:, 0], int(positions_31S[0, 0, -1]) + 1 - ids_S.numel()
 
     def _grids(self, prompt: Prompt) -> dict[str, Any]:
-        """Grids and times as the library's own methods take them."""
+        """Grids and seconds per grid step, as keyword arguments of the library's methods."""
         device = self.info.device
         of_kind = {kind: [v for v in prompt.visuals if v.kind == kind] for kind in ("image", "video")}
         kwargs: dict[str, Any] = {

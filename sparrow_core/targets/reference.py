@@ -1,6 +1,8 @@
-"""The judge from outside: transformers' own model, attention, cache and `generate`, loaded on their own.
+"""The reference: transformers' own model, attention, cache and `generate`, which the engine is compared with.
 
-Shares no code with the engine but the prompt, so that equality with it means something.
+It shares no code with the engine except the prompt, so that equality with it means something.
+
+Shape letters: C tokens of a caption, D hidden size, M visual tokens, S slots of a sequence, V vocabulary.
 """
 
 import time
@@ -21,7 +23,7 @@ ReferenceModel = PreTrainedModel
 
 @dataclass(frozen=True)
 class ReferenceResult:
-    """New token ids, up to and with the stop token; seconds to the first of them and from there to the last."""
+    """New token ids up to and including the stop token; seconds to the first one and from the first to the last."""
 
     token_ids: tuple[int, ...]
     first_token_s: float
@@ -38,14 +40,14 @@ def load_reference(source: str, *, device: torch.device, dtype: torch.dtype, att
 def generate(
     reference: ReferenceModel, prompt: Prompt, max_new_tokens: int, prompt_lookup_tokens: int | None = None
 ) -> ReferenceResult:
-    """Greedy `generate` on a prompt; with `prompt_lookup_tokens`, by its own prompt lookup decoding."""
+    """Greedy `generate` on a prompt; with `prompt_lookup_tokens`, the library's own prompt lookup decoding."""
     inputs = model_inputs(prompt, reference)
     clock = _Clock()
     generator: Any = reference
     began = time.perf_counter()
     lookup: dict[str, Any] = {}
     if prompt_lookup_tokens:
-        # What it copies from the prompt may be a visual placeholder, on which the library's own forward pass fails.
+        # Copied tokens may be visual placeholders, on which the library's own forward pass fails.
         placeholders = [reference.config.image_token_id, reference.config.video_token_id]
         lookup = {"prompt_lookup_num_tokens": prompt_lookup_tokens, "suppress_tokens": placeholders}
     output = generator.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens, streamer=clock, **lookup)
@@ -56,7 +58,7 @@ def generate(
 
 @torch.inference_mode()
 def top_two_gap(reference: ReferenceModel, prompt: Prompt, token_ids: tuple[int, ...]) -> float:
-    """Difference of the two largest logits after a prompt and the first generated tokens."""
+    """Difference of the two largest logits after a prompt and these generated tokens."""
     model: Any = reference
     logits_V = model(**model_inputs(prompt, reference, token_ids), logits_to_keep=1).logits[0, -1]
     largest, second = logits_V.topk(2).values.tolist()
@@ -65,8 +67,10 @@ def top_two_gap(reference: ReferenceModel, prompt: Prompt, token_ids: tuple[int,
 
 @contextmanager
 def hiding_visual(reference: ReferenceModel, prompt: Prompt, layer: int) -> Iterator[None]:
-    """From decoder layer `layer` (counted from 1) on nothing attends to the prompt's visual tokens, as if they were
-    taken out there. The model must have been loaded with eager attention, which always has a mask."""
+    """Hide the prompt's visual tokens from decoder layer `layer` (counted from 1) on, as if they were removed there.
+
+    No token attends to them in these layers. The model must be loaded with eager attention, which always has a mask.
+    """
     hidden_S = ~prompt.is_text_S.to(reference.device)
 
     def hide(module: Any, positional: Any, named: dict[str, Any]) -> Any:
@@ -86,19 +90,19 @@ def hiding_visual(reference: ReferenceModel, prompt: Prompt, layer: int) -> Iter
 
 @torch.inference_mode()
 def visual_cosines(reference: ReferenceModel, prompt: Prompt) -> list[float]:
-    """By decoder layer, the mean cosine between what goes into it at the visual tokens and their embeddings."""
+    """For each decoder layer, the mean cosine between its inputs at the visual tokens and their embeddings."""
     model: Any = reference
-    states = model(**model_inputs(prompt, reference), output_hidden_states=True, logits_to_keep=1).hidden_states
-    visual_S = (~prompt.is_text_S).nonzero()[:, 0].to(reference.device)
-    first_MD = states[0][0, visual_S]
-    return [float(cosine_similarity(state[0, visual_S], first_MD, dim=-1).mean()) for state in states[:-1]]
+    hidden = model(**model_inputs(prompt, reference), output_hidden_states=True, logits_to_keep=1).hidden_states
+    visual_M = (~prompt.is_text_S).nonzero()[:, 0].to(reference.device)
+    embeddings_MD = hidden[0][0, visual_M]
+    return [float(cosine_similarity(inputs[0, visual_M], embeddings_MD, dim=-1).mean()) for inputs in hidden[:-1]]
 
 
 def model_inputs(prompt: Prompt, reference: ReferenceModel, token_ids: Sequence[int] = ()) -> dict[str, torch.Tensor]:
-    """A prompt, and tokens generated after it, as the library's processor would have prepared them."""
+    """A prompt and tokens generated after it, as the library's own processor would prepare them for its model."""
     device, config = reference.device, reference.config
-    generated_N = torch.tensor(token_ids, dtype=torch.int64)
-    ids_1S = torch.cat([prompt.token_ids_S, generated_N])[None].to(device)
+    generated_C = torch.tensor(token_ids, dtype=torch.int64)
+    ids_1S = torch.cat([prompt.token_ids_S, generated_C])[None].to(device)
     inputs = {"input_ids": ids_1S, "attention_mask": torch.ones_like(ids_1S)}
     if config.model_type == "llava_onevision":
         if prompt.visuals:
@@ -120,7 +124,7 @@ def model_inputs(prompt: Prompt, reference: ReferenceModel, token_ids: Sequence[
 
 
 class _Clock(BaseStreamer):
-    """Notes when `generate` hands out its first new token; the call before it hands out the prompt."""
+    """Records when `generate` hands out its first new token; the call before that hands out the prompt."""
 
     def __init__(self) -> None:
         self._calls = 0

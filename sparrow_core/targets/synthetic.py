@@ -1,4 +1,4 @@
-"""Targets of a real checkpoint's size with random weights: what a pass takes does not depend on what they say."""
+"""Synthetic targets: a real checkpoint's size with random weights. The time of a pass does not depend on weights."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from sparrow_core.targets.qwen2_5_vl import Qwen25VLTarget
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes of a language model of the Qwen2 kind."""
+    """Sizes of a language model with Qwen2's layers."""
 
     num_layers: int
     hidden_size: int
@@ -22,14 +22,14 @@ class Geometry:
     vocab_size: int
 
 
-# The language model of Qwen2.5-VL-7B, and but for 512 rows of its vocabulary of LLaVA-OneVision-7B (model cards).
+# The language model of Qwen2.5-VL-7B (model card); that of LLaVA-OneVision-7B differs by 512 rows of the vocabulary.
 GEOMETRIES = {"7b": Geometry(28, 3584, 18_944, 28, 4, 152_064)}
 
 
 def random_target(
     geometry: Geometry, tokenizer: PreTrainedTokenizerBase, *, device: torch.device, dtype: torch.dtype
 ) -> Qwen25VLTarget:
-    """A Qwen2.5-VL of this size, made on the device as the library initialises it; its vision tower is a token one."""
+    """A Qwen2.5-VL of this size, initialised by the library on the device. The vision tower is a layer of width 64."""
     head_dim = geometry.hidden_size // geometry.num_heads
     temporal, spatial = head_dim // 8, head_dim // 16 * 3
     text = {

@@ -1,4 +1,4 @@
-"""The target's training: resumable, and its optimiser does what it says. No learning is tested here."""
+"""The demo target's training is resumable, and Muon orthogonalises updates. Learning itself is not tested."""
 
 from pathlib import Path
 

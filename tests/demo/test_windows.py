@@ -1,4 +1,4 @@
-"""How many windows of which length: the notation of the commands."""
+"""The notation of the commands for numbers of windows by visual length."""
 
 import pytest
 

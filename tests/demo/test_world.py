@@ -1,4 +1,4 @@
-"""The demo world: scenes by seed, captions that say what the scene holds, and videos that show it."""
+"""The demo world: scenes follow from seeds, captions state their facts, and videos show them."""
 
 from dataclasses import replace
 
@@ -72,7 +72,7 @@ def test_own_caption_scores_one_and_another_scenes_scores_near_guessing() -> Non
     own = mean_scores(score(text, scene) for text, scene in zip(captions, scenes, strict=True))
     assert set(own.values()) == {1.0}
     others = chance(captions, scenes)
-    # Guesses from nine colours, seven shapes, nine places and ten motions; objects that are not there count as wrong.
+    # Guesses from 9 colours, 7 shapes, 9 places and 10 motions; objects missing from a caption count as wrong.
     assert others["colour"] < 0.2 and others["shape"] < 0.25 and others["place"] < 0.25 and others["direction"] < 0.25
     assert others["mean"] < 0.3
 

@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 
 from demo.windows import DemoWindows
-from jobs.distill_draft import DistillJobConfig
+from jobs.demo_distillation import DistillJobConfig
 from pipeline.common.checkpoints import worker_draft
 from pipeline.common.registry import Registry
 from pipeline.common.settings import build_config

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.distill_draft import DistillJobConfig
+from jobs.demo_distillation import DistillJobConfig
 from pipeline.captioning.config import caption_config
 from pipeline.captioning.ledger import Ledger
 from pipeline.captioning.run import caption_settings
@@ -20,7 +20,7 @@ from pipeline.common.registry import Registry
 from pipeline.common.settings import build_config, read_settings
 from pipeline.common.storage import Folder
 from pipeline.drafters.config import capture_settings, run_name
-from sparrow_core.distill.store import read_shard
+from sparrow_core.distill.shards import read_shard
 
 ROOT = Path(__file__).parents[2]
 EXISTING = ROOT / "tests/data/existing"

@@ -76,11 +76,6 @@ def test_all_methods_are_trained_measured_and_not_done_twice(tiny_checkpoint: Pa
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*.safetensors")} == before
     assert (output / "runs.jsonl").read_text() == journal
 
-    given = run(config, tmp_path / "elsewhere", "--drafters", str(output / "drafters"))
-    assert given.exit_code == 0, given.output
-    assert not list((tmp_path / "elsewhere").rglob("*.safetensors")), "nothing was captured or trained"
-    assert json.loads((tmp_path / "elsewhere/paper_tables.json").read_text())["training"] == written["training"]
-
     more = settings(tiny_checkpoint)
     more["ablations"]["a third seed"] = {"train": {"seed": 2}}
     config.write_text(yaml.safe_dump(more))
@@ -93,5 +88,3 @@ def test_all_methods_are_trained_measured_and_not_done_twice(tiny_checkpoint: Pa
 
     other = run(config, output, "--set", "measure.draft.depth=3")
     assert other.exit_code == 2 and "measured on validation windows with draft={'depth': 7" in other.output
-    other = run(config, output, "--drafters", str(output / "drafters"), "--set", "measure.draft.depth=3")
-    assert other.exit_code == 2 and "measured with draft={'depth': 7" in other.output

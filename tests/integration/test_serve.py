@@ -16,13 +16,13 @@ import torch
 
 from demo.world.video import write_mp4
 from pipeline.captioning.config import CaptionConfig
-from pipeline.captioning.stages.caption import CaptionRun, CaptionWindows
+from pipeline.captioning.stages.caption import CaptionWindows, CaptionWorkerConfig
 from pipeline.captioning.stages.decode import DecodeWindows
 from pipeline.captioning.stages.probe import ProbeVideos
 from pipeline.captioning.stages.segment import make_segmenter
 from pipeline.common.cluster import connected
 from pipeline.common.rows import VIDEO, to_table
-from pipeline.serving.app import ReplicaPlan, refuse_busy_port, settle, start_endpoint, stop_endpoint
+from pipeline.serving.app import ReplicaPlan, refuse_busy_port, resolve_config, start_endpoint, stop_endpoint
 from pipeline.serving.config import HttpConfig, ServeConfig
 from pipeline.serving.console import base_url
 from sparrow_core.config import DraftConfig, EngineConfig, FrameSamplingConfig
@@ -77,7 +77,7 @@ def endpoint(config: ServeConfig) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         with connected():
-            start_endpoint(settle(config, plan), TOKEN, plan)
+            start_endpoint(resolve_config(config, plan), TOKEN, plan)
             yield base_url(config)
             stop_endpoint()
 
@@ -107,8 +107,8 @@ def batch_row(config: ServeConfig, path: Path) -> dict:
     rows = ProbeVideos(settings.decode)(rows)
     rows = make_segmenter(settings.segment, lambda uri, span: uri, frozenset())(rows)
     rows = DecodeWindows(settings.decode, settings.frames, read_frame_spec(settings.target))(rows)
-    run = CaptionRun(settings, settings_fingerprint="", draft_fingerprint=None, threads=1)
-    (row,) = asyncio.run(CaptionWindows(run)(rows)).to_pylist()
+    worker = CaptionWorkerConfig(settings, settings_fingerprint="", draft_fingerprint=None, threads=1)
+    (row,) = asyncio.run(CaptionWindows(worker)(rows)).to_pylist()
     return row
 
 

@@ -1,4 +1,4 @@
-"""The captioning command without Ray: what it refuses, how it ends, and what it says."""
+"""The captioning command without Ray: refusals, exit codes and messages."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def command(*arguments: object) -> Result:
 
 
 def finished(folder: Path, checkpoint: Path, video: Path, status: str, audit: str = "none") -> None:
-    """An output folder in which the one window of the video has its row."""
+    """Make an output folder that holds a row for the only window of the video."""
     Ledger(Folder(str(folder)), caption_settings(CaptionConfig(target=str(checkpoint))))
     row = {"window_id": "w", "video_id": video_id(str(video)), "source_uri": str(video), "window_index": 0}
     row |= {"num_windows": 1, "status": status, "audit": audit}

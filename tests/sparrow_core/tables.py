@@ -1,7 +1,7 @@
 """A target and a drafter that are lookup tables, so that the distribution of whole sequences can be enumerated.
 
-The next token depends on the last one and on its position: enough for every node of a tree to have a distribution of
-its own. They go through the real engine, rounds, tree growth and verification.
+The next token depends on the last one and on its position, so that every node of a tree has a distribution of its own.
+Tests run them through the real engine, rounds, tree growth and verification.
 """
 
 import itertools
@@ -24,7 +24,7 @@ def random_table(vocab: int, length: int, seed: int) -> torch.Tensor:
 
 
 class TableTarget(TargetModel):
-    """A `TargetModel` whose state is (token, position) and whose logits are a table's row."""
+    """A `TargetModel` whose hidden state is (token, position) and whose logits are a row of the table."""
 
     def __init__(self, table: torch.Tensor) -> None:
         self.table = table
@@ -55,8 +55,8 @@ class TableTarget(TargetModel):
         yield
         return TargetPass(torch.cat([embeddings_RD, positions_AR.T.float()], dim=1), {})
 
-    def logits(self, states: torch.Tensor) -> torch.Tensor:
-        token, position = states.long().unbind(-1)
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        token, position = hidden.long().unbind(-1)
         return self.table[position % len(self.table), token]
 
     def decode_text(self, token_ids: tuple[int, ...]) -> str:

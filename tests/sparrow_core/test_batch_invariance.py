@@ -1,7 +1,8 @@
-"""The property that losslessness rests on: a row's logits are the same to the last bit alone and among others.
+"""Batch invariance, on which losslessness rests: a row's logits are the same to the last bit alone and among others.
 
-On the demo target, whose matrices are of a size that real kernels are chosen for. Bit equality of matrix products is a
-property of the machine's libraries: where this fails, `models/padding.py` and `decoding/attention.py` name the sizes.
+On the demo target, whose matrices have sizes for which libraries choose their usual kernels. Bit equality of matrix
+products is a property of these libraries: if this fails, look at the sizes in `decoding/padding.py` and
+`decoding/attention.py`.
 """
 
 import random
@@ -28,7 +29,7 @@ class Sequence:
         prefill(target, prompt, embedded, self.cache)
 
     def rows(self, tree: Tree) -> tuple[torch.Tensor, torch.Tensor, SequenceRows]:
-        """Token ids, positions and what they see."""
+        """Token ids and positions of a tree's nodes, and its rows in a pass."""
         tokens, parents = torch.tensor(tree[0]), torch.tensor(tree[1])
         visible_NN = None if len(tokens) == 1 else ancestors(parents)
         positions = depths(parents) + self.cache.length + self.offset
@@ -59,7 +60,7 @@ def random_tree(right: list[int], vocab_size: int, rng: random.Random) -> Tree:
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
-    # Blocks of generated slots are 128 long and those of the prompt 1,024: both are crossed.
+    # Blocks have 128 generated slots or 1,024 slots of the prompt: these lengths cross the boundaries of both.
     ("dtype", "length", "num_tokens"), [("float32", 64, 270), ("float32", 1500, 60), ("bfloat16", 64, 20)],
 )  # fmt: skip
 @torch.inference_mode()
@@ -95,4 +96,4 @@ def test_logits_and_cache_do_not_depend_on_the_company(dtype: str, length: int, 
         done += len(right)
     torch.set_num_threads(before)
     used = alone.cache.length
-    assert torch.equal(alone.cache.data_LKGSD[..., :used, :], crowded.cache.data_LKGSD[..., :used, :])
+    assert torch.equal(alone.cache.data_LKGSd[..., :used, :], crowded.cache.data_LKGSd[..., :used, :])

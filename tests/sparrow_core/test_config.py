@@ -1,4 +1,4 @@
-"""What the knobs refuse."""
+"""Values that settings refuse."""
 
 import pytest
 

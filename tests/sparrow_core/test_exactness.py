@@ -1,8 +1,8 @@
-"""Losslessness of sampling as a statement about distributions: sequences that the engine commits, against enumeration.
+"""Losslessness of sampling, as a statement about distributions: the engine's sequences against enumeration.
 
-For each block a new pair of tables and new seeds; its chi-square p-value must be uniform over blocks. The same test
-at the same size must reject a wrong acceptance rule. `SPARROW_EXACTNESS_SEEDS` sets the seeds per block: 120 keeps the
-suite quick, 2000 is what the documentation reports.
+Each block has new tables and new seeds, and a chi-square p-value, which must be uniform over blocks. The same test at
+the same size must reject a wrong acceptance rule. `SPARROW_EXACTNESS_SEEDS` sets the seeds per block: 120 keeps the
+suite quick, the documentation reports 2000.
 """
 
 import os
@@ -24,7 +24,7 @@ SHAPES = {"chain": DraftConfig.chain(3), "tree": DraftConfig(depth=3, width=2, t
 
 
 def block_statistic(block: int, rule: str, shape: DraftConfig) -> tuple[float, int]:
-    """Chi-square and degrees of freedom of one block; cells with an expectation under 5 are pooled."""
+    """Chi-square and degrees of freedom of one block; sequences expected fewer than 5 times are pooled."""
     table, draft_table = random_table(VOCAB, 16, 2 * block), random_table(VOCAB, 16, 2 * block + 1)
     draft_table = 0.5 * (table + draft_table)
     settings = {"temperature": 0.9, "top_p": 0.95, "top_k": 3, "rule": rule}
@@ -55,8 +55,8 @@ def test_p_values_are_uniform(rule: str, shape: str) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_wrong_acceptance_rule_is_found_out(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Accepting every drafted token that the target could have said, at the sample size of the test above."""
+def test_a_wrong_acceptance_rule_is_rejected(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accept every drafted token that the target could have chosen, with the sample size of the test above."""
     right = verify_module.reject
 
     def wrong(draft: Draft, target_NV: torch.Tensor, uniforms_N2: torch.Tensor) -> Verdict:

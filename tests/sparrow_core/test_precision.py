@@ -1,6 +1,7 @@
-"""Two paths can agree and both be wrong: logits in bfloat16 against float64, beside the library's own in bfloat16.
+"""Precision: the error of our bfloat16 logits against float64, compared with the library's own bfloat16 logits.
 
-On the demo target, teacher-forced on its own caption, by the passes that decoding uses.
+Two paths can agree and both be wrong. On the demo target, teacher-forced on its own caption, by the passes that
+decoding uses.
 """
 
 from collections import defaultdict
@@ -26,17 +27,17 @@ CPU = torch.device("cpu")
 
 @torch.inference_mode()
 def our_logits(target: TargetModel, prompt: Prompt, caption: tuple[int, ...]) -> torch.Tensor:
-    """Logits [N, V] after each token of the caption, read one by one as the autoregressive loop does."""
+    """Logits [C, V] after each token of the caption, passed one by one as in the autoregressive loop."""
     embedded = target.embed(prompt)
     cache = target.info.cache_shape.cache(prompt.token_ids_S.numel() + len(caption))
     prefill(target, prompt, embedded, cache)
-    states = [decode_one(target, cache, embedded.position_offset, token) for token in caption]
-    return target.logits(torch.cat(states)).double()
+    hidden = [decode_one(target, cache, embedded.position_offset, token) for token in caption]
+    return target.logits(torch.cat(hidden)).double()
 
 
 @torch.inference_mode()
 def library_logits(model: PreTrainedModel, prompt: Prompt, caption: tuple[int, ...]) -> torch.Tensor:
-    """The same in one pass of the library's model."""
+    """The same logits from one pass of the library's model."""
     library: Any = model
     inputs = model_inputs(prompt, model, caption)
     return library(**inputs, logits_to_keep=len(caption)).logits[0].double()
@@ -52,9 +53,9 @@ def test_bfloat16_is_no_worse_than_the_library() -> None:
         caption = generate_autoregressively(ours["float32"], prompt, Sampling(), NUM_TOKENS)
         found = {dtype: our_logits(target, prompt, caption) for dtype, target in ours.items()}
         found["library's bfloat16"] = library_logits(library[torch.bfloat16], prompt, caption)
-        exact_NV = library_logits(library[torch.float64], prompt, caption)
-        for name, logits_NV in found.items():
-            squares[name].append((logits_NV - exact_NV).square().mean().item())
+        exact_CV = library_logits(library[torch.float64], prompt, caption)
+        for name, logits_CV in found.items():
+            squares[name].append((logits_CV - exact_CV).square().mean().item())
     errors = {name: fmean(values) ** 0.5 for name, values in squares.items()}
     assert errors["float32"] < 1e-4, errors
     assert errors["bfloat16"] <= 1.2 * errors["library's bfloat16"], errors

@@ -1,4 +1,4 @@
-"""Where one window's failure becomes an error row, whatever it is."""
+"""The row boundary: any failure of one window becomes an error row; faults of the worker itself propagate."""
 
 import contextlib
 import logging
@@ -11,13 +11,13 @@ from sparrow_core.errors import CheckpointError, ConfigError, EngineClosedError,
 
 _log = logging.getLogger(__name__)
 
-# Faults of the worker, not of the row: its process must end, so that another one takes over.
+# Faults of the worker rather than of a row: its process must end, so that Ray replaces it.
 _WORKER_FAULTS = (EngineClosedError, CheckpointError)
 
 
 @contextlib.contextmanager
 def row_boundary(row: Row) -> Iterator[None]:
-    """Turn an exception into `status`, `reason` and `error` of the row in work; faults of the worker pass through."""
+    """Turn an exception into the row's `status`, `reason` and `error`; faults of the worker propagate."""
     try:
         yield
     except _WORKER_FAULTS:
@@ -32,7 +32,7 @@ def row_boundary(row: Row) -> Iterator[None]:
 
 
 def for_each_row(rows: pa.Table, work: Callable[[Row], Sequence[Row]], schema: pa.Schema) -> pa.Table:
-    """Apply `work` to every row that has not failed yet; failed ones pass through unchanged. Returns `schema`."""
+    """Apply `work` to every row that has not failed yet and pass failed rows through. Returns a table of `schema`."""
     results: list[Row] = []
     for row in rows.to_pylist():
         produced: Sequence[Row] = [row]

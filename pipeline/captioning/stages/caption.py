@@ -1,6 +1,6 @@
-"""Stage 4: the caption of a window, from the one Engine that its worker hosts, and the audit of a share of them.
+"""Stage 4, where a window becomes a row of the caption table: captioned by the worker's Engine, a share also audited.
 
-Owns what is asked of the engine and which of its figures a row keeps. Knows nothing of batching or drafting methods.
+Owns which decode modes the engine is asked for and which figures a row keeps. Knows nothing of batching or drafting.
 """
 
 import json
@@ -27,9 +27,9 @@ from sparrow_core.types import Completion, Message, Request
 
 
 @dataclass(frozen=True)
-class CaptionRun:
-    """What a caption worker must know: settings, their fingerprint, the drafter's identity, torch's threads, and what
-    to capture beside captioning."""
+class CaptionWorkerConfig:
+    """Settings of a caption worker: the run's settings and their fingerprint, the drafter's identity, torch's thread
+    count, and where captured hidden states go (None: nothing is captured)."""
 
     config: CaptionConfig
     settings_fingerprint: str
@@ -39,28 +39,27 @@ class CaptionRun:
 
 
 class CaptionWindows:
-    """Async callable on tables of FRAMES rows. Several calls may be in flight; each awaits only its own windows."""
+    """Async callable from FRAMES rows to CAPTION rows. Calls may overlap; each awaits only its own rows."""
 
-    def __init__(self, run: CaptionRun) -> None:
-        torch.set_num_threads(run.threads)
-        config = run.config
-        self._engine = worker_engine(config)
+    def __init__(self, worker: CaptionWorkerConfig) -> None:
+        torch.set_num_threads(worker.threads)
+        self._engine = worker_engine(worker.config)
         info = self._engine.target.info
-        self._run = run
-        self._facts = _run_facts(run, info.name, info.fingerprint) | {
+        self._worker = worker
+        self._constants = _constant_columns(worker, info.name, info.fingerprint) | {
             "device": _device_name(info.device),
             "dtype": info.dtype_name,
             "batch_deviation": self._engine.batch_deviation,
         }
         self._audits_begun = 0
-        self._capture = WindowCapture(self._engine, run.capture) if run.capture else None
+        self._capture = WindowCapture(self._engine, worker.capture) if worker.capture else None
 
     async def __call__(self, windows: pa.Table) -> pa.Table:
         return await fill_rows(windows, self._fill, CAPTION)
 
     async def _fill(self, row: Row) -> None:
-        """Complete a row in place: with its caption, or with the error that it carries or meets here."""
-        row.update(self._facts, audit="none", capture="none")
+        """Complete a row in place with its caption, or with the error of this or an earlier stage."""
+        row.update(self._constants, audit="none", capture="none")
         if row["status"] is None:
             await self._caption(row)
         row["created_at"] = datetime.now(UTC)
@@ -71,10 +70,10 @@ class CaptionWindows:
             caption = self._engine.default_mode(request.sampling)
             audit = [replace(caption, drafter=None)] if self._audit_is_due(window) else []
             samples: list[DecodeMode] = []
-            if self._capture and in_capture(window, self._run.config.capture.share):
+            if self._capture and in_capture(window, self._worker.config.capture.share):
                 if self._capture.is_full:
                     row["capture"] = "over_quota"
-                elif self._run.config.capture.own_caption:
+                elif self._worker.config.capture.own_caption:
                     caption = replace(caption, recording=self._capture.recorder())
                 else:
                     samples = self._capture.modes(window_number(window))
@@ -84,13 +83,13 @@ class CaptionWindows:
             if checked:
                 row["audit"] = "equal" if checked[0].token_ids == completion.token_ids else "diverged"
             if caption.recording:
-                await self._store_states(row, [caption], [completion])
+                await self._store_hidden_states(row, [caption], [completion])
             elif samples:
-                await self._store_states(row, samples, sampled)
+                await self._store_hidden_states(row, samples, sampled)
                 row["t_capture_s"] += sum(c.timings.decode_s for c in sampled)
 
-    async def _store_states(self, row: Row, modes: Sequence[DecodeMode], written: Sequence[Completion]) -> None:
-        """Store what was recorded; a caption that is there is not lost to what goes wrong here."""
+    async def _store_hidden_states(self, row: Row, modes: Sequence[DecodeMode], written: Sequence[Completion]) -> None:
+        """Store what the modes recorded. A failure here marks the capture as failed and leaves the caption intact."""
         assert self._capture is not None
         began = time.perf_counter()
         outcome: Row = {"capture": "failed", "window_id": row["window_id"], "source_uri": row["source_uri"]}
@@ -101,7 +100,7 @@ class CaptionWindows:
         row["t_capture_s"] = time.perf_counter() - began
 
     def _request(self, row: Row) -> Request:
-        config = self._run.config
+        config = self._worker.config
         return Request(
             messages=(Message("user", (frames_of(row), config.prompt)),),
             sampling=config.sampling,
@@ -110,9 +109,9 @@ class CaptionWindows:
         )
 
     def _audit_is_due(self, window: str) -> bool:
-        """The sampled share, and the first caption of every worker, so that each run audits one at least."""
-        share = self._run.config.audit.share
-        if self._run.config.draft is None or not share:
+        """Whether to audit a window: the sampled share, and each worker's first, so that a run audits at least one."""
+        share = self._worker.config.audit.share
+        if self._worker.config.draft is None or not share:
             return False
         if self._audits_begun and not in_audit(window, share):
             return False
@@ -120,24 +119,24 @@ class CaptionWindows:
         return True
 
 
-def _run_facts(run: CaptionRun, target_name: str, target_fingerprint: str) -> dict[str, Any]:
-    """The columns that are equal in every row of a worker."""
-    config = run.config
+def _constant_columns(worker: CaptionWorkerConfig, target_name: str, target_fingerprint: str) -> dict[str, Any]:
+    """Columns that are equal in all rows of a worker."""
+    config = worker.config
     return {
         "prompt": config.prompt,
         "prompt_hash": prompt_hash(config.prompt),
         "target_id": target_name,
         "target_fingerprint": target_fingerprint,
         "draft_id": checkpoint_name(config.draft) if config.draft else None,
-        "draft_fingerprint": run.draft_fingerprint,
+        "draft_fingerprint": worker.draft_fingerprint,
         "sampling": json.dumps(asdict(config.sampling)),
-        "settings_fingerprint": run.settings_fingerprint,
+        "settings_fingerprint": worker.settings_fingerprint,
         "schema_version": SCHEMA_VERSION,
     }
 
 
 def _figures(completion: Completion) -> dict[str, Any]:
-    """The columns that a completion fills."""
+    """Columns that are filled from a completion."""
     stats, timings = completion.stats, completion.timings
     return {
         "caption": completion.text,

@@ -1,4 +1,4 @@
-"""Stage 3: the frames of a window. One window in, one window with its pixels out; knows nothing of models."""
+"""Stage 3: decode the frames of a window. One WINDOW row in, one FRAMES row out; knows nothing of models."""
 
 import time
 
@@ -16,12 +16,12 @@ from sparrow_core.types import Frames
 
 
 class DecodeWindows:
-    """Callable on tables of WINDOW rows; holds one decoding child process for the life of its worker."""
+    """Callable from WINDOW rows to FRAMES rows; holds one decoding child process for the life of its worker."""
 
-    def __init__(self, config: DecodeConfig, sampling: FrameSamplingConfig, patches: FrameSpec) -> None:
+    def __init__(self, config: DecodeConfig, sampling: FrameSamplingConfig, frame_spec: FrameSpec) -> None:
         self._decoder = FrameDecoder(config)
         self._sampling = sampling
-        self._patches = patches
+        self._frame_spec = frame_spec
 
     def __call__(self, windows: pa.Table) -> pa.Table:
         return for_each_row(windows, self._decode, FRAMES)
@@ -34,7 +34,7 @@ class DecodeWindows:
             row["height"],
             row["width"],
             self._sampling,
-            self._patches,
+            self._frame_spec,
             row["src_fps"] or None,
         )
         with local_copy(row["source_uri"]) as path:
@@ -55,7 +55,7 @@ class DecodeWindows:
 
 
 def frames_of(row: Row) -> Frames:
-    """The frames that a FRAMES row carries; takes the pixels out of it."""
+    """The frames of a FRAMES row. Removes `pixels` from the row, to free their memory."""
     shape = (row["n_frames"], row["pixels_height"], row["pixels_width"], 3)
     pixels = np.frombuffer(row.pop("pixels"), np.uint8).reshape(shape).copy()
     return Frames(pixels, tuple(row["frame_times"]), row["sampled_fps"])

@@ -1,4 +1,4 @@
-"""Stage 1: what is in a file. One video in, one video out; knows nothing of windows."""
+"""Stage 1: probe a video file. One VIDEO row in, one PROBED row out; knows nothing of windows."""
 
 import pyarrow as pa
 
@@ -10,7 +10,7 @@ from sparrow_core.media.decode import FrameDecoder
 
 
 class ProbeVideos:
-    """Callable on tables of VIDEO rows; holds one decoding child process for the life of its worker."""
+    """Callable from VIDEO rows to PROBED rows; holds one decoding child process for the life of its worker."""
 
     def __init__(self, config: DecodeConfig) -> None:
         self._decoder = FrameDecoder(config)

@@ -1,4 +1,4 @@
-"""Stage 2: cut a video into windows and name them. Pure arithmetic; opens no file."""
+"""Stage 2: cut a video into windows and give them ids. Pure arithmetic; opens no file."""
 
 from collections.abc import Callable
 
@@ -9,12 +9,12 @@ from pipeline.captioning.stages.boundary import for_each_row
 from pipeline.common.ids import Span
 from pipeline.common.rows import WINDOW, Row, to_table
 
-# Window id of a span (None: the whole video) of a source URI.
+# Source URI and span in seconds (None: the whole video) -> window id.
 NameWindow = Callable[[str, Span | None], str]
 
 
 def spans(duration_s: float, config: SegmentConfig) -> list[Span]:
-    """Consecutive spans in seconds that cover the whole video exactly once."""
+    """Consecutive spans in seconds that together cover the whole video."""
     if config.window_s is None or duration_s <= config.window_s:
         return [(0.0, duration_s)]
     starts = [index * config.window_s for index in range(int(duration_s // config.window_s) + 1)]
@@ -26,7 +26,7 @@ def spans(duration_s: float, config: SegmentConfig) -> list[Span]:
 def segment_video(
     row: Row, config: SegmentConfig, name_window: NameWindow, done: frozenset[str], marks_done: bool
 ) -> list[Row]:
-    """The windows of a probed video, each with its place among all of them; done ones marked, or left out."""
+    """The windows of a probed video with their index and count. Done windows are left out, or marked as skipped."""
     cut = spans(row["duration_s"], config)
     windows = [
         row
@@ -47,9 +47,9 @@ def segment_video(
 def make_segmenter(
     config: SegmentConfig, name_window: NameWindow, done: frozenset[str], *, marks_done: bool = False
 ) -> Callable[[pa.Table], pa.Table]:
-    """A function from PROBED rows to WINDOW rows. A video that could not be opened keeps one row, named as a whole.
+    """A function from PROBED rows to WINDOW rows. A video that failed before keeps one row, with the whole video's id.
 
-    Done windows are left out, or with `marks_done` pass on as rows of status "skipped".
+    Done windows are left out or, with `marks_done`, passed on with status "skipped".
     """
 
     def segment_videos(videos: pa.Table) -> pa.Table:

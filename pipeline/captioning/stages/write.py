@@ -1,4 +1,4 @@
-"""Stage 5: caption rows to a part of the table. Parts are written atomically; a repeated call writes the same file."""
+"""Stage 5: write caption rows as a part of the table, atomically. A repeated call writes the same file again."""
 
 import io
 import uuid
@@ -16,12 +16,12 @@ CAPTIONS = "captions"
 
 
 def part_name(run: int, window_ids: list[str]) -> str:
-    """Name of the part of a run that holds these windows."""
+    """File name of the part that holds these windows of a run."""
     return f"part-{run:05d}-{uuid.uuid5(NAMESPACE, ' '.join(window_ids)).hex[:16]}.parquet"
 
 
 def run_of_part(name: str) -> int | None:
-    """Number of the run that wrote a part, or None for a file that is no part."""
+    """Number of the run that wrote a part; None for any other file name."""
     pieces = name.removesuffix(".parquet").split("-")
     if len(pieces) == 3 and pieces[0] == "part" and pieces[1].isdigit() and name.endswith(".parquet"):
         return int(pieces[1])
@@ -29,14 +29,14 @@ def run_of_part(name: str) -> int | None:
 
 
 def parquet_bytes(rows: pa.Table) -> bytes:
-    """Rows as the content of a Parquet file, with the table's schema."""
+    """Content of a Parquet file of these rows, cast to the CAPTION schema."""
     buffer = io.BytesIO()
     pq.write_table(rows.cast(CAPTION), buffer, compression="zstd")
     return buffer.getvalue()
 
 
 def make_writer(folder_url: str, run: int) -> Callable[[pa.Table], pa.Table]:
-    """A function that stores CAPTION rows as one part under `captions/` of the folder and returns one PART row."""
+    """A function that stores CAPTION rows as one part in the folder's `captions/` and returns one PART row."""
 
     def write_part(rows: pa.Table) -> pa.Table:
         name = part_name(run, rows["window_id"].to_pylist())

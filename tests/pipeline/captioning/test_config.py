@@ -1,4 +1,4 @@
-"""Settings from YAML, `--set` and flags: what is merged, and what is refused with which words."""
+"""Settings from YAML, `--set` and flags: how they are merged, and the messages of refusals."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What the captioning graph tells Ray, recorded instead of run."""
+"""The options that the captioning graph passes to Ray Data, recorded instead of run."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from pipeline.captioning.config import CaptionConfig
 from pipeline.captioning.graph import Output, caption_graph, data_context
-from pipeline.captioning.stages.caption import CaptionRun, CaptionWindows
+from pipeline.captioning.stages.caption import CaptionWindows, CaptionWorkerConfig
 from pipeline.captioning.stages.decode import DecodeWindows
 from pipeline.captioning.stages.probe import ProbeVideos
 from pipeline.common.ids import video_id
@@ -19,7 +19,7 @@ SOURCES = [f"/videos/{index}.mp4" for index in range(5)]
 
 
 class RecordingDataset:
-    """Stands in for a Dataset: keeps what every stage was asked to be."""
+    """A fake Dataset that records each stage with its options."""
 
     def __init__(self) -> None:
         self.stages: list[dict[str, Any]] = []
@@ -42,7 +42,9 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(ray.data, "from_items", from_items)
     config = CaptionConfig(target="t", resources=ResourcesConfig(windows_in_flight=6))
     plan = plan_resources(config.resources, device="cpu", num_cpus=2, num_gpus=0)
-    caption_graph(SOURCES, frozenset(), CaptionRun(config, "s", None, plan.threads), plan, PatchSpec(), Output("/o", 1))
+    caption_graph(
+        SOURCES, frozenset(), CaptionWorkerConfig(config, "s", None, plan.threads), plan, PatchSpec(), Output("/o", 1)
+    )
     return dataset.stages
 
 
@@ -53,7 +55,7 @@ def test_stages_stand_in_order(stages: list[dict[str, Any]]) -> None:
 
 
 def test_all_stages_can_run_at_once_on_two_cpus(stages: list[dict[str, Any]]) -> None:
-    """Workers hold their grant for the whole run; a stage that never finds room would stop it for good."""
+    """Workers hold their grants for the whole run, so a stage that does not fit beside them would block it for ever."""
     pool_sizes = [stage["compute"].max_size if "compute" in stage else 1 for stage in stages]
     assert sum(size * stage["num_cpus"] for size, stage in zip(pool_sizes, stages, strict=True)) <= 2
 
@@ -67,7 +69,7 @@ def test_workers_are_retried_but_not_for_ever(stages: list[dict[str, Any]]) -> N
 def test_engines_get_several_windows_and_parts_their_size(stages: list[dict[str, Any]]) -> None:
     caption, write = stages[3], stages[4]
     assert caption["compute"].max_concurrent_calls_per_actor == 6
-    assert caption["compute"].max_tasks_in_flight_per_actor > 6  # else the next window would wait for a free place
+    assert caption["compute"].max_tasks_in_flight_per_actor > 6  # else the next window would wait for a free slot
     assert caption["batch_size"] == 1
     assert write["batch_size"] == 1  # a small run shows its captions one by one
 

@@ -1,4 +1,4 @@
-"""The table as its own ledger: what is missing, what supersedes what, and what survives a kill."""
+"""The ledger: which windows are missing, which rows supersede which, and what survives a kill."""
 
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def write(folder: Path, run: int, *rows: dict[str, Any]) -> str:
 
 
 def plain_read(folder: Path) -> pd.DataFrame:
-    """The table as somebody reads it who knows nothing of the ledger."""
+    """The table as a plain Parquet reader sees it, without the ledger."""
     return pd.read_parquet(folder / "captions").sort_values("window_id").reset_index(drop=True)
 
 
@@ -103,7 +103,7 @@ def test_compaction_leaves_untouched_parts_alone_and_removes_empty_ones(tmp_path
 
 
 def test_rows_are_read_correctly_before_anybody_compacts(tmp_path: Path) -> None:
-    """A run that was killed leaves superseded rows behind; the ledger's own reader is right all the same."""
+    """A killed run leaves superseded rows behind, which the ledger's own reader skips."""
     ledger = open_ledger(tmp_path)
     write(tmp_path, 1, row("a", "error"))
     write(tmp_path, 2, row("a", "success", caption="yes"))

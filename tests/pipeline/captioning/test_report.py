@@ -1,4 +1,4 @@
-"""Figures of a table: sums that can be checked by hand."""
+"""Figures of a caption table, against sums done by hand."""
 
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def test_sums_over_the_table(tmp_path: Path) -> None:
     assert figures["windows"] == {"total": 5, "success": 3, "error": 2}
     assert figures["errors"] == {"timeout": 2}
     assert figures["tokens"] == 16
-    assert figures["tau"] == pytest.approx((10 + 3) / 5)  # over all rounds, not the mean of the windows' means
+    assert figures["tau"] == pytest.approx((10 + 3) / 5)  # over all rounds, not the mean over windows
     assert figures["accept_hist"] == [3, 0, 0, 0, 2]
     assert (figures["batch_deviation"], figures["in_doubt_tokens"]) == (0.25, 3)
     assert figures["audit"] == {"checked": 2, "equal": 1}

@@ -1,4 +1,4 @@
-"""Identity of a checkpoint from its files, the memory it needs, and what made a result."""
+"""Identity of a checkpoint from its files, the memory that it needs, and provenance."""
 
 import shutil
 from dataclasses import replace

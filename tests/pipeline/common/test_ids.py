@@ -1,4 +1,4 @@
-"""Window and video ids: equal for equal work, different for different work, the same in every process."""
+"""Ids of videos and windows: the same in every process, and different as soon as anything differs that they cover."""
 
 import uuid
 from dataclasses import asdict
@@ -12,7 +12,7 @@ SETTINGS = settings_fingerprint({"frames": asdict(FrameSamplingConfig()), "promp
 
 
 def test_ids_do_not_change_between_versions() -> None:
-    """Literal values: tables written earlier are found again."""
+    """Literal values, so that rows written by earlier versions are found again."""
     assert video_id("/videos/a.mp4") == "244cf4e0-d610-52df-b95b-3c5fc8130ddf"
     assert window_id("/videos/a.mp4", (0.0, 2.5), "p", "s") == "1b8705c8-3856-5042-810a-efb360b8f092"
 

@@ -1,4 +1,4 @@
-"""The registry: what goes in comes out, promotion is earned, the way back is there; on a disk and behind a URL."""
+"""The registry of drafters, on a disk and behind a URL: records, promotion of better drafters only, rollback."""
 
 import json
 import uuid
@@ -67,7 +67,7 @@ def test_promotion_is_earned(url: str, tmp_path: Path) -> None:
 
 
 def test_a_drafter_is_compared_on_the_newest_windows(url: str, tmp_path: Path) -> None:
-    """Held-out windows have come since the one in use was measured: measured again, the two compare."""
+    """If windows were added after the drafter in use was measured, it must be measured again before the comparison."""
     registry = Registry(url)
     first = registry.add(drafter(tmp_path / "a", "a"), {"steps": 3}, measured(100)).id
     registry.promote(first)

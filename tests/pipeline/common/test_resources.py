@@ -1,11 +1,11 @@
-"""Shares of the machines: what is left open is filled in, and no plan can wait for CPUs that it holds itself."""
+"""Resource plans: defaults are filled in, and no plan waits for CPUs that its own workers hold."""
 
 import pytest
 
 from pipeline.common.resources import ResourcesConfig, plan_resources
 from sparrow_core.errors import ConfigError
 
-# The probe worker, one segment task and one write task run beside the pools.
+# One probe worker, one segment task and one write task run beside the pools.
 NUM_LIGHT = 3
 
 

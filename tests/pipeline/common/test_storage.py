@@ -93,7 +93,7 @@ def test_folder_writes_lists_reads_and_removes(tmp_path: Path, url: str) -> None
 
 
 def test_a_copy_of_a_remote_folder_follows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where copies are kept
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where mirrors are kept
     remote = Folder("memory://followed")
     remote.write("a", b"1")
     copy = Path(local_folder(remote.url))

@@ -1,4 +1,4 @@
-"""Plots: one line per method or learning rate, written as an SVG that is the same for the same figures."""
+"""Plots: one line per method or learning rate, and the same SVG file for the same results."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def test_methods_and_machine_are_named(tmp_path: Path) -> None:
         assert f"<!-- {text}" in content
 
 
-def test_the_same_figures_make_the_same_file(tmp_path: Path) -> None:
+def test_the_same_results_give_the_same_file(tmp_path: Path) -> None:
     plot_speed(RESULTS, tmp_path / "one.svg")
     plot_speed(RESULTS, tmp_path / "other.svg")
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "other.svg").read_bytes()

@@ -11,7 +11,8 @@ from pipeline.common.checkpoints import checkpoint_identity
 from pipeline.common.registry import Registry
 from pipeline.common.rows import CAPTION, to_table
 from pipeline.common.storage import Folder
-from pipeline.drafters.triggers import TriggerConfig, least_new_captions
+from pipeline.drafters.config import TriggerConfig
+from pipeline.drafters.triggers import least_new_captions
 from sparrow_core.errors import ConfigError
 from sparrow_core.measure.acceptance import WindowAcceptance, summarise
 

@@ -1,4 +1,4 @@
-"""The HTTP application over a real engine on a tiny target, in this process: no Ray, no network."""
+"""The HTTP API in front of a real engine with a tiny target, in this process: no Ray, no network."""
 
 import asyncio
 import base64
@@ -36,7 +36,7 @@ CHAT = "/v1/chat/completions"
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a good clip, one too long, one too large, and one that is no video."""
+    """A folder with a good clip, a clip that is too long, one that is too large, and a file that is no video."""
     folder = tmp_path_factory.mktemp("videos")
     for name, num_frames, side in (("clip", 8, 112), ("long", 16, 112), ("large", 8, 128)):
         pixels = np.random.default_rng(0).integers(0, 256, (num_frames, side, side, 3), dtype=np.uint8)
@@ -47,12 +47,12 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def captioner(tiny_target: TargetModel, videos: Path) -> Iterator[Captioner]:
-    """At most two requests at once, of short videos."""
+    """A captioner that admits two requests at a time, of short videos."""
     config = ServeConfig(
         target="tiny",
         max_new_tokens=12,
         frames=FrameSamplingConfig(max_visual_tokens=64),
-        engine=EngineConfig(DraftConfig(), max_model_tokens=2048),  # a fixed shape: rounds are compared
+        engine=EngineConfig(DraftConfig(), max_model_tokens=2048),  # a fixed draft shape, since rounds are compared
         http=HttpConfig(media_root=str(videos), model_name="tiny", max_requests=2, decoders=1, limits=LIMITS),
     )
     engine = Engine(tiny_target, PromptLookupDrafter(tiny_target.info.vocab_size), config.engine)
@@ -157,7 +157,7 @@ def test_the_seed_of_the_answer_repeats_it(captioner: Captioner) -> None:
 def test_errors_have_a_status_and_a_name(
     captioner: Captioner, body: dict[str, Any], status: int, code: str, param: str | None, stream: bool
 ) -> None:
-    """Streamed requests too: nothing is sent before the first token."""
+    """Also for streamed requests: nothing is sent before the first token."""
     response = post(captioner, {**body, "stream": stream})
     error = response.json()["error"]
     assert (response.status_code, error["code"], error["param"]) == (status, code, param)
@@ -181,7 +181,7 @@ def test_overload_is_refused_and_health_still_answers(captioner: Captioner) -> N
     async def work(client: httpx.AsyncClient) -> None:
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(2):
-                await stack.enter_async_context(captioner.running(parsed(chat("x"))))
+                await stack.enter_async_context(captioner.admit(parsed(chat("x"))))
             refused = await client.post(CHAT, json=chat("x"))
             assert (refused.status_code, refused.headers["Retry-After"]) == (429, "5")
             assert refused.json()["error"]["code"] == "rate_limit_exceeded"
@@ -192,7 +192,7 @@ def test_overload_is_refused_and_health_still_answers(captioner: Captioner) -> N
 
 
 async def decoding(captioner: Captioner) -> Ticket:
-    """The ticket of the next request to be submitted, once its first token is there."""
+    """The ticket of the next request to be submitted, once it has its first token."""
     submitted: asyncio.Future[Ticket] = asyncio.get_running_loop().create_future()
     submit = captioner._engine.submit
 
@@ -219,7 +219,7 @@ def test_a_client_that_leaves_frees_the_engine(captioner: Captioner) -> None:
             assert completion.finish_reason == "cancelled"
             assert 0 < len(completion.token_ids) < 1900
         assert (await client.post(CHAT, json=chat("x"))).status_code == 200
-        assert captioner._in_work == 0
+        assert captioner._num_requests == 0
 
     session(captioner, work)
 
@@ -235,7 +235,7 @@ def test_a_dead_engine_is_told(captioner: Captioner) -> None:
 
 
 def test_a_stream_that_breaks_says_so(captioner: Captioner) -> None:
-    """The status is sent by then: the error is an event, which OpenAI's clients raise."""
+    """The HTTP status is already sent, so the error becomes an event, which OpenAI's clients raise."""
 
     async def work(client: httpx.AsyncClient) -> str:
         answer = asyncio.ensure_future(client.post(CHAT, json=chat("x", max_tokens=1900, stream=True)))
@@ -251,9 +251,9 @@ def test_an_engine_that_hangs_is_unhealthy(captioner: Captioner, monkeypatch: py
     async def work(client: httpx.AsyncClient) -> list[int]:
         statuses = []
         monkeypatch.setattr(Engine, "idle_s", property(lambda _: 1e6))
-        statuses.append((await client.get("/health")).status_code)  # idle for long, and nothing to do
-        async with captioner.running(parsed(chat("x"))):
-            statuses.append((await client.get("/health")).status_code)  # work that has just come
+        statuses.append((await client.get("/health")).status_code)  # no step for long, but nothing to do
+        async with captioner.admit(parsed(chat("x"))):
+            statuses.append((await client.get("/health")).status_code)  # a request has just been admitted
             captioner._busy_since = time.monotonic() - 1e6
             statuses.append((await client.get("/health")).status_code)
         return statuses

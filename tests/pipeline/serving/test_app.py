@@ -1,4 +1,4 @@
-"""What is decided before Serve starts: replicas, what they are told, the port, and the command shown to the user."""
+"""Decisions before Serve starts: number of replicas, their config, the port, and the example command."""
 
 import json
 import shlex

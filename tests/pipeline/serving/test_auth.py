@@ -1,4 +1,4 @@
-"""Where the token comes from, and that nothing is served without a decision about it."""
+"""Sources of the token, and refusal to serve without a token unless the user asks for that."""
 
 from pathlib import Path
 

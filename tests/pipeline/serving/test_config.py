@@ -1,4 +1,4 @@
-"""The endpoint takes a captioning job's settings, and its own under `http`, as strictly."""
+"""The endpoint takes a captioning job's settings and its own under `http`, checked equally strictly."""
 
 from pathlib import Path
 from typing import Any

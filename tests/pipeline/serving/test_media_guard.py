@@ -1,4 +1,4 @@
-"""The guard lets in what it should, and refuses every way out of its folder that we know."""
+"""The media guard admits allowed videos, and refuses every known way out of its folder."""
 
 import base64
 import os
@@ -8,14 +8,14 @@ import pytest
 
 from pipeline.serving.config import MediaLimits
 from pipeline.serving.errors import ApiError
-from pipeline.serving.media_guard import admit
+from pipeline.serving.media_guard import resolve_video_url
 
 LIMITS = MediaLimits(max_file_bytes=100)
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """An allowed folder beside a secret, with ways to the secret in it."""
+    """An allowed folder next to a secret file, with symbolic links to the secret."""
     (tmp_path / "secret.mp4").write_bytes(b"secret")
     root = tmp_path / "root"
     (root / "inside").mkdir(parents=True)
@@ -45,13 +45,13 @@ def root(tmp_path: Path) -> Path:
     ],
 )
 def test_admits_files_under_the_root(root: Path, url: str, name: str) -> None:
-    assert admit(url.format(root=root), root, LIMITS) == root / name
+    assert resolve_video_url(url.format(root=root), root, LIMITS) == root / name
 
 
 def test_admits_embedded_videos() -> None:
     content = bytes(range(256))
     url = "data:video/mp4;base64," + base64.b64encode(content).decode()
-    assert admit(url, None, LIMITS) == content
+    assert resolve_video_url(url, None, LIMITS) == content
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_admits_embedded_videos() -> None:
 )
 def test_refuses_everything_else(root: Path, url: str) -> None:
     with pytest.raises(ApiError) as refusal:
-        admit(url.format(root=root), root, LIMITS)
+        resolve_video_url(url.format(root=root), root, LIMITS)
     assert (refusal.value.status, refusal.value.code) == (403, "media_refused")
 
 
@@ -109,7 +109,7 @@ def test_refuses_everything_else(root: Path, url: str) -> None:
 )
 def test_malformed_urls_are_bad_requests(root: Path, url: str) -> None:
     with pytest.raises(ApiError) as refusal:
-        admit(url, root, LIMITS)
+        resolve_video_url(url, root, LIMITS)
     assert (refusal.value.status, refusal.value.code) == (400, "invalid_url")
 
 
@@ -117,7 +117,7 @@ def test_encoding_is_undone_once_only(root: Path) -> None:
     """A doubly encoded `..` is the name of a file that does not exist, not a way up."""
     for url in (f"file://{root}/%252e%252e/secret.mp4", f"{root}/%2e%2e/secret.mp4"):
         with pytest.raises(ApiError) as refusal:
-            admit(url, root, LIMITS)
+            resolve_video_url(url, root, LIMITS)
         assert refusal.value.status == 422
 
 
@@ -125,7 +125,7 @@ def test_a_refusal_does_not_tell_whether_a_file_exists(root: Path) -> None:
     answers = []
     for name in ("secret.mp4", "nothing.mp4"):
         with pytest.raises(ApiError) as refusal:
-            admit(str(root.parent / name), root, LIMITS)
+            resolve_video_url(str(root.parent / name), root, LIMITS)
         answers.append(str(refusal.value))
     assert answers[0] == answers[1]
 
@@ -133,14 +133,14 @@ def test_a_refusal_does_not_tell_whether_a_file_exists(root: Path) -> None:
 def test_special_files_and_large_files(root: Path) -> None:
     os.mkfifo(root / "pipe.mp4")
     with pytest.raises(ApiError) as refusal:
-        admit("pipe.mp4", root, LIMITS)
+        resolve_video_url("pipe.mp4", root, LIMITS)
     assert refusal.value.status == 403
     with pytest.raises(ApiError) as refusal:
-        admit("large.mp4", root, LIMITS)
+        resolve_video_url("large.mp4", root, LIMITS)
     assert (refusal.value.status, refusal.value.code) == (413, "too_large")
 
 
 def test_without_a_root_no_file_is_read(root: Path) -> None:
     with pytest.raises(ApiError) as refusal:
-        admit(f"file://{root}/clip.mp4", None, LIMITS)
+        resolve_video_url(f"file://{root}/clip.mp4", None, LIMITS)
     assert refusal.value.status == 403

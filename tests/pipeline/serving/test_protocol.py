@@ -1,4 +1,4 @@
-"""Requests are read as OpenAI's clients write them, and what is not honoured is refused by name."""
+"""Requests are parsed as OpenAI's clients write them, and unsupported fields are refused by name."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Streamed pieces add up to the decoded whole and never show half a character."""
+"""Streamed pieces add up to the decoded whole and never contain half a character."""
 
 import random
 from collections.abc import Callable
@@ -37,14 +37,14 @@ def test_what_is_broken_at_the_end_is_shown_at_the_end() -> None:
 def test_any_split_of_any_text_adds_up(seed: int) -> None:
     generator = random.Random(seed)
     token_ids = list("a red square é 红色 🟥 naïve".encode() * 3)
-    for _ in range(generator.randrange(4)):  # bytes that are valid nowhere
+    for _ in range(generator.randrange(4)):  # bytes that are invalid UTF-8
         token_ids.insert(generator.randrange(len(token_ids)), generator.choice((0xFF, 0x80, 0xE2)))
     sizes = [generator.randint(0, 5) for _ in token_ids]
     assert "".join(pieces_of(token_ids, sizes)) == decode_bytes(tuple(token_ids))
 
 
 def test_valid_text_never_shows_the_replacement_character(tiny_checkpoint: Path) -> None:
-    """The byte-level tokenizer of the real family, on characters that it has no token for."""
+    """A byte-level tokenizer, on characters that it has no token for."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
     text = "two blue circles, 二つの青い円 🔵🔵 appear é then vanish"
     token_ids = tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -1,4 +1,8 @@
-"""Folded heads against the textbook: heads repeated, scores masked, softmax in float64."""
+"""Attention with folded heads against the textbook: heads repeated, scores masked, softmax in float64.
+
+Shape letters: G KV heads, H query heads, K 2: keys and values, L layers, P pending slots of a cache, R rows of a pass,
+S slots of a sequence, d head size.
+"""
 
 from collections.abc import Callable
 
@@ -15,18 +19,18 @@ from sparrow_core.decoding.attention import (
 from sparrow_core.decoding.tree import ancestors, depths
 
 
-def textbook(q_HRD: torch.Tensor, k_GSD: torch.Tensor, v_GSD: torch.Tensor, visible_RS: torch.Tensor) -> torch.Tensor:
-    q, k, v = q_HRD.double(), k_GSD.double(), v_GSD.double()
+def textbook(q_HRd: torch.Tensor, k_GSd: torch.Tensor, v_GSd: torch.Tensor, visible_RS: torch.Tensor) -> torch.Tensor:
+    q, k, v = q_HRd.double(), k_GSd.double(), v_GSd.double()
     k, v = (x.repeat_interleave(q.shape[0] // x.shape[0], dim=0) for x in (k, v))
     scores = q @ k.transpose(1, 2) / q.shape[-1] ** 0.5
     return scores.masked_fill(~visible_RS, float("-inf")).softmax(-1) @ v
 
 
 def sealed(
-    q_HRD: torch.Tensor, k_GSD: torch.Tensor, v_GSD: torch.Tensor, visible_RR: torch.Tensor | None, prompt: int
+    q_HRd: torch.Tensor, k_GSd: torch.Tensor, v_GSd: torch.Tensor, visible_RR: torch.Tensor | None, prompt: int
 ) -> torch.Tensor:
-    data_LKGSD = torch.stack([k_GSD, v_GSD])[None]
-    return BatchInvariantAttention(data_LKGSD, q_HRD.shape[1], visible_RR, len(q_HRD) // len(k_GSD), prompt)(0, q_HRD)
+    data_LKGSd = torch.stack([k_GSd, v_GSd])[None]
+    return BatchInvariantAttention(data_LKGSd, q_HRd.shape[1], visible_RR, len(q_HRd) // len(k_GSd), prompt)(0, q_HRd)
 
 
 @pytest.mark.parametrize(("heads", "groups"), [(4, 2), (6, 1), (3, 3)])
@@ -35,7 +39,7 @@ def test_equals_textbook(heads: int, groups: int, rows: int, prefix: int, pendin
     generator = torch.Generator().manual_seed(rows + prefix)
     slots = prefix + pending + rows
     q = torch.randn(heads, rows, 16, generator=generator)
-    # A view into a longer buffer, as the cache hands out.
+    # A view into a longer buffer, as the cache returns.
     k, v = torch.randn(2, groups, slots + 9, 16, generator=generator)[:, :, :slots]
     visible_RP = torch.rand(rows, pending + rows, generator=generator) < 0.5
     visible_RP[:, pending:] |= torch.eye(rows, dtype=torch.bool)
@@ -54,7 +58,7 @@ def test_no_mask_sees_everything() -> None:
 @pytest.mark.parametrize(("rows", "prefix"), [(1, 40), (150, 0), (150, 700)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("attend_causally", [causal_by_mask, causal_by_parts])
-def test_reading_order_equals_textbook(
+def test_causal_order_equals_textbook(
     attend_causally: Callable, heads: int, groups: int, rows: int, prefix: int, dtype: torch.dtype
 ) -> None:
     generator = torch.Generator().manual_seed(rows + prefix)
@@ -89,7 +93,7 @@ def test_fixed_order_equals_textbook(heads: int, groups: int, prompt: int, commi
 @pytest.mark.parametrize("committed", [520, 527, 640, 648, 655, 768, 1290, 5020])
 @pytest.mark.parametrize("tree", ["chain", "wide", "random"])
 def test_a_row_is_the_same_alone_and_in_a_tree(tree: str, committed: int, dtype: torch.dtype, threads: int) -> None:
-    """Each row of a tree, against a pass of one row whose ancestors stand right behind the committed slots."""
+    """Each row of a tree against a pass of one row, whose ancestors follow the committed slots directly."""
     heads, groups, size, prompt = 4, 2, 64, 520 if committed < 5000 else 4900
     generator = torch.Generator().manual_seed(committed)
     parents = {

@@ -1,6 +1,8 @@
 """Fewer operations, the same results: joined projections, RoPE and RMSNorm against their plain forms.
 
-The whole decoder is held against the library's own in `test_qwen2_5_vl.py`.
+`test_qwen2_5_vl.py` compares the whole decoder with the library's own.
+
+Shape letters: D hidden size, H query heads, R rows of a pass, d head size.
 """
 
 import torch
@@ -14,13 +16,13 @@ from sparrow_core.drafters.network import rotary, rotate
 def test_joined_layers_keep_views_of_one_weight() -> None:
     layers = [nn.Linear(8, width) for width in (4, 6)]
     plain = [layer.weight.detach().clone() for layer in layers]
-    x_RK = torch.randn(3, 8)
-    expected_RN = torch.cat([layer(x_RK) for layer in layers], 1)
-    weight_NK, bias_N = join_linears(*layers)
-    torch.testing.assert_close(nn.functional.linear(x_RK, weight_NK, bias_N), expected_RN)
+    x_RD = torch.randn(3, 8)
+    expected = torch.cat([layer(x_RD) for layer in layers], 1)
+    weight, bias = join_linears(*layers)
+    torch.testing.assert_close(nn.functional.linear(x_RD, weight, bias), expected)
     for layer, before in zip(layers, plain, strict=True):
         assert torch.equal(layer.weight, before)
-        assert layer.weight.untyped_storage().data_ptr() == weight_NK.untyped_storage().data_ptr()
+        assert layer.weight.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()
 
 
 def test_layers_without_bias_have_none() -> None:

@@ -1,4 +1,4 @@
-"""A machine whose passes depend on their company: near-ties are found, decided alone, and the words stay the loop's."""
+"""Passes that are not batch-invariant: near-ties are found and decided alone; tokens stay those of the loop."""
 
 import pytest
 import torch
@@ -22,8 +22,8 @@ def noisy_target(tiny_target: TargetModel, monkeypatch: pytest.MonkeyPatch) -> T
     """The tiny target with logits that are off by up to `NOISE` wherever a pass has more than one row."""
     exact = tiny_target.logits
 
-    def off(states: torch.Tensor) -> torch.Tensor:
-        logits = exact(states)
+    def off(hidden: torch.Tensor) -> torch.Tensor:
+        logits = exact(hidden)
         if len(logits) == 1:
             return logits
         spread = torch.rand(logits.shape, generator=torch.Generator().manual_seed(len(logits)))
@@ -33,14 +33,14 @@ def noisy_target(tiny_target: TargetModel, monkeypatch: pytest.MonkeyPatch) -> T
     return tiny_target
 
 
-def test_the_probe_finds_the_noise_and_its_absence(noisy_target: TargetModel) -> None:
+def test_batch_deviation_finds_the_noise_and_its_absence(noisy_target: TargetModel) -> None:
     assert NOISE * 0.9 < batch_deviation(noisy_target) <= NOISE * 1.01
-    # Matrices of the demo target's size are multiplied row by row alike; the tiny target's are too small for that.
+    # Products of the demo target's size are batch-invariant; the tiny target's are too small for that.
     assert batch_deviation(load_target("demo/weights/target", device="cpu")) == 0
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.9, 0.95, 50, 3), Sampling(1.0, seed=8)])
-def test_words_stay_those_of_the_loop(noisy_target: TargetModel, sampling: Sampling) -> None:
+def test_tokens_stay_those_of_the_loop(noisy_target: TargetModel, sampling: Sampling) -> None:
     doubts = 0
     config = EngineConfig(DraftConfig.chain(4), max_model_tokens=256, max_sequences=3)
     with Engine(noisy_target, PromptLookupDrafter(noisy_target.info.vocab_size), config) as engine:
@@ -62,7 +62,7 @@ def test_doubt_is_about_the_best_two() -> None:
 
 
 def test_doubt_is_about_the_filters_too() -> None:
-    """The winner by noise is far ahead, but stands just inside top-k, or a token just outside would have won."""
+    """The winner is far ahead by its noise, but top-k barely keeps it, or barely excludes a token that would win."""
     logits = torch.tensor([[3.0, 2.0, 1.995, -9.0]])
     found = {seed: first_in_doubt(logits, Sampling(1.0, top_k=2, seed=seed), 1, 0.001) for seed in range(200)}
     free = {seed: first_in_doubt(logits, Sampling(1.0, seed=seed), 1, 0.001) for seed in range(200)}

@@ -1,4 +1,4 @@
-"""Keyed noise: the published generator, uniform, and a function of its key alone."""
+"""Keyed noise: it is the published generator, uniform, and a function of its key alone."""
 
 import torch
 from scipy import stats
@@ -7,7 +7,7 @@ from sparrow_core.decoding.noise import Stream, _mix, gumbel, uniform
 
 
 def test_mix_is_splitmix64() -> None:
-    """First outputs of the public-domain reference program for seeds 0 and 1234567."""
+    """First outputs of the public-domain reference implementation for seeds 0 and 1234567."""
     signed = lambda x: x - (1 << 64) if x >= 1 << 63 else x  # noqa: E731
     assert int(_mix(torch.tensor(0))) == signed(0xE220A8397B1DCDAF)
     assert int(_mix(torch.tensor(1234567))) == signed(6457827717110365317)

@@ -1,4 +1,4 @@
-"""Filters against transformers' own, and the distribution of keyed choices."""
+"""Sampling filters against transformers' own, and the distribution of choices under keyed noise."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Facts about trees, on one drawn by hand.
+"""Ancestors, depths and children of a tree drawn by hand.
 
         0
        / \\

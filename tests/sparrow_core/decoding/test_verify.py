@@ -1,4 +1,4 @@
-"""Walks by hand, and one step of the rejection rule as an exact integral over its uniforms."""
+"""Verification of trees by hand, and one level of rejection sampling as an exact integral over its random numbers."""
 
 import itertools
 
@@ -27,13 +27,13 @@ def test_match_follows_the_targets_choices(choices: list[int], verdict: Verdict)
     assert match(TREE, torch.tensor(choices)) == verdict
 
 
-def test_greedy_verification_reads_argmax() -> None:
+def test_greedy_verification_follows_argmax() -> None:
     logits_NV = torch.zeros(5, 10)
     logits_NV[torch.arange(5), torch.tensor([4, 0, 6, 0, 2])] = 1.0
     assert verify(TREE, logits_NV, Sampling(), position=1, round_index=0) == Verdict((0, 2, 4), 2)
 
 
-def test_noise_is_read_at_the_depth_of_each_node() -> None:
+def test_noise_is_keyed_by_the_depth_of_each_node() -> None:
     """A sampled walk equals the choices of one-row steps at consecutive positions."""
     from sparrow_core.decoding.sampling import choose
 
@@ -47,7 +47,7 @@ def test_noise_is_read_at_the_depth_of_each_node() -> None:
 
 
 def test_one_level_of_rejection_gives_the_targets_distribution_exactly() -> None:
-    """Sum over all ordered pairs of siblings drawn without replacement, and a grid over the three uniforms."""
+    """Sum over all ordered pairs of siblings drawn without replacement, and over a grid of the three random numbers."""
     target_V, proposal_V = torch.tensor([0.5, 0.3, 0.2, 0.0]).double(), torch.tensor([0.1, 0.2, 0.3, 0.4]).double()
     grid = (torch.arange(8).double() + 0.5) / 8
     law_V = torch.zeros(4, dtype=torch.float64)
@@ -59,7 +59,7 @@ def test_one_level_of_rejection_gives_the_targets_distribution_exactly() -> None
             verdict = reject(draft, target_V.expand(3, -1), uniforms_N2)
             token = draft.tokens_N[verdict.path[1]] if len(verdict.path) > 1 else verdict.bonus
             law_V[token] += weight / grid.numel() ** 3
-    # The grid's own error: each of three uniforms is cut at most 1/16 off its threshold.
+    # The grid's own error: it places each of three thresholds with an error of at most 1/16.
     torch.testing.assert_close(law_V, target_V, atol=0.05, rtol=0)
     assert law_V[3] == 0
 

@@ -1,13 +1,13 @@
-"""Which slots are learnt, and how windows become a batch."""
+"""Which slots are learnt, and how examples become a batch."""
 
 import torch
 
 from sparrow_core.distill.batch import PADDING, collate, learnt_slots, num_learnt
-from tests.sparrow_core.distill.toys import random_window
+from tests.sparrow_core.distill.toys import random_example
 
 
 def slots_by_enumeration(is_caption: list[bool], recursion: int) -> list[int]:
-    """Walk all drafts that decoding could make: any root that is a caption token, any depth below the last token."""
+    """All drafts that decoding could make: from any caption token as root, up to the last token."""
     slots = []
     for root in range(len(is_caption)):
         path = range(root, root + recursion + 2)
@@ -32,36 +32,38 @@ def test_learnt_slots_are_those_of_real_drafts() -> None:
 
 
 def test_collate_pads_at_the_end_and_keeps_a_visual_slot() -> None:
-    windows = [random_window(0, 2, 3), random_window(1, 4, 6)]
-    batch = collate(windows, [False, False])
-    assert batch.hidden_BLD.shape == (2, 10, 32)
-    assert torch.equal(batch.token_ids_BL[0, :5], windows[0].token_ids_L)
-    assert not batch.is_caption_BL[0, 5:].any() and batch.window_BL[0].tolist() == [0] * 5 + [PADDING] * 5
-    assert batch.visual_BMD.shape[1] == 1 and (batch.visual_window_BM == PADDING).all()
+    examples = [random_example(0, 2, 3), random_example(1, 4, 6)]
+    batch = collate(examples, [False, False])
+    assert batch.hidden_BED.shape == (2, 10, 32)
+    assert torch.equal(batch.token_ids_BE[0, :5], examples[0].token_ids_E)
+    assert not batch.is_caption_BE[0, 5:].any() and batch.example_BE[0].tolist() == [0] * 5 + [PADDING] * 5
+    assert batch.visual_BMD.shape[1] == 1 and (batch.visual_example_BM == PADDING).all()
 
 
-def test_windows_share_rows_of_a_given_length() -> None:
-    windows = [random_window(seed, 2, length) for seed, length in enumerate((3, 4, 8, 2))]
-    batch = collate(windows, [True, False, True, True], row_tokens=11)
-    assert batch.window_BL.tolist() == [[0] * 5 + [1] * 6, [0] * 10 + [PADDING], [0] * 4 + [PADDING] * 7]
-    assert batch.visual_window_BM.tolist() == [[0, 0, 0]] * 3, "the second window shows nothing"
-    assert torch.equal(batch.hidden_BLD[0, 5:10], windows[1].hidden_TD)
-    assert batch.positions_BL[0].tolist() == [0, 1, 2, 3, 0, 0, 1, 2, 3, 4, 0], "each window counts from 0"
+def test_examples_share_rows_of_a_given_length() -> None:
+    examples = [random_example(seed, 2, length) for seed, length in enumerate((3, 4, 8, 2))]
+    batch = collate(examples, [True, False, True, True], row_tokens=11)
+    assert batch.example_BE.tolist() == [[0] * 5 + [1] * 6, [0] * 10 + [PADDING], [0] * 4 + [PADDING] * 7]
+    assert batch.visual_example_BM.tolist() == [[0, 0, 0]] * 3, "the second example shows nothing"
+    assert torch.equal(batch.hidden_BED[0, 5:10], examples[1].hidden_TD)
+    assert batch.positions_BE[0].tolist() == [0, 1, 2, 3, 0, 0, 1, 2, 3, 4, 0], (
+        "the positions of each example count from 0"
+    )
 
 
-def test_embeddings_stand_where_the_text_leaves_room() -> None:
-    window = random_window(3, 3, 4, bridge=2)
-    slots, values = window.visual("embeddings")
-    assert slots.tolist() == [1, 2, 3, 4, 5, 6] and torch.equal(values, window.embeddings_VD)
-    batch = collate([window], [True], "embeddings", "sequence")
+def test_embeddings_are_at_the_slots_without_text() -> None:
+    example = random_example(3, 3, 4, bridge=2)
+    slots, values = example.visual("embeddings")
+    assert slots.tolist() == [1, 2, 3, 4, 5, 6] and torch.equal(values, example.embeddings_MD)
+    batch = collate([example], [True], "embeddings", "sequence")
     assert batch.visual_positions_BM.tolist() == [[0, 1, 2, 3, 4, 5]]
-    # Text tokens stand at 0, 7, 8, 9, ...; a pair stands one before its token.
-    assert batch.positions_BL[0].tolist() == [6, 7, 8, 9, 10, 11, 0]
+    # Text tokens have slots 0, 7, 8, 9, ...; the position of a pair is one before its token.
+    assert batch.positions_BE[0].tolist() == [6, 7, 8, 9, 10, 11, 0]
 
 
 def test_noise_is_read_but_not_learnt() -> None:
-    window = random_window(4, 2, 3)
-    noise = torch.full_like(window.hidden_TD, 0.5)
-    batch = collate([window], [True], noises=[noise])
-    assert torch.equal(batch.hidden_BLD[0, :-1], window.hidden_TD)
-    assert torch.equal(batch.fed_BLD[0, :-1], window.hidden_TD + 0.5)
+    example = random_example(4, 2, 3)
+    noise = torch.full_like(example.hidden_TD, 0.5)
+    batch = collate([example], [True], noises=[noise])
+    assert torch.equal(batch.hidden_BED[0, :-1], example.hidden_TD)
+    assert torch.equal(batch.fed_BED[0, :-1], example.hidden_TD + 0.5)

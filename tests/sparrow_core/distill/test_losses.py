@@ -25,9 +25,9 @@ def test_losses_equal_the_definition() -> None:
 
 
 def test_smooth_l1_is_quadratic_then_linear_and_averages_features() -> None:
-    states, target = torch.tensor([[0.5, 3.0], [0.0, 0.0]]), torch.zeros(2, 2)
+    hidden, target = torch.tensor([[0.5, 3.0], [0.0, 0.0]]), torch.zeros(2, 2)
     expected = (0.5 * 0.5**2 + (3.0 - 0.5)) / 2
-    assert math.isclose(state_smooth_l1(states, target).item(), expected, rel_tol=1e-6)
+    assert math.isclose(state_smooth_l1(hidden, target).item(), expected, rel_tol=1e-6)
 
 
 def test_soft_cross_entropy_is_least_at_the_target() -> None:
@@ -39,8 +39,8 @@ def test_soft_cross_entropy_is_least_at_the_target() -> None:
 
 def test_terms_of_weight_zero_are_left_out() -> None:
     logits, target = torch.randn(3, 5), torch.randn(3, 5)
-    states = torch.full((3, 2), torch.nan)
-    only_text = combined(states, states, logits, target, LossConfig(state_smooth_l1=0.0))
+    hidden = torch.full((3, 2), torch.nan)
+    only_text = combined(hidden, hidden, logits, target, LossConfig(state_smooth_l1=0.0))
     assert torch.equal(only_text, soft_cross_entropy(logits, target))
     mixed = combined(torch.ones(3, 2), torch.zeros(3, 2), logits, target, LossConfig(0.5, 2.0, 0.25))
     by_hand = 0.5 * soft_cross_entropy(logits, target) + 2.0 * 3 * 0.5 + 0.25 * probability_l1(logits, target)

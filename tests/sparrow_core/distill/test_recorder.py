@@ -1,4 +1,4 @@
-"""Captured windows against the oracle loop and against plain passes of the target."""
+"""Captured windows against our autoregressive loop and against plain passes of the target."""
 
 import pytest
 import torch
@@ -10,7 +10,8 @@ from sparrow_core.decoding.rounds import decode_one
 from sparrow_core.decoding.target import Prompt, SequenceRows, TargetModel
 from sparrow_core.distill.hidden_states import CapturedWindow, training_example
 from sparrow_core.distill.recorder import CaptionRecorder, bridge_layer, capture_samplings
-from sparrow_core.distill.store import StoreHeader, target_tables
+from sparrow_core.distill.shards import StoreHeader
+from sparrow_core.distill.target_tables import target_tables
 from sparrow_core.drafters.sparrow import SparrowDrafter
 from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.ticket import DecodeMode
@@ -31,7 +32,7 @@ def prompt(tiny_target: TargetModel) -> Prompt:
 
 @pytest.fixture(scope="module", params=["alone", "drafted"])
 def captured(tiny_target: TargetModel, request: pytest.FixtureRequest) -> CapturedWindow:
-    """Window 4, its captions written without a drafter, and in drafts of which a part is accepted."""
+    """Window 4, its captions written without a drafter, and with one whose drafts are accepted in part."""
     drafter = SparrowDrafter.untrained(tiny_target) if request.param == "drafted" else None
     samplings = capture_samplings(CONFIG, index=4)
     recorders = [CaptionRecorder(1, CONFIG) for _ in samplings]
@@ -42,7 +43,7 @@ def captured(tiny_target: TargetModel, request: pytest.FixtureRequest) -> Captur
     return recorders[0].window(captions)
 
 
-def test_captions_are_those_of_the_one_row_loop(
+def test_captions_are_those_of_the_autoregressive_loop(
     tiny_target: TargetModel, prompt: Prompt, captured: CapturedWindow
 ) -> None:
     samplings = capture_samplings(CONFIG, index=4)
@@ -53,20 +54,20 @@ def test_captions_are_those_of_the_one_row_loop(
 
 
 @torch.inference_mode()
-def test_states_are_exactly_those_of_the_loop(
+def test_hidden_states_are_exactly_those_of_the_autoregressive_loop(
     tiny_target: TargetModel, prompt: Prompt, captured: CapturedWindow, request: pytest.FixtureRequest
 ) -> None:
     embedded = tiny_target.embed(prompt)
     cache = tiny_target.info.cache_shape.cache(len(prompt.token_ids_S) + CONFIG.max_new_tokens)
     context = prefill(tiny_target, prompt, embedded, cache)
-    assert torch.equal(captured.prompt_hidden_PD, context.hidden_TD)
+    assert torch.equal(captured.prompt_hidden_TD, context.hidden_TD)
     for caption in captured.captions:
         cache.forget_generated()
         for token, hidden_D in zip(caption.token_ids_C.tolist(), caption.hidden_CD, strict=False):
             hidden_1D = decode_one(tiny_target, cache, embedded.position_offset, token)
             if request.node.callspec.params["captured"] == "alone":
                 assert torch.equal(hidden_1D[0], hidden_D)
-            # Rows of so small a model are not quite independent of the rows beside them (`engine.batch_deviation`).
+            # Passes of so small a model are not quite batch-invariant (`engine.batch_deviation`).
             torch.testing.assert_close(hidden_1D[0], hidden_D, atol=1e-5, rtol=1e-5)
 
 
@@ -76,27 +77,27 @@ def test_everything_is_that_of_one_plain_pass(
 ) -> None:
     info = tiny_target.info
     for number in range(len(captured.captions)):
-        window = training_example(captured, number)
-        caption = window.token_ids_L[window.is_caption_L]
+        example = training_example(captured, number)
+        caption = example.token_ids_E[example.is_caption_E]
         embedded = tiny_target.embed(prompt)
         num_prompt, num_tokens = len(prompt.token_ids_S), len(prompt.token_ids_S) + len(caption)
-        places = torch.arange(num_prompt, num_tokens) + embedded.position_offset
+        positions = torch.arange(num_prompt, num_tokens) + embedded.position_offset
         rows = SequenceRows(info.cache_shape.cache(num_tokens), num_tokens)
         result = tiny_target.forward(
             torch.cat([embedded.embeddings_SD, tiny_target.embed_tokens(caption)]),
-            torch.cat([embedded.positions_AS, places.expand(info.position_axes, -1)], 1),
+            torch.cat([embedded.positions_AS, positions.expand(info.position_axes, -1)], 1),
             (rows,),
             tap_layers=(1,),
         )
         is_text = torch.cat([prompt.is_text_S, torch.ones(len(caption), dtype=torch.bool)])
-        assert torch.equal(window.slots_L, text_slots(is_text))
+        assert torch.equal(example.slots_E, text_slots(is_text))
         # One pass against several: float32 sums in another order.
-        torch.testing.assert_close(window.hidden_TD, result.hidden_RD[window.slots_L[:-1]], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(example.hidden_TD, result.hidden_RD[example.slots_E[:-1]], atol=1e-4, rtol=1e-4)
         visual_slots = (~is_text).nonzero()[:, 0]
         kept = visual_slots[torch.linspace(0, len(visual_slots) - 1, 5).round().long()]
-        assert len(visual_slots) > 5 and torch.equal(window.bridge_slots_M, kept)
-        torch.testing.assert_close(window.bridge_MD, result.taps[1][kept], atol=1e-4, rtol=1e-4)
-        slots, embeddings = window.visual("embeddings")
+        assert len(visual_slots) > 5 and torch.equal(example.bridge_slots_U, kept)
+        torch.testing.assert_close(example.bridge_UD, result.taps[1][kept], atol=1e-4, rtol=1e-4)
+        slots, embeddings = example.visual("embeddings")
         assert torch.equal(slots, visual_slots)
         assert torch.equal(embeddings, embedded.embeddings_SD[visual_slots])
 
@@ -104,10 +105,10 @@ def test_everything_is_that_of_one_plain_pass(
 @torch.inference_mode()
 def test_tables_reproduce_embedding_and_logits(tiny_target: TargetModel) -> None:
     tables = target_tables(tiny_target)
-    states = torch.randn(4, tiny_target.info.hidden_size)
+    hidden = torch.randn(4, tiny_target.info.hidden_size)
     ids = torch.tensor([0, 5, 9])
     assert torch.equal(tables.embed_tokens_VD[ids], tiny_target.embed_tokens(ids))
-    torch.testing.assert_close(states @ tables.lm_head_VD.T, tiny_target.logits(states), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(hidden @ tables.lm_head_VD.T, tiny_target.logits(hidden), atol=1e-4, rtol=1e-4)
     assert StoreHeader.of(tiny_target, 1, "s").fingerprint == tiny_target.info.fingerprint
 
 

@@ -1,4 +1,4 @@
-"""Windows survive the disk bit by bit; what is damaged, or of another target, is refused."""
+"""Windows are read from disk as they were written, bit for bit; damaged files and other targets' are refused."""
 
 import dataclasses
 from pathlib import Path
@@ -7,15 +7,8 @@ import pytest
 import torch
 
 from sparrow_core.distill.hidden_states import CapturedWindow, TrainingExample, training_example
-from sparrow_core.distill.store import (
-    TABLES_FILE,
-    HiddenStateStore,
-    StoreHeader,
-    read_shard,
-    shard_file,
-    shard_name,
-    tables_file,
-)
+from sparrow_core.distill.shards import TABLES_FILE, StoreHeader, read_shard, shard_file, shard_name, tables_file
+from sparrow_core.distill.store import HiddenStateStore
 from sparrow_core.errors import CheckpointError
 from tests.sparrow_core.distill.toys import HEADER, captured_window, random_tables
 
@@ -46,9 +39,9 @@ def test_round_trip(folder: Path) -> None:
     store = HiddenStateStore(folder, fingerprint="target-a")
     expected = [training_example(window, number) for window in WINDOWS for number in range(2)]
     assert len(store) == 6
-    for read, written in zip(store.windows(range(6)), expected, strict=True):
+    for read, written in zip(store.examples(range(6)), expected, strict=True):
         assert_equal(read, written)
-    assert_equal(store.windows([4, 1])[0], expected[4])
+    assert_equal(store.examples([4, 1])[0], expected[4])
     assert store.has_embeddings
     assert torch.equal(store.tables().lm_head_VD, random_tables().lm_head_VD)
 
@@ -59,13 +52,13 @@ def test_nothing_is_rounded(tmp_path: Path, dtype: torch.dtype) -> None:
     window = captured_window(1, 3, [4])
     window = dataclasses.replace(
         window,
-        prompt_hidden_PD=window.prompt_hidden_PD.to(dtype),
-        bridge_MD=window.bridge_MD.to(dtype),
-        embeddings_VD=window.embeddings_VD.to(dtype),
+        prompt_hidden_TD=window.prompt_hidden_TD.to(dtype),
+        bridge_UD=window.bridge_UD.to(dtype),
+        embeddings_MD=window.embeddings_MD.to(dtype),
         captions=(dataclasses.replace(caption, hidden_CD=caption.hidden_CD.to(dtype)),),
     )
     read, header = read_shard(write(tmp_path, 0, window))
-    assert header == HEADER and read.bridge_MD.dtype == dtype
+    assert header == HEADER and read.bridge_UD.dtype == dtype
     assert_equal(training_example(read, 0), training_example(window, 0))
 
 

@@ -16,40 +16,40 @@ from sparrow_core.config import DistillConfig
 from sparrow_core.distill.trainer import Hooks, StepMetrics, Trainer, Worker, learning_rate
 from sparrow_core.distill.unroll import UnrolledDrafter
 from sparrow_core.errors import ConfigError, TrainingDivergedError
-from tests.sparrow_core.distill.toys import ListSource, random_tables, random_window, tiny_drafter
+from tests.sparrow_core.distill.toys import ListSource, random_example, random_tables, tiny_drafter
 
 CONFIG = DistillConfig(steps=8, batch_size=4, recursions=2, warmup_steps=2, bridge_share=0.5, checkpoint_every=3)
 
 
 def source() -> ListSource:
-    return ListSource([random_window(seed, 3, 4 + seed) for seed in range(7)])
+    return ListSource([random_example(seed, 3, 4 + seed) for seed in range(7)])
 
 
-def trainer(config: DistillConfig = CONFIG, hooks: Hooks | None = None, windows: ListSource | None = None) -> Trainer:
+def trainer(config: DistillConfig = CONFIG, hooks: Hooks | None = None, examples: ListSource | None = None) -> Trainer:
     unrolled = UnrolledDrafter(tiny_drafter(), random_tables(), config)
-    return Trainer(unrolled, windows or source(), config, hooks=hooks)
+    return Trainer(unrolled, examples or source(), config, hooks=hooks)
 
 
 def weights(item: Trainer) -> dict[str, torch.Tensor]:
     return item.state_dict()["drafter"]
 
 
-def test_resume_is_bit_equal_and_reads_no_window_again() -> None:
+def test_resume_is_bit_equal_and_reads_no_example_again() -> None:
     saved: dict[int, dict] = {}
-    whole_windows, resumed_windows = source(), source()
-    whole = trainer(hooks=Hooks(on_checkpoint=lambda s, d: saved.update({s: copy.deepcopy(d)})), windows=whole_windows)
+    whole_source, resumed_source = source(), source()
+    whole = trainer(hooks=Hooks(on_checkpoint=lambda s, d: saved.update({s: copy.deepcopy(d)})), examples=whole_source)
     whole.run()
     assert list(saved) == [3, 6, 8]
-    resumed = trainer(windows=resumed_windows)
+    resumed = trainer(examples=resumed_source)
     resumed.load_state_dict(saved[3])
     resumed.run()
     assert all(torch.equal(weights(whole)[name], weights(resumed)[name]) for name in weights(whole))
-    assert resumed_windows.reads == whole_windows.reads[3 * CONFIG.batch_size :]
+    assert resumed_source.reads == whole_source.reads[3 * CONFIG.batch_size :]
 
 
 @pytest.mark.parametrize("changed", [{"accumulate": 2}, {"row_tokens": 40}])
 def test_pieces_and_shared_rows_change_only_rounding(changed: dict) -> None:
-    """With noise and a bridge shown to some, which follow a caption wherever it is read."""
+    """Noise, and whether the bridge is shown, belong to an example and not to its place in a batch."""
     config = dataclasses.replace(CONFIG, state_noise=0.1)
     losses: list[list[float]] = []
     for item in (config, dataclasses.replace(config, **changed)):
@@ -83,23 +83,23 @@ def test_two_workers_train_as_one(tmp_path: Path) -> None:
 
 
 def test_it_overfits_a_learnable_world() -> None:
-    """States that determine the next token linearly: first pass and recursions must reach high agreement."""
+    """Hidden states that determine the next token linearly: first pass and recursions must reach high agreement."""
     tables = random_tables()
     generator = torch.Generator().manual_seed(5)
     successor = torch.randperm(len(tables.embed_tokens_VD), generator=generator)
-    windows = []
+    examples = []
     for seed in range(6):
         ids = [int(torch.randint(len(successor), (1,), generator=generator))]
         while len(ids) < 16:
             ids.append(int(successor[ids[-1]]))
         token_ids = torch.tensor(ids)
-        # The state at a token points along the lm_head row of its successor: the target is sure of what comes next.
-        states = 8 * nn.functional.normalize(tables.lm_head_VD[successor[token_ids]], dim=-1)
-        shell = random_window(seed, 3, 13)
-        windows.append(dataclasses.replace(shell, token_ids_L=token_ids, hidden_TD=states[:-1]))
+        # The hidden state at a token points along the lm_head row of its successor: the target is sure of it.
+        hidden = 8 * nn.functional.normalize(tables.lm_head_VD[successor[token_ids]], dim=-1)
+        example = random_example(seed, 3, 13)
+        examples.append(dataclasses.replace(example, token_ids_E=token_ids, hidden_TD=hidden[:-1]))
     metrics: list[StepMetrics] = []
     config = DistillConfig(steps=150, batch_size=6, recursions=2, learning_rate=3e-3, warmup_steps=10)
-    trainer(config, Hooks(on_step=metrics.append), ListSource(windows)).run()
+    trainer(config, Hooks(on_step=metrics.append), ListSource(examples)).run()
     assert metrics[-1].loss < metrics[0].loss
     assert min(metrics[-1].agreement) > 0.95 and len(metrics[-1].agreement) == 3
 

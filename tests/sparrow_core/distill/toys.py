@@ -1,11 +1,12 @@
-"""Tiny drafters and random captured windows, shared by the tests of distillation."""
+"""Tiny drafters, random captured windows and random training examples, shared by the tests of distillation."""
 
 from collections.abc import Sequence
 
 import torch
 
 from sparrow_core.distill.hidden_states import CapturedCaption, CapturedWindow, TrainingExample, training_example
-from sparrow_core.distill.store import StoreHeader, TargetTables
+from sparrow_core.distill.shards import StoreHeader
+from sparrow_core.distill.target_tables import TargetTables
 from sparrow_core.drafters.network import DrafterConfig, Sight, SparrowDrafterModel
 
 WIDTH, VOCAB = 32, 40
@@ -44,18 +45,19 @@ def random_tables(seed: int = 0) -> TargetTables:
 def captured_window(
     seed: int, prompt: int, captions: Sequence[int], bridge: int = 3, visual: int = 6
 ) -> CapturedWindow:
-    """A prompt of `prompt` text tokens with one video behind the first of them, and captions of these lengths."""
+    """A prompt of `prompt` text tokens, with a video of `visual` tokens behind the first one, and captions of these
+    lengths."""
     generator = torch.Generator().manual_seed(seed)
     is_text = torch.ones(prompt + visual, dtype=torch.bool)
     is_text[1 : 1 + visual] = False
     visual_slots = (~is_text).nonzero()[:, 0]
     return CapturedWindow(
-        prompt_ids_P=torch.randint(VOCAB, (prompt,), generator=generator),
-        prompt_slots_P=is_text.nonzero()[:, 0],
-        prompt_hidden_PD=torch.randn(prompt, WIDTH, generator=generator),
-        bridge_slots_M=visual_slots[:bridge],
-        bridge_MD=torch.randn(bridge, WIDTH, generator=generator) * 5,
-        embeddings_VD=torch.randn(visual, WIDTH, generator=generator),
+        prompt_ids_T=torch.randint(VOCAB, (prompt,), generator=generator),
+        prompt_slots_T=is_text.nonzero()[:, 0],
+        prompt_hidden_TD=torch.randn(prompt, WIDTH, generator=generator),
+        bridge_slots_U=visual_slots[:bridge],
+        bridge_UD=torch.randn(bridge, WIDTH, generator=generator) * 5,
+        embeddings_MD=torch.randn(visual, WIDTH, generator=generator),
         captions=tuple(
             CapturedCaption(
                 torch.randint(VOCAB, (length,), generator=generator),
@@ -66,20 +68,20 @@ def captured_window(
     )
 
 
-def random_window(seed: int, prompt: int, caption: int, bridge: int = 3) -> TrainingExample:
+def random_example(seed: int, prompt: int, caption: int, bridge: int = 3) -> TrainingExample:
     return training_example(captured_window(seed, prompt, [caption], bridge, visual=max(6, bridge)), 0)
 
 
 class ListSource:
-    """Windows held in memory, behind the trainer's `ExampleSource`; remembers what was read."""
+    """A trainer's `ExampleSource` in memory that remembers which examples were read."""
 
-    def __init__(self, windows: Sequence[TrainingExample]) -> None:
-        self._windows = list(windows)
+    def __init__(self, examples: Sequence[TrainingExample]) -> None:
+        self._examples = list(examples)
         self.reads: list[int] = []
 
     def __len__(self) -> int:
-        return len(self._windows)
+        return len(self._examples)
 
-    def windows(self, indices: Sequence[int]) -> list[TrainingExample]:
+    def examples(self, indices: Sequence[int]) -> list[TrainingExample]:
         self.reads += indices
-        return [self._windows[index] for index in indices]
+        return [self._examples[index] for index in indices]

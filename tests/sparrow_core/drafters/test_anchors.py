@@ -1,4 +1,4 @@
-"""Places of text and video in a drafter's sequence, counted by hand."""
+"""Positions of text and visual tokens in a drafter's sequence, counted by hand."""
 
 import pytest
 import torch
@@ -17,6 +17,6 @@ TEXT, VISUAL = torch.tensor([0, 1, 5, 6, 9]), torch.tensor([2, 3, 4, 7, 8])
         ("at_cut", [0, 1, 2, 3], [0.25, 0.5, 0.75, 2 + 1 / 3, 2 + 2 / 3]),
     ],
 )
-def test_places_of_two_spans(layout: Layout, pairs: list[int], visual: list[float]) -> None:
+def test_positions_with_two_spans(layout: Layout, pairs: list[int], visual: list[float]) -> None:
     assert pair_positions(TEXT, layout).tolist() == pairs
     assert visual_positions(TEXT, VISUAL, layout).tolist() == pytest.approx(visual)

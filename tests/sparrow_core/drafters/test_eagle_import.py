@@ -1,4 +1,4 @@
-"""Published drafters by tensor names: shapes are read off, what the target has is dropped, strangers are refused."""
+"""Import of published drafters: geometry from shapes, `embed_tokens` dropped, tensors that do not fit refused."""
 
 import dataclasses
 from pathlib import Path
@@ -27,7 +27,7 @@ def published(tiny_target: TargetModel) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
-def test_a_published_drafter_is_taken_over(
+def test_a_published_drafter_is_imported(
     tiny_target: TargetModel, published: dict[str, torch.Tensor], tmp_path: Path, kind: str
 ) -> None:
     if kind == "bin":
@@ -44,7 +44,9 @@ def test_a_published_drafter_is_taken_over(
     assert load_drafter(str(tmp_path / "ours"), tiny_target).model.config == config
 
 
-def test_strangers_are_refused(tiny_target: TargetModel, published: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_tensors_that_do_not_fit_are_refused(
+    tiny_target: TargetModel, published: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     def refused(tensors: dict[str, torch.Tensor], complaint: str) -> None:
         save_file(tensors, tmp_path / "model.safetensors")
         with pytest.raises(CheckpointError, match=complaint):

@@ -1,4 +1,4 @@
-"""What prompt lookup copies, by hand."""
+"""Drafts of prompt lookup, worked out by hand."""
 
 import pytest
 import torch
@@ -11,11 +11,15 @@ from sparrow_core.drafters.prompt_lookup import PromptLookupDrafter
 @pytest.mark.parametrize(
     ("text", "root", "copied"),
     [
-        ([1, 2, 3, 4, 5, 6, 1, 2], 3, [4, 5, 6]),  # three tokens back
-        ([2, 3, 7, 7, 7, 1, 2, 3, 8, 8, 8, 2], 3, [8, 8, 8]),  # of two occurrences the latest
-        ([1, 2, 3, 4, 4, 4, 9, 2, 3, 5, 5, 5, 1, 2], 3, [4, 4, 4]),  # three tokens before two
-        ([3, 4, 5, 6, 3, 9], 3, [4, 5, 6]),  # 9 3 never came before; the latest 3 with a whole draft behind it
-        ([5, 6, 5], 6, [5, 6]),  # none has a whole draft behind it
+        ([1, 2, 3, 4, 5, 6, 1, 2], 3, [4, 5, 6]),  # all three last tokens came before
+        ([2, 3, 7, 7, 7, 1, 2, 3, 8, 8, 8, 2], 3, [8, 8, 8]),  # the latest of two occurrences
+        (
+            [1, 2, 3, 4, 4, 4, 9, 2, 3, 5, 5, 5, 1, 2],
+            3,
+            [4, 4, 4],
+        ),  # three tokens match: sooner than two
+        ([3, 4, 5, 6, 3, 9], 3, [4, 5, 6]),  # "9 3" never came before: the latest 3 with a whole draft behind it
+        ([5, 6, 5], 6, [5, 6]),  # no occurrence has a whole draft behind it: the latest
         ([1, 2, 4], 3, []),
     ],
 )

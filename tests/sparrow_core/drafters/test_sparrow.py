@@ -1,4 +1,4 @@
-"""The drafter: text anchoring, cached steps against whole sequences, and its checkpoint."""
+"""The Sparrow drafter: text anchoring, cached passes against whole sequences, and its artefact."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.drafter import DraftContext, DraftJob, PromptContext
 from sparrow_core.decoding.prefill import text_slots
 from sparrow_core.decoding.target import TargetModel
-from sparrow_core.drafters.anchors import shifted_pairs, squeezed_positions
+from sparrow_core.drafters.anchors import interpolated_positions, shifted_pairs
 from sparrow_core.drafters.artefact import load_drafter, save_drafter
 from sparrow_core.drafters.network import DrafterConfig, Sight, SparrowDrafterModel
 from sparrow_core.drafters.sparrow import SparrowDrafter, SparrowSession
@@ -31,8 +31,8 @@ def new_model(target: TargetModel, *, blind: bool = False) -> SparrowDrafterMode
 def test_anchors_for_any_number_of_visual_spans() -> None:
     is_text = torch.tensor([1, 1, 0, 0, 1, 0, 1, 1], dtype=torch.bool)
     assert text_slots(is_text).tolist() == [0, 1, 4, 6, 7]
-    token_ids, states = shifted_pairs(torch.tensor([10, 11, 12]), torch.tensor([[0.0], [1.0], [2.0]]))
-    assert (token_ids.tolist(), states.tolist()) == ([11, 12], [[0.0], [1.0]])
+    token_ids, hidden = shifted_pairs(torch.tensor([10, 11, 12]), torch.tensor([[0.0], [1.0], [2.0]]))
+    assert (token_ids.tolist(), hidden.tolist()) == ([11, 12], [[0.0], [1.0]])
     with pytest.raises(ConfigError, match="no text token"):
         text_slots(torch.zeros(3, dtype=torch.bool))
 
@@ -40,7 +40,7 @@ def test_anchors_for_any_number_of_visual_spans() -> None:
 def whole_sequence(
     model: SparrowDrafterModel, target: TargetModel, token_ids: list[int], hidden_TD: torch.Tensor
 ) -> torch.Tensor:
-    """Outputs for tokens read together with the states before them, by the training path."""
+    """Outputs for tokens that are each fused with the hidden state before them, by the training path."""
     z_TD = model.fuse(target.embed_tokens(torch.tensor(token_ids)), hidden_TD)
     length = len(token_ids)
     causal = torch.ones(1, length, length, dtype=torch.bool).tril()
@@ -49,7 +49,7 @@ def whole_sequence(
 
 @torch.inference_mode()
 def test_rounds_equal_whole_sequences(tiny_target: TargetModel) -> None:
-    """Draft, commit a part, draft again: each chain equals one unrolled over whole sequences without a cache."""
+    """Draft, commit a part, draft again: each chain equals one from passes over the whole sequence without a cache."""
     model = new_model(tiny_target)
     generator = torch.Generator().manual_seed(1)
     text = torch.randint(0, 200, (9,), generator=generator)
@@ -70,12 +70,12 @@ def test_rounds_equal_whole_sequences(tiny_target: TargetModel) -> None:
 def greedy_chain(
     model: SparrowDrafterModel, target: TargetModel, tokens: list[int], truth_SD: torch.Tensor, depth: int
 ) -> list[int]:
-    """Token i + 1 is read with state i; beyond the true states the drafter's own outputs stand in for them."""
-    states = list(truth_SD[: len(tokens) - 1])
+    """Token i + 1 is fused with hidden state i: the target's up to the root, behind it the drafter's own output."""
+    hidden = list(truth_SD[: len(tokens) - 1])
     drafted: list[int] = []
     for _ in range(depth):
-        output_D = whole_sequence(model, target, [*tokens, *drafted][1:], torch.stack(states))[-1]
-        states.append(output_D)
+        output_D = whole_sequence(model, target, [*tokens, *drafted][1:], torch.stack(hidden))[-1]
+        hidden.append(output_D)
         drafted.append(int(target.logits(output_D).argmax()))
     return drafted
 
@@ -100,7 +100,7 @@ def test_trees_are_well_formed(tiny_target: TargetModel, rule: str, temperature:
 
 
 @torch.inference_mode()
-def test_blind_drafter_ignores_states(tiny_target: TargetModel) -> None:
+def test_a_blind_drafter_ignores_hidden_states(tiny_target: TargetModel) -> None:
     drafter = SparrowDrafter(new_model(tiny_target, blind=True), tiny_target)
     drafts = [
         grown(drafter, drafter.open(context, 10), DraftConfig.chain(4), Sampling())
@@ -187,7 +187,7 @@ def test_fingerprints_reach_the_end_of_large_weights() -> None:
     assert weights_fingerprint(layer) != before
 
 
-def test_a_long_video_is_squeezed_into_few_places() -> None:
+def test_position_interpolation_shortens_long_spans_alone() -> None:
     is_text = torch.tensor([True, False, False, False, False, True, True, False, False, True])
-    assert squeezed_positions(is_text, 2).tolist() == [0, 1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8]
-    assert squeezed_positions(is_text, 4).tolist() == list(range(11))
+    assert interpolated_positions(is_text, 2).tolist() == [0, 1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8]
+    assert interpolated_positions(is_text, 4).tolist() == list(range(11))

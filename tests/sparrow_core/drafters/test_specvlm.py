@@ -1,4 +1,4 @@
-"""The target drafting for itself: right about everything with all visual tokens, lossless with a few."""
+"""SpecVLM: with all visual tokens the target accepts every token, with a few the captions stay the same."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from tests.conftest import video_messages
 REQUESTS = [Request(video_messages(seed=seed, num_frames=12), max_new_tokens=17) for seed in range(3)]
 
 
-def test_kept_slots_hold_the_text_the_best_and_a_spread_of_the_rest() -> None:
+def test_kept_slots_are_text_the_most_attended_and_an_even_spread() -> None:
     is_text = torch.ones(24, dtype=torch.bool)
     is_text[2:22] = False
     attention = torch.full((24,), 0.025)
@@ -33,7 +33,7 @@ def test_kept_slots_hold_the_text_the_best_and_a_spread_of_the_rest() -> None:
     assert kept_slots(is_text, attention, 0.0).tolist() == [0, 1, 22, 23]
     attention[[7, 20]] = 1.0
     few = set(kept_slots(is_text, attention, 0.1).tolist())
-    assert len({7, 20} & few) == 1, "one of them gets 40 % by itself; the other place goes to the spread"
+    assert len({7, 20} & few) == 1, "one of them reaches 40 % alone; the other kept slot comes from the spread"
 
 
 @torch.inference_mode()
@@ -51,18 +51,22 @@ def test_attention_is_that_of_transformers(tiny_target: TargetModel, tiny_checkp
 
 
 @pytest.mark.parametrize(("shape", "least"), [(DraftConfig.chain(3), 3), (DraftConfig(3, 3, 9), 1)])
-def test_with_every_token_it_is_never_wrong(tiny_target: TargetModel, shape: DraftConfig, least: int) -> None:
+def test_with_all_visual_tokens_every_drafted_token_is_accepted(
+    tiny_target: TargetModel, shape: DraftConfig, least: int
+) -> None:
     drafter = SpecVLMDrafter(tiny_target, share=1.0)
     with Engine(tiny_target, drafter, EngineConfig(draft=shape, max_model_tokens=512)) as engine:
         completions = [ticket.result() for ticket in [engine.submit(request) for request in REQUESTS]]
     for completion in completions:
-        # 16 tokens after the first: four rounds of a chain. The tree keeps what is likeliest, which need not be deep.
+        # 16 tokens after the first: four rounds of a chain. A tree keeps its likeliest nodes, which need not be deep.
         assert min(completion.stats.accepted_per_round[:-1]) >= least
 
 
 @torch.inference_mode()
-def test_with_some_it_drafts_what_the_library_says_of_those(tiny_target: TargetModel, tiny_checkpoint: Path) -> None:
-    """Transformers reads the kept slots alone, whole and anew for every token."""
+def test_with_some_visual_tokens_it_drafts_what_transformers_would_write(
+    tiny_target: TargetModel, tiny_checkpoint: Path
+) -> None:
+    """The reference: transformers over the kept slots alone, without a cache."""
     prompt = tiny_target.build_prompt(video_messages(seed=4, num_frames=240))
     drafter, cache = SpecVLMDrafter(tiny_target, share=0.9), tiny_target.info.cache_shape.cache(len(prompt.token_ids_S))
     embedded = tiny_target.embed(prompt)
@@ -74,10 +78,10 @@ def test_with_some_it_drafts_what_the_library_says_of_those(tiny_target: TargetM
     expected = [5]
     for _ in range(4):
         written = tiny_target.embed_tokens(torch.tensor(expected))
-        places = torch.arange(len(expected)) + len(prompt.token_ids_S) + embedded.position_offset
+        positions = torch.arange(len(expected)) + len(prompt.token_ids_S) + embedded.position_offset
         output = reference.model.language_model(
             inputs_embeds=torch.cat([embedded.embeddings_SD[kept], written])[None],
-            position_ids=torch.cat([embedded.positions_AS[:, kept], places.expand(3, -1)], 1)[:, None],
+            position_ids=torch.cat([embedded.positions_AS[:, kept], positions.expand(3, -1)], 1)[:, None],
         )
         expected.append(int(reference.lm_head(output.last_hidden_state[0, -1]).argmax()))
     session = drafter.open(context, 16)
@@ -86,7 +90,7 @@ def test_with_some_it_drafts_what_the_library_says_of_those(tiny_target: TargetM
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_with_a_tenth_it_changes_no_word(tiny_target: TargetModel, temperature: float) -> None:
+def test_with_a_tenth_of_the_visual_tokens_captions_stay_the_same(tiny_target: TargetModel, temperature: float) -> None:
     sampling = Sampling(temperature, seed=5)
     requests = [Request(r.messages, sampling, r.max_new_tokens) for r in REQUESTS]
     drafter = SpecVLMDrafter(tiny_target)

@@ -1,4 +1,4 @@
-"""Growing drafts, where the drafter is broken; that drafts are right is tested with their verification."""
+"""Tree growth with a drafter whose logits are nan. Correct drafts are tested together with verification."""
 
 import pytest
 import torch
@@ -7,20 +7,18 @@ from sparrow_core.config import DraftConfig, Sampling
 from sparrow_core.decoding.drafter import DraftContext
 from sparrow_core.drafters.tree_growth import Level, grow_drafts
 
-NOT_NUMBERS_V = torch.full((5,), torch.nan)
+NAN_V = torch.full((5,), torch.nan)
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0), Sampling(1.0, rule="rejection")])
 @pytest.mark.parametrize("shape", [DraftConfig.chain(3), DraftConfig(depth=3, width=2, total=7)])
 @pytest.mark.parametrize("broken_from", [0, 1])
-def test_a_drafter_whose_logits_are_not_numbers_drafts_nothing_more(
-    sampling: Sampling, shape: DraftConfig, broken_from: int
-) -> None:
-    root_logits_V = NOT_NUMBERS_V if broken_from == 0 else torch.randn(5)
+def test_a_draft_ends_where_the_logits_are_nan(sampling: Sampling, shape: DraftConfig, broken_from: int) -> None:
+    root_logits_V = NAN_V if broken_from == 0 else torch.randn(5)
     draft_context = DraftContext(root=2, position=0, sampling=sampling, round_index=0)
 
     def expand(levels: dict[int, Level]) -> dict[int, torch.Tensor]:
-        return {number: NOT_NUMBERS_V.expand(len(level.nodes), -1) for number, level in levels.items()}
+        return {number: NAN_V.expand(len(level.nodes), -1) for number, level in levels.items()}
 
     (draft,) = grow_drafts([(root_logits_V, draft_context, shape)], expand)
     assert draft.tokens_N.tolist()[0] == 2

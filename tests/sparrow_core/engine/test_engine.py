@@ -1,4 +1,4 @@
-"""The engine writes the model's own words whatever drafts for it, and survives its users."""
+"""The engine writes the model's own tokens whatever the drafter, and survives its users."""
 
 import asyncio
 import dataclasses
@@ -36,7 +36,7 @@ SHAPES = {"chain": DraftConfig.chain(4), "tree": DraftConfig(depth=4, width=3, t
 
 
 class OracleDrafter:
-    """Drafts what is right for some positions and wrong for others, so that every length of acceptance occurs."""
+    """Drafts tokens that are right at some positions and wrong at others, so that every length of acceptance occurs."""
 
     name = "oracle"
     visual_needs = None
@@ -98,7 +98,7 @@ def test_greedy_equals_the_library(
 
 
 def test_greedy_equals_the_library_after_a_long_video(tiny_checkpoint: Path, tiny_target: TargetModel) -> None:
-    """Temporal positions run beyond those of the text that follows: generation must go on from the text's."""
+    """Temporal positions exceed those of the text that follows: generation must continue from the text's."""
     library = reference.load_reference(str(tiny_checkpoint), device=torch.device("cpu"), dtype=torch.float32)
     messages = video_messages(num_frames=40)
     expected = reference.generate(library, tiny_target.build_prompt(messages), 40).token_ids
@@ -120,7 +120,7 @@ def test_shared_noise_equals_the_autoregressive_loop(tiny_target: TargetModel, n
             assert completion.stats.rounds < len(answer) / 2
 
 
-def test_decoding_is_charged_with_what_the_drafter_takes_to_begin(tiny_target: TargetModel) -> None:
+def test_decoding_time_includes_the_drafters_prefill(tiny_target: TargetModel) -> None:
     class Slow(OracleDrafter):
         def open(self, context: PromptContext, max_new_tokens: int) -> OracleDrafter:
             time.sleep(0.2)
@@ -137,7 +137,7 @@ def test_decoding_is_charged_with_what_the_drafter_takes_to_begin(tiny_target: T
 
 
 def mixed_requests() -> list[Request]:
-    """Prompts of many lengths, greedy and sampled by both rules, with short and long answers."""
+    """Prompts of many lengths, greedy and sampled by both rules, with short and long captions."""
     samplings = (Sampling(), Sampling(0.9, 0.95, 50, 3), Sampling(1.0, seed=4), Sampling(0.8, seed=5, rule="rejection"))
     return [
         Request(video_messages(seed=index, num_frames=2 + 2 * index), samplings[index % 4], 8 + 5 * index, str(index))
@@ -146,8 +146,8 @@ def mixed_requests() -> list[Request]:
 
 
 @pytest.mark.parametrize("max_sequences", [2, 8])
-def test_company_changes_no_word(tiny_target: TargetModel, max_sequences: int) -> None:
-    """Requests that join and leave at different times, in little room, against the same ones one at a time."""
+def test_company_changes_no_token(tiny_target: TargetModel, max_sequences: int) -> None:
+    """Requests that join and leave at different times, in a small arena, against the same ones one at a time."""
     sparrow = drafter("sparrow", tiny_target, ())
     crowd = EngineConfig(
         SHAPES["tree"], SMALL_CHUNKS, max_model_tokens=256, max_sequences=max_sequences, arena_tokens=600
@@ -159,6 +159,7 @@ def test_company_changes_no_word(tiny_target: TargetModel, max_sequences: int) -
         tickets = [engine.submit(request) for request in mixed_requests()]
         found = [ticket.result(60).token_ids for ticket in tickets]
         assert engine.free_slots == 600
+        engine._arena.check()
     assert found == expected
     greedy_and_shared = [request for request in mixed_requests() if request.sampling.rule == "shared_noise"]
     for request in greedy_and_shared:
@@ -168,8 +169,8 @@ def test_company_changes_no_word(tiny_target: TargetModel, max_sequences: int) -
 
 
 @pytest.mark.parametrize("max_sequences", [1, 3])
-def test_arms_of_one_prompt_share_its_prefill(tiny_target: TargetModel, max_sequences: int) -> None:
-    """Each way of decoding gives what it gives alone, while other requests run beside it."""
+def test_modes_of_one_prompt_share_its_prefill(tiny_target: TargetModel, max_sequences: int) -> None:
+    """Each decode mode gives what it gives alone, while other requests run beside it."""
     config = EngineConfig(prefill=SMALL_CHUNKS, max_model_tokens=256, max_sequences=max_sequences, arena_tokens=800)
     sparrow = drafter("sparrow", tiny_target, ())
     request, sampled = Request(video_messages(seed=9), max_new_tokens=30), Sampling(0.9, 0.95, 50, 7)
@@ -193,10 +194,11 @@ def test_arms_of_one_prompt_share_its_prefill(tiny_target: TargetModel, max_sequ
         assert second.result(60).token_ids == greedy
         assert all(ticket.result(60) for ticket in others)
         assert engine.free_slots == 800
+        engine._arena.check()
 
 
 def test_every_drafter_has_a_governor_of_its_own(tiny_target: TargetModel) -> None:
-    """Also in an engine that has no drafter for requests that name none."""
+    """Also in an engine whose own drafter is None."""
     drafters = [drafter("sparrow", tiny_target, ()), PromptLookupDrafter(tiny_target.info.vocab_size)]
     request = Request(video_messages(seed=9), max_new_tokens=30)
     with Engine(tiny_target, None, EngineConfig(max_model_tokens=256)) as engine:
@@ -211,10 +213,10 @@ def resident_bytes() -> int:
 
 
 @pytest.mark.timeout(TRAFFIC_S + 120)
-def test_random_traffic_gives_all_room_back(tiny_target: TargetModel) -> None:
-    """Requests submitted, cancelled and finished at random: each ends, the arena is whole, memory does not grow.
+def test_random_traffic_gives_all_rooms_back(tiny_target: TargetModel) -> None:
+    """Requests are submitted, cancelled and finished at random: each ends, the arena is whole, memory does not grow.
 
-    `SPARROW_TRAFFIC_SECONDS` says for how long.
+    `SPARROW_TRAFFIC_SECONDS` sets the duration.
     """
     rng = random.Random(0)
     config = EngineConfig(SHAPES["chain"], SMALL_CHUNKS, max_model_tokens=200, max_sequences=4, arena_tokens=500)
@@ -231,13 +233,14 @@ def test_random_traffic_gives_all_room_back(tiny_target: TargetModel) -> None:
                 time.sleep(rng.random() * 0.01)
             reasons |= {ticket.result(60).finish_reason for ticket in tickets}
             assert engine.free_slots == 500
+            engine._arena.check()
             after_warm_up = after_warm_up or resident_bytes()
         assert reasons >= {"length", "cancelled"}
         assert resident_bytes() < after_warm_up + 50e6
 
 
 @pytest.mark.parametrize("outcome", ["length", "cancelled"])
-def test_what_is_done_with_is_freed_at_once(tiny_target: TargetModel, outcome: str) -> None:
+def test_finished_requests_are_freed_at_once(tiny_target: TargetModel, outcome: str) -> None:
     """A request holds the frames of its video: they must not wait for Python's collector of cycles."""
     new = {"length": 5, "cancelled": 5000}[outcome]
     with Engine(tiny_target, drafter("sparrow", tiny_target, ())) as engine:
@@ -304,7 +307,7 @@ def test_stream_yields_what_is_committed(tiny_target: TargetModel) -> None:
 def test_cancelled_request_keeps_its_tokens_and_frees_the_engine(
     tiny_target: TargetModel, greedy_answer: tuple[int, ...]
 ) -> None:
-    async def take_two(engine: Engine) -> tuple[int, ...]:
+    async def cancel_at_first_chunk(engine: Engine) -> tuple[int, ...]:
         ticket = engine.submit(Request(video_messages(), max_new_tokens=2000))
         async for _ in ticket:
             ticket.cancel()
@@ -313,7 +316,7 @@ def test_cancelled_request_keeps_its_tokens_and_frees_the_engine(
         return completion.token_ids
 
     with Engine(tiny_target, None) as engine:
-        cancelled = asyncio.run(take_two(engine))
+        cancelled = asyncio.run(cancel_at_first_chunk(engine))
         after = engine.submit(Request(video_messages(), max_new_tokens=5)).result(60)
     assert 1 <= len(cancelled) < 2000
     assert after.token_ids == greedy_answer[:5]
@@ -365,7 +368,7 @@ async def first_chunk(ticket: Ticket) -> list[int]:
     return await anext(aiter(ticket))
 
 
-def test_close_settles_every_arm(tiny_target: TargetModel) -> None:
+def test_close_completes_the_ticket_of_every_mode(tiny_target: TargetModel) -> None:
     engine = Engine(tiny_target, None)
     mode = DecodeMode(None, None, Sampling())
     running, *later = engine.submit_modes(Request(video_messages(), max_new_tokens=5000), [mode] * 3)
@@ -391,8 +394,24 @@ def test_a_fault_while_a_prompt_is_built_reaches_its_owner(
     engine.close()
 
 
+def test_a_room_that_is_not_given_back_ends_the_engine(
+    tiny_target: TargetModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine checks its arena whenever it has nothing to do: a leak must not shrink it silently."""
+    errors: list[BaseException | None] = []
+    monkeypatch.setattr("threading.excepthook", lambda args: errors.append(args.exc_value))
+    engine = Engine(tiny_target, None)
+    engine._arena.lease(10)
+    assert engine.submit(Request(video_messages(), max_new_tokens=3)).result(60).token_ids
+    engine._thread.join(60)
+    assert not engine.alive
+    assert "1 rooms of the arena are still leased" in str(errors[0])
+    with pytest.raises(EngineClosedError):
+        engine.submit(Request(video_messages()))
+
+
 def test_broken_machine_ends_the_engine_loudly(tiny_target: TargetModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is not a user's mistake (a CUDA error, say) fails every ticket and marks the engine dead."""
+    """An error that is not the user's (a CUDA error, say) fails every ticket and ends the engine."""
 
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("device lost")
@@ -409,7 +428,7 @@ def test_broken_machine_ends_the_engine_loudly(tiny_target: TargetModel, monkeyp
     engine.close()
 
 
-def test_measuring_a_drafters_costs_is_on_nobodys_time(
+def test_measuring_a_drafters_costs_counts_in_no_timing(
     tiny_target: TargetModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []

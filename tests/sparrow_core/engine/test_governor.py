@@ -7,7 +7,7 @@ from sparrow_core.engine.governor import CANDIDATES, LOOK_AGAIN_ROUNDS, NO_DRAFT
 
 
 def costs(*, row_s: float, slot_row_s: float, level_s: float = 0.1) -> Costs:
-    """A machine on which a pass takes 1 s plus so much for each further row, and for each slot that a row reads."""
+    """A machine whose pass takes 1 s, and for each further row `row_s` plus `slot_row_s` per slot that it reads."""
     rows = (1, 8, 64)
     return Costs(
         pass_s={n: 1 + row_s * (n - 1) for n in rows},
@@ -17,7 +17,7 @@ def costs(*, row_s: float, slot_row_s: float, level_s: float = 0.1) -> Costs:
 
 
 def usual_choice(governor: Governor, contexts: list[int], acceptance: float, rounds: int = 400) -> DraftConfig:
-    """Play rounds in which each further token is accepted at this rate (in a tree, more often) -> the usual choice."""
+    """The most frequent choice after rounds that accept each further token at this rate (a tree's more often)."""
     chosen: list[DraftConfig] = []
     for _ in range(rounds):
         shape = governor.choose(contexts)
@@ -38,13 +38,13 @@ def test_interpolation_and_beyond() -> None:
     assert table.round_s(DraftConfig.chain(3), [0, 0]) == 6.0 + 3 * 2.0 + 1.0
 
 
-def test_big_trees_where_rows_are_free_and_none_where_they_are_dear() -> None:
+def test_big_trees_where_rows_are_free_and_none_where_they_are_costly() -> None:
     free = Governor(costs(row_s=0.0, slot_row_s=0.0, level_s=0.01))
     assert usual_choice(free, [500], acceptance=0.8).width > 1
-    # At 25,000 slots each further row costs more than it brings.
-    dear = Governor(costs(row_s=0.0, slot_row_s=1e-4, level_s=0.01))
-    assert usual_choice(dear, [25_000], acceptance=0.5) in (NO_DRAFT, DraftConfig.chain(2))
-    assert usual_choice(dear, [100], acceptance=0.8).depth > 2
+    # At 25,000 slots each further row costs more than it gains.
+    costly = Governor(costs(row_s=0.0, slot_row_s=1e-4, level_s=0.01))
+    assert usual_choice(costly, [25_000], acceptance=0.5) in (NO_DRAFT, DraftConfig.chain(2))
+    assert usual_choice(costly, [100], acceptance=0.8).depth > 2
 
 
 def test_a_drafter_that_is_always_wrong_is_switched_off_and_asked_again() -> None:
@@ -61,7 +61,7 @@ def test_it_comes_back_when_drafts_are_right_again() -> None:
 
 
 def test_it_believes_the_clock_more_than_the_costs_of_the_start() -> None:
-    """A shape that takes four times what it should is left, at this length, and returns once it is fast again."""
+    """A shape that takes four times its expected time is given up at this length, and chosen again once it is fast."""
     governor = Governor(costs(row_s=0.0, slot_row_s=0.0, level_s=0.01))
     tree = usual_choice(governor, [20_000], acceptance=0.8)
     assert tree.width > 1

@@ -1,4 +1,4 @@
-"""The waiting line: order of arrival, prompts built beside what runs, and faults that stay with their request."""
+"""The waiting queue: order of arrival, prompts built on another thread, and faults that stay with their request."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -38,80 +38,80 @@ def build_after(may_end: threading.Event) -> Build:
 
 
 @pytest.fixture
-def new_line() -> Iterator[Callable[[Build], WaitingQueue]]:
-    lines = []
+def new_queue() -> Iterator[Callable[[Build], WaitingQueue]]:
+    queues = []
 
     def new(build: Build) -> WaitingQueue:
-        lines.append(WaitingQueue(build))
-        return lines[-1]
+        queues.append(WaitingQueue(build))
+        return queues[-1]
 
     yield new
-    for line in lines:
-        line.close()
+    for waiting_queue in queues:
+        waiting_queue.close()
 
 
-def test_they_leave_in_order_of_arrival(new_line) -> None:
-    line = new_line(build)
+def test_requests_leave_in_order_of_arrival(new_queue) -> None:
+    waiting_queue = new_queue(build)
     for name in ("a", "bb", "ccc"):
-        line.add([ticket(name)])
+        waiting_queue.add([ticket(name)])
     found = []
-    while first := line.first(None):
-        found.append((first.tickets[0].request.request_id, first.need))
-        line.pop()
-    assert found == [("a", 1), ("bb", 2), ("ccc", 3)] and not line
+    while first := waiting_queue.first(None):
+        found.append((first.tickets[0].request.request_id, first.num_slots))
+        waiting_queue.pop()
+    assert found == [("a", 1), ("bb", 2), ("ccc", 3)] and not waiting_queue
 
 
-def test_a_prompt_under_way_is_not_waited_for(new_line) -> None:
+def test_a_prompt_under_construction_is_not_waited_for(new_queue) -> None:
     may_end = threading.Event()
-    line = new_line(build_after(may_end))
-    line.add([ticket("long")])
-    assert line.first(0.001) is None and len(line) == 1
+    waiting_queue = new_queue(build_after(may_end))
+    waiting_queue.add([ticket("long")])
+    assert waiting_queue.first(0.001) is None and len(waiting_queue) == 1
     may_end.set()
-    first = line.first(None)
-    assert first is not None and first.need == 4
+    first = waiting_queue.first(None)
+    assert first is not None and first.num_slots == 4
 
 
-def test_a_fault_is_its_own_requests(new_line) -> None:
-    line = new_line(build)
+def test_a_fault_is_its_own_requests(new_queue) -> None:
+    waiting_queue = new_queue(build)
     faulty, good = ticket("faulty"), ticket("good")
-    line.add([faulty])
-    line.add([good])
-    first = line.first(None)
+    waiting_queue.add([faulty])
+    waiting_queue.add([good])
+    first = waiting_queue.first(None)
     assert first is not None and first.tickets == [good]
     with pytest.raises(ConfigError, match="too long"):
         faulty.result(0)
 
 
-def test_what_is_no_fault_of_a_request_is_raised(new_line) -> None:
-    line = new_line(build)
+def test_what_is_no_fault_of_a_request_is_raised(new_queue) -> None:
+    waiting_queue = new_queue(build)
     broken = ticket("broken")
-    line.add([broken])
+    waiting_queue.add([broken])
     with pytest.raises(RuntimeError, match="no memory"):
-        line.first(None)
+        waiting_queue.first(None)
     with pytest.raises(RuntimeError, match="no memory"):
         broken.result(0)
 
 
-def test_cancelled_while_its_prompt_is_built(new_line) -> None:
+def test_cancelled_while_its_prompt_is_built(new_queue) -> None:
     may_end = threading.Event()
-    line = new_line(build_after(may_end))
+    waiting_queue = new_queue(build_after(may_end))
     cancelled, other = ticket("cancelled"), ticket("other")
-    line.add([cancelled])
-    line.add([other])
-    assert line.first(0.0) is None
+    waiting_queue.add([cancelled])
+    waiting_queue.add([other])
+    assert waiting_queue.first(0.0) is None
     cancelled.cancel()
-    line.drop_cancelled()
+    waiting_queue.drop_cancelled()
     assert cancelled.result(0).finish_reason == "cancelled"
     may_end.set()
-    first = line.first(None)
+    first = waiting_queue.first(None)
     assert first is not None and first.tickets == [other]
 
 
-def test_close_fails_those_who_wait() -> None:
-    line = WaitingQueue(build)
+def test_close_fails_waiting_tickets() -> None:
+    waiting_queue = WaitingQueue(build)
     waiting = [ticket("a"), ticket("b")]
-    line.add(waiting)
-    line.close()
+    waiting_queue.add(waiting)
+    waiting_queue.close()
     for each in waiting:
         with pytest.raises(EngineClosedError):
             each.result(0)

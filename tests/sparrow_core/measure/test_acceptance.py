@@ -1,4 +1,4 @@
-"""Acceptance figures against hand counts, and against a decode whose outcome is known."""
+"""Acceptance figures against hand counts, and against decoding with a known outcome."""
 
 import math
 from pathlib import Path
@@ -79,7 +79,7 @@ def test_real_decoding_counts_every_token(tiny_target: TargetModel) -> None:
     modes = [DecodeMode(drafter, DraftConfig.chain(3), Sampling()) for drafter in drafters]
     with Engine(tiny_target, None) as engine:
         windows = [measure_window(engine, request, modes) for request in requests]
-    lookup, alone = (summarise("any", "chain", "4", column) for column in zip(*windows, strict=True))
-    assert alone.tau == 1.0 and alone.depth_acceptance == ()
+    lookup, undrafted = (summarise("any", "chain", "4", column) for column in zip(*windows, strict=True))
+    assert undrafted.tau == 1.0 and undrafted.depth_acceptance == ()
     assert 1.0 <= lookup.tau <= 4.0
-    assert lookup.mean_entropy == pytest.approx(alone.mean_entropy, rel=1e-5) and alone.mean_entropy > 0
+    assert lookup.mean_entropy == pytest.approx(undrafted.mean_entropy, rel=1e-5) and undrafted.mean_entropy > 0

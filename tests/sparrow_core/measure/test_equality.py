@@ -1,4 +1,4 @@
-"""The check of losslessness itself: it passes what is equal, and finds a verification that accepts too much."""
+"""The equality check itself: it passes equal captions, and finds a verification that accepts too much."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def compare(checkpoint: Path, target: TargetModel) -> list[EqualityResult]:
     config = EngineConfig(max_model_tokens=256, max_sequences=2, arena_tokens=512)
     check = EqualityCheck(str(checkpoint), target, {"constant": constant}, {"chain": DraftConfig.chain(3)}, config)
     try:
-        return [comparison for group in check.compare(REQUESTS) for comparison in group]
+        return [result for results in check.compare(REQUESTS) for result in results]
     finally:
         check.close()
 
@@ -36,9 +36,9 @@ def test_first_difference() -> None:
 
 
 def test_equal_captions_pass(tiny_checkpoint: Path, tiny_target: TargetModel) -> None:
-    comparisons = compare(tiny_checkpoint, tiny_target)
-    assert [comparison.window for comparison in comparisons] == ["greedy", "sampled"]
-    assert all(comparison.equal and comparison.num_tokens == 12 for comparison in comparisons)
+    results = compare(tiny_checkpoint, tiny_target)
+    assert [result.window for result in results] == ["greedy", "sampled"]
+    assert all(result.equal and result.num_tokens == 12 for result in results)
 
 
 def test_a_verification_that_accepts_too_much_is_found_and_not_excused(
@@ -48,5 +48,5 @@ def test_a_verification_that_accepts_too_much_is_found_and_not_excused(
         return Verdict(tuple(range(len(draft))), int(choices_N[-1]))
 
     monkeypatch.setattr(verify_module, "match", gullible)
-    comparisons = compare(tiny_checkpoint, tiny_target)
-    assert all(comparison.first_difference == 1 and not comparison.excused for comparison in comparisons)
+    results = compare(tiny_checkpoint, tiny_target)
+    assert all(result.first_difference == 1 and not result.excused for result in results)

@@ -1,4 +1,4 @@
-"""Rows of the paper's tables against hand counts, and methods side by side against the one-row loop."""
+"""Rows of the paper's tables against hand counts, and methods side by side against the autoregressive loop."""
 
 import json
 from dataclasses import asdict, replace
@@ -10,16 +10,9 @@ from sparrow_core.decoding.target import TargetModel
 from sparrow_core.drafters.prompt_lookup import PromptLookupDrafter
 from sparrow_core.drafters.specvlm import SpecVLMDrafter
 from sparrow_core.engine.engine import Engine
-from sparrow_core.measure.methods import (
-    ALONE,
-    Method,
-    MethodRun,
-    ends_in_a_loop,
-    method_rows,
-    method_runs,
-    read_run,
-    run_methods,
-)
+from sparrow_core.measure.method_rows import method_rows
+from sparrow_core.measure.methods import Method, MethodRun, ends_in_a_loop, method_runs, read_run, run_methods
+from sparrow_core.measure.names import AUTOREGRESSIVE
 from sparrow_core.types import Request, Sampling, SpecStats, Timings
 from tests.conftest import video_messages
 
@@ -42,7 +35,7 @@ def test_rows_pool_usable_windows() -> None:
         run("base", "v", 20, 40, 2.0),
         run("base", "w", 10, 20, 2.0),
         run("b", "x", 5, 5, 1.0, usable=False),
-        run(ALONE, "v", 40, 40, 10.0),
+        run(AUTOREGRESSIVE, "v", 40, 40, 10.0),
     ]
     row, base = method_rows(runs, "base")
     assert (row.method, row.windows, row.left_out, row.unequal) == ("a", 2, 1, 1)
@@ -57,7 +50,7 @@ def test_rows_pool_usable_windows() -> None:
         replace(run, autoregressive_s=30.0, timings=replace(run.timings, decode_s=6.0)) for run in runs[3:5]
     ]
     elsewhere, _ = method_rows([*runs[:2], *slower_machine], "base")
-    assert elsewhere.speedup_ratio == 4 / 5, "of the baseline, what counts is its share of its own loop"
+    assert elsewhere.speedup_ratio == 4 / 5, "the baseline is compared with the loop of its own run"
     (unpaired,) = method_rows([runs[0]], "base")
     assert unpaired.tau_ratio is None and unpaired.speedup_ratio_low is None
 
@@ -76,17 +69,17 @@ def test_loops_are_told_from_text() -> None:
     assert ends_in_a_loop([5, 1, 2, 3, 1, 2, 3, 1, 2, 3, 99])
     assert ends_in_a_loop([7, 7, 7, 99])
     assert not ends_in_a_loop([1, 2, 3, 1, 2, 3, 4, 99])
-    assert not ends_in_a_loop([1, 2, 3, 1, 2, 3, 99]), "said twice is no loop"
+    assert not ends_in_a_loop([1, 2, 3, 1, 2, 3, 99]), "two repeats are no loop"
     assert not ends_in_a_loop([])
 
 
-def test_one_prefill_serves_all_and_all_say_the_same(tiny_target: TargetModel) -> None:
+def test_one_prefill_serves_all_methods_and_captions_are_equal(tiny_target: TargetModel) -> None:
     drafters = {"lookup": PromptLookupDrafter(tiny_target.info.vocab_size), "specvlm": SpecVLMDrafter(tiny_target)}
     request = Request(video_messages(seed=2), max_new_tokens=9, request_id="w")
     methods = [
-        Method(ALONE, None, 0.0),
-        Method(ALONE, None, 1.0),
-        *[Method(ALONE, None, 0.0)] * 2,
+        Method(AUTOREGRESSIVE, None, 0.0),
+        Method(AUTOREGRESSIVE, None, 1.0),
+        *[Method(AUTOREGRESSIVE, None, 0.0)] * 2,
         *(Method(name, drafter, 0.0, DraftConfig.chain(3)) for name, drafter in drafters.items()),
         Method("lookup", drafters["lookup"], 1.0, DraftConfig.chain(3)),
     ]
@@ -94,11 +87,11 @@ def test_one_prefill_serves_all_and_all_say_the_same(tiny_target: TargetModel) -
         found = run_methods(engine, request, methods, seed=4)
     prompt = tiny_target.build_prompt(request.messages)
     for temperature in (0.0, 1.0):
-        alone = generate_autoregressively(tiny_target, prompt, Sampling(temperature, seed=4), 9)
+        expected = generate_autoregressively(tiny_target, prompt, Sampling(temperature, seed=4), 9)
         assert {c.token_ids for method, c in zip(methods, found, strict=True) if method.temperature == temperature} == {
-            alone
+            expected
         }
-    assert len({completion.timings.vision_s for completion in found}) == 1, "the video was looked at once"
+    assert len({completion.timings.vision_s for completion in found}) == 1, "the video was embedded once"
     assert found[0].stats.drafted == found[1].stats.drafted == 0 < found[4].stats.drafted
     runs = method_runs(methods, found, 4, lambda caption: 1.0)
     assert [run.key for run in runs] == [(method.method, method.temperature) for method in methods]

@@ -1,4 +1,4 @@
-"""Paired gains: against hand counts, against a case where pairing decides, and what cannot be compared."""
+"""Paired gains against hand counts and in a case where pairing decides, and what cannot be compared."""
 
 from dataclasses import replace
 
@@ -38,7 +38,7 @@ def test_pairing_finds_what_windows_hide() -> None:
     theirs = [row("64", [(600, int(n * 1.05)) for n in rounds])]
     (found,) = gains(ours, theirs)
     assert 0.03 < found.low <= found.gain <= found.high < 0.07
-    assert ours[0].tau_low < theirs[0].tau < ours[0].tau_high  # unpaired, nothing could be said
+    assert ours[0].tau_low < theirs[0].tau < ours[0].tau_high  # unpaired intervals overlap
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_what_counts_as_better(longest: float, shorter: float, margin: float, be
 
 
 def test_few_windows_prove_nothing() -> None:
-    """Were they alike by chance, their interval would have no width."""
+    """If few windows happen to gain alike, the interval has no width."""
     ours, theirs = [row("64", [(3000, 900)] * 5)], [row("64", [(3000, 1000)] * 5)]
     (found,) = gains(ours, theirs)
     assert found.low > 0 and not is_better([found], margin=0.0)

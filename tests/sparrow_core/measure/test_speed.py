@@ -1,4 +1,4 @@
-"""The benchmark's bookkeeping on a tiny model: every mode writes the same words, and the figures fit together."""
+"""Speed figures on a tiny model: every mode writes the same tokens, and the figures are consistent."""
 
 from pathlib import Path
 
@@ -9,8 +9,9 @@ from sparrow_core.config import DraftConfig, EngineConfig, Sampling
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.drafters.sparrow import SparrowDrafter
 from sparrow_core.measure.floors import MachineRates, pass_floor
+from sparrow_core.measure.names import AUTOREGRESSIVE, GOVERNOR, LIBRARY, LIBRARY_LOOKUP
 from sparrow_core.measure.passes import measure_passes
-from sparrow_core.measure.speed import ALONE, GOVERNED, LIBRARY, LIBRARY_LOOKUP, SpeedCheck
+from sparrow_core.measure.speed import SpeedCheck
 from sparrow_core.targets.reference import load_reference
 from sparrow_core.types import Request
 from tests.conftest import video_messages
@@ -32,9 +33,10 @@ def check(tiny_checkpoint: Path, tiny_target: TargetModel):
 def test_rows_fit_together(check: SpeedCheck, sampling: Sampling) -> None:
     rows = {row.method: row for row in check.measure(8, REQUESTS[:2], 2, sampling)}
     library = {LIBRARY, LIBRARY_LOOKUP} if sampling.temperature == 0 else set()
-    assert rows.keys() == {ALONE, "chain", GOVERNED} | library
+    assert rows.keys() == {AUTOREGRESSIVE, "chain", GOVERNOR} | library
     assert all(row.equal_tokens and row.tokens == 20 for row in rows.values())
-    assert (rows[ALONE].tau, rows[ALONE].round_cost, rows[ALONE].decode_speedup) == (1.0, 1.0, 1.0)
+    loop = rows[AUTOREGRESSIVE]
+    assert (loop.tau, loop.round_cost, loop.decode_speedup) == (1.0, 1.0, 1.0)
     for row in rows.values():
         assert row.end_to_end_bound > 1
         if row.tau and row.round_cost:
@@ -42,9 +44,9 @@ def test_rows_fit_together(check: SpeedCheck, sampling: Sampling) -> None:
 
 
 def test_throughput_counts_all_tokens(check: SpeedCheck) -> None:
-    alone, together = check.throughput(8, REQUESTS, 1), check.throughput(8, REQUESTS, 3)
-    assert [(row.method, row.batch, row.tokens) for row in [*alone, *together]] == [
-        (GOVERNED, 1, 30), (LIBRARY, 1, 30), (GOVERNED, 3, 30),
+    singly, together = check.throughput(8, REQUESTS, 1), check.throughput(8, REQUESTS, 3)
+    assert [(row.method, row.batch, row.tokens) for row in [*singly, *together]] == [
+        (GOVERNOR, 1, 30), (LIBRARY, 1, 30), (GOVERNOR, 3, 30),
     ]  # fmt: skip
 
 
@@ -61,7 +63,7 @@ def test_floor_counts_weights_and_context(tiny_target: TargetModel) -> None:
     assert empty.seconds(RATES) == pytest.approx(max(empty.num_bytes, empty.num_flop) / 1e9)
 
 
-def test_passes_are_measured_beside_one_row(tiny_target: TargetModel) -> None:
+def test_passes_are_timed_in_autoregressive_steps(tiny_target: TargetModel) -> None:
     rows = measure_passes(tiny_target, [0, 40], RATES)
     assert {row.context for row in rows} == {0, 40}
     assert all(row.ar_steps == 1 for row in rows if row.rows == 1)

@@ -1,4 +1,4 @@
-"""The decoding process: limits, deaths and damaged files each cost one typed error, and the next video decodes."""
+"""The decoding process: a limit, a crash or a damaged file costs one typed error, and the next video decodes."""
 
 import os
 import signal
@@ -138,7 +138,7 @@ def test_damage_in_the_middle_costs_the_pictures_in_it(tmp_path: Path) -> None:
 
 
 def test_a_hanging_decode_is_killed_at_the_deadline(video: Path, tmp_path: Path) -> None:
-    """Opening a pipe that nobody writes to blocks in the kernel, as a dead network mount does."""
+    """Opening a pipe without a writer blocks in the kernel, as a dead network mount does."""
     os.mkfifo(tmp_path / "hang.mp4")
     with FrameDecoder(DecodeConfig(deadline_s=3.0)) as decoder:
         assert_decodes(decoder, video)
@@ -163,8 +163,8 @@ def test_a_crash_is_an_error_of_one_video(video: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("disaster", ["time.sleep(600)", "os.kill(os.getpid(), 11)"])
-def test_pyav_reads_what_decord_dies_of(video: Path, monkeypatch: pytest.MonkeyPatch, disaster: str) -> None:
-    """decord is known to spin on some files with the interpreter's lock held; here its reader is replaced."""
+def test_pyav_reads_files_on_which_decord_dies(video: Path, monkeypatch: pytest.MonkeyPatch, disaster: str) -> None:
+    """decord is known to loop for ever on some files with the interpreter's lock held; here its reader is replaced."""
     program = (
         "import os, sys, time; from multiprocessing.connection import Connection\n"
         "from sparrow_core.media import decode_child, decord_reader\n"
@@ -223,7 +223,7 @@ def test_a_hanging_child_ends_without_its_parent(tmp_path: Path) -> None:
 
 
 def test_the_child_is_light(decoder: FrameDecoder, video: Path) -> None:
-    """It must not load torch: that would cost seconds per start and gigabytes of address space."""
+    """The child must not load torch, which would cost seconds per start and gigabytes of address space."""
     decoder.probe(video)
     loaded = Path(f"/proc/{child_pid(decoder)}/maps").read_text()
     assert "libav" in loaded

@@ -1,4 +1,4 @@
-"""The right picture at the right instant, for every codec, container and clock; both decoders alike."""
+"""The right picture at the right instant, for every codec, container and clock, from both decoders."""
 
 import bisect
 from fractions import Fraction
@@ -62,7 +62,7 @@ def instants(pts_ms: list[int]) -> tuple[list[float], list[int]]:
     """Instants on, just before and between timestamps, and the number of the frame shown at each."""
     rng = np.random.default_rng(0)
     between = rng.uniform(0, pts_ms[-1] + 30, 15)
-    # Within the readers' tolerance for rounded clocks (1 ms) either frame is right: leave such instants out.
+    # Within the readers' tolerance for rounded clocks (1 ms) either frame is right: such instants are left out.
     clear = between[np.abs(between[:, None] - np.array(pts_ms)).min(axis=1) > 2]
     times_ms = sorted([*pts_ms[::7], *(p - 5 for p in pts_ms[1::9]), *clear])
     return [t / 1000 for t in times_ms], [bisect.bisect_right(pts_ms, t) - 1 for t in times_ms]
@@ -73,7 +73,7 @@ def pyav_frames(source: str | bytes, times_s: list[float]) -> tuple[np.ndarray, 
 
 
 def decord_frames(source: str | bytes, times_s: list[float]) -> tuple[np.ndarray, list[float]] | None:
-    """None where decord is not used."""
+    """As `pyav_frames`; None for files that decord does not read."""
     starts_s = decord_reader.exact_start_times(source, times_s[-1])
     return None if starts_s is None else decord_reader.read_frames(source, starts_s, times_s, *SIZE, num_threads=1)
 
@@ -96,7 +96,7 @@ def test_shows_the_last_frame_that_appeared_by_each_instant(folder: Path, name: 
 
 @pytest.mark.parametrize("name", CASES)
 def test_one_instant_deep_in_the_file(folder: Path, name: str) -> None:
-    """Each instant on its own, so that every one is reached by a seek."""
+    """Each instant is asked for alone, so that every one is reached by a seek."""
     path = rendered(folder, name)
     pts_ms = CASES[name][1]
     for number in (11, 12, 13, 37, 59):
@@ -109,7 +109,7 @@ def test_facts(folder: Path, name: str) -> None:
     info = read_info(str(rendered(folder, name)))
     last_ms, previous_ms = CASES[name][1][-1], CASES[name][1][-2]
     assert (info.height, info.width) == (HEIGHT, WIDTH)
-    # How long the last frame is shown is a guess of the muxer: anything from nothing to the last known interval.
+    # The muxer guesses how long the last frame is shown: anything from 0 to the last known interval.
     assert last_ms / 1000 - 1e-3 <= info.duration_s <= (2 * last_ms - previous_ms) / 1000 + 0.041
 
 
@@ -127,7 +127,7 @@ def test_rotation_of_the_display_matrix_is_applied(tmp_path: Path, turns: int) -
     info = read_info(str(path))
     assert (info.height, info.width) == (HEIGHT, WIDTH)
     pixels_THWC, _ = pyav_frames(str(path), [0.45])
-    # Mean error of a well compressed picture; a wrongly turned one is off by about 100.
+    # A well compressed picture differs by less; a picture with the wrong rotation by about 100.
     assert abs(pixels_THWC[0].mean() - picture(11).mean()) < 4
     assert number_of(pixels_THWC[0]) == 11
     by_decord = decord_frames(str(path), [0.45])
@@ -184,7 +184,7 @@ class CountingContainer:
 
 @pytest.mark.parametrize("name", ["long.mp4", "long.mkv"])
 def test_reads_only_the_groups_of_pictures_that_it_needs(tmp_path: Path, name: str) -> None:
-    """Three instants, each in another one of 25 groups of 12 frames."""
+    """Three instants in three different groups of pictures, out of 25 groups of 12 frames."""
     path = render(tmp_path / name, "libx264", [i * 200 for i in range(300)])
     with open_video(str(path)) as (container, stream):
         counting = CountingContainer(container)

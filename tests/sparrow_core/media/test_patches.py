@@ -1,4 +1,4 @@
-"""Patches against the library's own processors."""
+"""Patches against those of the library's own processors."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from sparrow_core.media.patches import PatchSpec, patchify
 
 SPEC = PatchSpec()
 SMALL = PatchSpec(patch_size=4, temporal_patch_size=3, merge_size=3)
-# The PIL processor scales by 1/255 before it normalises, we fold both into one step: float32 rounding of values near 1.
+# The PIL processor scales by 1/255 and then normalises; we do both in one step. float32 rounding of values near 1.
 ROUNDING = 1e-6
 
 
@@ -44,7 +44,7 @@ def test_a_video_agrees_with_the_library(num_frames: int) -> None:
 
 @pytest.mark.parametrize("spec", [SPEC, SMALL])
 def test_frames_of_a_temporal_patch_stand_side_by_side(spec: PatchSpec) -> None:
-    """The library's image of each frame, known to be right above, holds that frame K times: take one slice of each."""
+    """A frame's patches as an image, tested above, repeat it in every temporal slice: each slice must equal one."""
     height, width, num_grids = 2 * spec.token_px, 3 * spec.token_px, 2
     video = noise(num_grids * spec.temporal_patch_size, height, width, 3)
     patches, grid = patchify(video, spec)

@@ -1,4 +1,4 @@
-"""Any folder of real files: set SPARROW_REAL_VIDEOS to run these."""
+"""Frames of real video files. These tests run if SPARROW_REAL_VIDEOS names a folder."""
 
 import os
 from pathlib import Path

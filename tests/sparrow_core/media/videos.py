@@ -1,4 +1,4 @@
-"""Video files whose every frame shows its own number, so that a test can read back which frame it was given."""
+"""Video files in which every frame shows its own number, so that a test can tell which frame it was given."""
 
 import struct
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ FAST_VP9 = {"deadline": "realtime", "cpu-used": "8"}
 
 
 def picture(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-    """RGB picture of 12 blocks, one per bit of `number`, which survive compression and resampling."""
+    """RGB picture of 12 blocks, one for each bit of `number`, which survive compression and resizing."""
     bits = np.array([number >> bit & 1 for bit in range(ROWS * COLUMNS)], np.uint8).reshape(ROWS, COLUMNS)
     grey = (DARK + bits * (BRIGHT - DARK)).repeat(height // ROWS, axis=0).repeat(width // COLUMNS, axis=1)
     return np.repeat(grey[:, :, None], 3, axis=2).astype(np.uint8)
@@ -43,7 +43,7 @@ def render(
     gop: int = 12,
     clock: Fraction = Fraction(1, 1000),
 ) -> Path:
-    """Write a video whose i-th frame shows number i and appears at `pts_ms[i]`, all shifted by `shift_ms` at muxing."""
+    """Write a video whose frame i shows number i and appears at `pts_ms[i]`; muxing shifts all frames by `shift_ms`."""
     first = np.rot90(picture(0), quarter_turns)
     with av.open(str(path), "w", options=muxer_options or {}) as container:
         stream = container.add_stream(codec, rate=25, options=options or {})
@@ -65,7 +65,7 @@ def render(
 
 
 def set_rotation(path: Path, clockwise_quarter_turns: int) -> Path:
-    """Rewrite the display matrix of an MP4's only track: players then turn the stored picture clockwise."""
+    """Rewrite the display matrix of an MP4's only track, so that players turn the stored picture clockwise."""
     a, b = {0: (1, 0), 1: (0, 1), 2: (-1, 0), 3: (0, -1)}[clockwise_quarter_turns]
     matrix = struct.pack(">9i", a << 16, b << 16, 0, -b << 16, a << 16, 0, 0, 0, 1 << 30)
     data = bytearray(path.read_bytes())
@@ -76,7 +76,7 @@ def set_rotation(path: Path, clockwise_quarter_turns: int) -> Path:
 
 
 def write_sound(path: Path) -> Path:
-    """A second of silence as a sound file."""
+    """Write a sound file with one second of silence."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16_000)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 16_000), np.float32), format="fltp", layout="mono")

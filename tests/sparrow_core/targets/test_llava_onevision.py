@@ -1,4 +1,4 @@
-"""The second family against transformers' own model: frames, states, captions, and what it refuses."""
+"""LLaVA-OneVision against transformers' own model: frames, logits, captions, and what it refuses."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random LLaVA-OneVision of 2 + 2 layers as a hub folder, its chat template where older checkpoints have it."""
+    """A random LLaVA-OneVision of 2 + 2 layers as a hub folder, its chat template stored as in older checkpoints."""
     folder = tmp_path_factory.mktemp("llava")
     tokenizer = train_tokenizer(num_captions=40)
     text = {
@@ -104,11 +104,11 @@ def test_prefill_agrees_with_the_library(
         expected = library(**reference.model_inputs(prompt, library)).logits[0, prompt.is_text_S]
         cache = target.info.cache_shape.cache(256)
         context = prefill(target, prompt, target.embed(prompt), cache, PrefillConfig(chunk))
-        # float32 through two layers in another order of summation; the logits' scale is about 10.
+        # float32 through two layers with another order of summation; logits are about 10.
         torch.testing.assert_close(target.logits(context.hidden_TD), expected, atol=2e-4, rtol=0)
 
 
-def test_drafts_change_no_word(target: TargetModel, library: torch.nn.Module) -> None:
+def test_drafts_change_no_token(target: TargetModel, library: torch.nn.Module) -> None:
     torch.manual_seed(1)
     drafter = SparrowDrafter.untrained(target)
     with Engine(target, drafter, EngineConfig(DraftConfig(3, 3, 8), max_model_tokens=256)) as engine:

@@ -1,4 +1,4 @@
-"""The adapter against transformers' own forward pass on the same checkpoint, for every layout of visuals."""
+"""Qwen2.5-VL against transformers' own forward pass on the same checkpoint, for every layout of visuals."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def test_prefill_agrees_with_the_library(
         context = prefill(tiny_target, prompt, tiny_target.embed(prompt), cache, PrefillConfig(chunk))
         logits_TV = tiny_target.logits(context.hidden_TD)
     assert torch.equal(context.token_ids_T, prompt.token_ids_S[prompt.is_text_S])
-    # float32 through two layers in another order of summation; the logits' scale is about 10.
+    # float32 through two layers with another order of summation; logits are about 10.
     torch.testing.assert_close(logits_TV, expected.logits[0, prompt.is_text_S], atol=2e-4, rtol=0)
     assert cache.length == prompt.token_ids_S.numel()
 
@@ -86,7 +86,7 @@ def test_memory_estimate_is_what_loading_takes(tiny_checkpoint: Path, tiny_targe
     estimate = estimate_memory(str(tiny_checkpoint), dtype="float32", device="cpu", max_tokens=512)
     model = tiny_target.model  # type: ignore[attr-defined]
     assert estimate.weights_bytes == sum(p.numel() * p.element_size() for p in model.parameters())
-    data = new_cache(tiny_target).data_LKGSD
+    data = new_cache(tiny_target).data_LKGSd
     assert estimate.kv_bytes == data.numel() * data.element_size()
 
 

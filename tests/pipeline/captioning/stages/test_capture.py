@@ -1,4 +1,4 @@
-"""States kept beside captioning and on their own, on real files and a tiny real model, without Ray."""
+"""Hidden states captured beside captioning and in a capture of their own: real files, a tiny real model, no Ray."""
 
 import asyncio
 from dataclasses import replace
@@ -12,7 +12,7 @@ import torch
 
 from demo.world.video import write_mp4
 from pipeline.captioning.config import AuditConfig, CaptionCaptureConfig, CaptionConfig, SegmentConfig
-from pipeline.captioning.stages.caption import CaptionRun, CaptionWindows
+from pipeline.captioning.stages.caption import CaptionWindows, CaptionWorkerConfig
 from pipeline.captioning.stages.capture import CaptureSink, WindowCapture
 from pipeline.captioning.stages.decode import DecodeWindows
 from pipeline.captioning.stages.probe import ProbeVideos
@@ -22,9 +22,10 @@ from pipeline.common.rows import CAPTION, CAPTURED, PROBED, VIDEO, Row, to_table
 from pipeline.common.storage import Folder
 from pipeline.common.worker_engine import WorkerModels, worker_engine
 from pipeline.drafters.capture_graph import _window_of_frames
-from pipeline.drafters.capture_stage import CaptureRun, CaptureWindows
+from pipeline.drafters.capture_stage import CaptureWindows, CaptureWorkerConfig
 from sparrow_core.config import CaptureConfig, FrameSamplingConfig
-from sparrow_core.distill.store import TABLES_FILE, HiddenStateStore, read_shard, shard_name
+from sparrow_core.distill.shards import TABLES_FILE, read_shard, shard_name
+from sparrow_core.distill.store import HiddenStateStore
 from sparrow_core.errors import CheckpointError
 from sparrow_core.targets.loading import read_frame_spec
 
@@ -59,8 +60,8 @@ def decoded(config: CaptionConfig, tmp_path_factory: pytest.TempPathFactory) -> 
     return DecodeWindows(config.decode, config.frames, read_frame_spec(config.target))(windows)
 
 
-def captioned(config: CaptionConfig, windows: pa.Table, target: CaptureSink | None) -> list[Row]:
-    stage = CaptionWindows(CaptionRun(config, "s", None, threads=1, capture=target))
+def captioned(config: CaptionConfig, windows: pa.Table, sink: CaptureSink | None) -> list[Row]:
+    stage = CaptionWindows(CaptionWorkerConfig(config, "s", None, threads=1, capture=sink))
     table = asyncio.run(stage(windows))
     assert table.schema == CAPTION
     return table.to_pylist()
@@ -125,7 +126,9 @@ def test_a_folder_of_another_target_is_refused_at_once(config: CaptionConfig, tm
         WindowCapture(engine, CaptureSink(KEEP, str(tmp_path), "s"))
         WindowCapture(engine, CaptureSink(KEEP, str(tmp_path), "other settings"))
         deeper = replace(KEEP, bridge_layer=2)
-        with pytest.raises(CheckpointError, match=r"holds states captured with bridge_layer=1, these would have 2"):
+        with pytest.raises(
+            CheckpointError, match=r"holds hidden states captured with bridge_layer=1, these would have 2"
+        ):
             WindowCapture(engine, CaptureSink(deeper, str(tmp_path), "s"))
         (tmp_path / TABLES_FILE).write_bytes(b"cut off")
         with pytest.raises(CheckpointError, match=f"{TABLES_FILE} is damaged"):
@@ -151,8 +154,10 @@ def test_what_cannot_be_stored_costs_no_caption(
 def test_a_capture_of_its_own_accounts_for_every_window(
     config: CaptionConfig, decoded: pa.Table, tmp_path: Path
 ) -> None:
-    run = CaptureRun(WorkerModels(config.target, device="cpu"), CaptureSink(KEEP, str(tmp_path), "s"), threads=1)
-    stage = CaptureWindows(run, partial(_window_of_frames, prompt=config.prompt))
+    worker = CaptureWorkerConfig(
+        WorkerModels(config.target, device="cpu"), CaptureSink(KEEP, str(tmp_path), "s"), threads=1
+    )
+    stage = CaptureWindows(worker, partial(_window_of_frames, prompt=config.prompt))
     skipped = decoded.slice(0, 1).to_pylist()[0] | {"status": "skipped", "reason": "done before"}
     table = asyncio.run(stage(pa.concat_tables([to_table([skipped], decoded.schema), decoded.slice(1)])))
     assert table.schema == CAPTURED
@@ -161,7 +166,7 @@ def test_a_capture_of_its_own_accounts_for_every_window(
     assert rows[-1]["reason"] == "unreadable" and rows[0]["reason"] == "done before"
     assert [row["captions"] for row in rows] == [0, 2, 2, 2, 0]
     store = HiddenStateStore(tmp_path)
-    assert len(store) == 6 and store.windows([0])[0].hidden_TD.dtype == torch.float32
+    assert len(store) == 6 and store.examples([0])[0].hidden_TD.dtype == torch.float32
 
 
 def test_done_windows_are_marked_where_they_must_be_counted() -> None:

@@ -1,4 +1,4 @@
-"""Windows of a video: they cover it exactly once, and carry their place."""
+"""Windows of a video: they cover it exactly once, and carry their index and span."""
 
 from functools import partial
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""All stages on real files and a tiny real model, without Ray: columns, failures that pass through, the audit."""
+"""All stages on real files and a tiny real model, without Ray: columns, error rows, the audit."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ import pytest
 from demo.world.video import write_mp4
 from pipeline.captioning.config import AuditConfig, CaptionConfig, SegmentConfig
 from pipeline.captioning.stages.boundary import for_each_row, row_boundary
-from pipeline.captioning.stages.caption import CaptionRun, CaptionWindows
+from pipeline.captioning.stages.caption import CaptionWindows, CaptionWorkerConfig
 from pipeline.captioning.stages.decode import DecodeWindows
 from pipeline.captioning.stages.probe import ProbeVideos
 from pipeline.captioning.stages.segment import make_segmenter
@@ -31,7 +31,7 @@ FPS = 10.0
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A clip of 3 s, a text file named .mp4, and a path where nothing is."""
+    """A clip of 3 s, a text file named .mp4, and a path without a file."""
     folder = tmp_path_factory.mktemp("videos")
     pixels = np.random.default_rng(0).integers(0, 256, (30, 64, 96, 3), dtype=np.uint8)
     write_mp4(folder / "clip.mp4", pixels, fps=FPS)
@@ -66,8 +66,8 @@ def decoded(files: list[str], config: CaptionConfig) -> pa.Table:
 
 
 def captioned(config: CaptionConfig, windows: pa.Table) -> list[Row]:
-    run = CaptionRun(config, settings_fingerprint="s", draft_fingerprint="d", threads=1)
-    stage = CaptionWindows(run)
+    worker = CaptionWorkerConfig(config, settings_fingerprint="s", draft_fingerprint="d", threads=1)
+    stage = CaptionWindows(worker)
     table = asyncio.run(stage(windows))
     assert table.schema == CAPTION
     return table.to_pylist()
@@ -106,7 +106,9 @@ def test_figures_of_a_caption_agree_with_each_other(rows: list[Row], config: Cap
     for row in rows[:2]:
         assert row["output_tokens"] == len(row["token_ids"]) <= config.max_new_tokens
         assert sum(row["accept_hist"]) == row["rounds"]
-        assert row["tau"] * row["rounds"] == pytest.approx(row["output_tokens"] - 1)  # the first token is prefill's
+        assert row["tau"] * row["rounds"] == pytest.approx(
+            row["output_tokens"] - 1
+        )  # the first token comes from prefill
         assert 0 < row["visual_tokens"] <= min(64, row["prompt_tokens"])
         assert row["t_decode_tokens_s"] >= row["t_draft_s"] + row["t_verify_s"]
         assert (row["width"], row["height"]) == (96, 64)
@@ -146,7 +148,7 @@ def test_dead_engine_ends_the_worker(config: CaptionConfig, decoded: pa.Table, m
         raise Ended(code)
 
     monkeypatch.setattr(os, "_exit", end)
-    stage = CaptionWindows(CaptionRun(config, "s", None, threads=1))
+    stage = CaptionWindows(CaptionWorkerConfig(config, "s", None, threads=1))
     stage._engine.close()
     with pytest.raises(Ended):
         asyncio.run(stage(decoded.slice(0, 1)))

@@ -1,0 +1,6 @@
+"""The demo target and its drafter, which commands use where no target is named."""
+
+from pathlib import Path
+
+DEMO_WEIGHTS = Path(__file__).parents[1] / "demo" / "weights"
+DEMO = {"target": str(DEMO_WEIGHTS / "target"), "draft": str(DEMO_WEIGHTS / "drafter")}

@@ -1,0 +1,111 @@
+"""The paper's comparison from its settings to its tables: train, study layers, measure, store. Resumable.
+
+OUTPUT/paper_tables.json, paper_tables*.svg    results and plots
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from pipeline.common.cluster import connected, errors_of_worker_start
+from pipeline.common.machine import describe_machine
+from pipeline.comparison.config import PaperConfig
+from pipeline.comparison.layer_study import study_layers
+from pipeline.comparison.measurement import measure
+from pipeline.comparison.plan import SPARROW, UNTRAINED, ComparisonPlan, ScoredWindows
+from pipeline.comparison.plots import plot_layers, plot_methods, plot_training
+from pipeline.comparison.trained_drafters import TrainedDrafter, keep_drafter
+from pipeline.comparison.training import Variant, capture_all, train_variants, tune_variants
+from pipeline.comparison.trials import TrialResult, Validation, train_trials
+from sparrow_core.measure.layers import LayerFinding
+from sparrow_core.measure.method_rows import MethodRow, method_rows
+from sparrow_core.targets.loading import resolve_device
+
+RESULT = "paper_tables.json"
+
+
+@dataclass(frozen=True)
+class ComparisonWindows:
+    """Windows of a comparison: `variant` makes a way of training from a name and its changes of the common settings,
+    windows to learn from among it; `validation` chooses learning rates; `measured` are held out, with their scores."""
+
+    variant: Callable[[str, Mapping[str, Any]], Variant]
+    validation: Validation
+    measured: ScoredWindows
+
+
+def compare(
+    config: PaperConfig, windows: ComparisonWindows, output: Path, say: Callable[[str], None]
+) -> list[MethodRow]:
+    """Do what is missing in `output`, write the results there -> their rows. `say` is told of every step."""
+    base = windows.variant("base", {}).config
+    trained = train_all(config, windows, output, say)
+    methods = {name: trained[name] for name in config.methods}
+    ablations = {name: trained[name] for name in (*config.tuned, *config.ablations)}
+    machine = describe_machine(resolve_device(base.device))
+    head: dict[str, Any] = {
+        "machine": {**machine, "engines": config.measure.workers, "threads": base.workers.threads},
+        "draft": asdict(config.measure.draft),
+        "training": [row for drafter in (methods | ablations).values() for row in drafter.trainings],
+    }
+    findings = study_layers(
+        base, config.measure, windows.measured, output, lambda found: say(f"layer study: window {found[-1].window}")
+    )
+    head["layers"] = layer_rows(findings)
+    plot_training(head, output / "paper_tables_training.svg")
+    plot_layers(head, output / "paper_tables_layers.svg")
+    with connected(), errors_of_worker_start():
+        plan = ComparisonPlan(base, config.measure, methods, ablations)
+        where = f"{machine['processor']}, {machine['device']}"
+        runs = measure(plan, windows.measured, output, where, lambda window: say(f"measured: window {window}"))
+    rows = method_rows(runs, SPARROW)
+    store_results(output, head, {*methods, *UNTRAINED}, rows)
+    return rows
+
+
+def train_all(
+    config: PaperConfig, windows: ComparisonWindows, output: Path, say: Callable[[str], None]
+) -> dict[str, TrainedDrafter]:
+    """The best drafter of every method and ablation, by name; trains what is missing."""
+
+    def tell(result: TrialResult) -> None:
+        say(f"{result.name}: tau {result.tau:.2f} on validation windows")
+
+    tuned = [windows.variant(name, changes) for name, changes in {**config.methods, **config.tuned}.items()]
+    ablations = [windows.variant(name, changes) for name, changes in config.ablations.items()]
+    train = partial(train_trials, output=output / "trials", validation=windows.validation, on_trial=tell)
+    keep = partial(keep_drafter, output / "drafters")
+    with connected():
+        folders = capture_all([*tuned, *ablations], output)
+        results = tune_variants(tuned, config.learning_rates, config.most_rates, folders, train)
+        trained = {name: keep(name, by_rate) for name, by_rate in results.items()}
+        of_ablations = train_variants(ablations, [trained[SPARROW].learning_rate], folders, train)
+    return trained | {name: keep(name, by_rate) for name, by_rate in of_ablations.items()}
+
+
+def store_results(output: Path, head: Mapping[str, Any], methods: set[str], rows: Sequence[MethodRow]) -> None:
+    """Write the results and the plot of the methods; every row that is not of a method is of an ablation."""
+    results = {
+        **head,
+        "rows": [asdict(row) for row in rows if row.method in methods],
+        "ablation": [asdict(row) for row in rows if row.method not in methods],
+    }
+    (output / RESULT).write_text(json.dumps(results, indent=1) + "\n")
+    if results["rows"]:
+        plot_methods(results, output / "paper_tables.svg")
+
+
+def layer_rows(findings: Sequence[LayerFinding]) -> list[dict[str, Any]]:
+    """Means over windows, one row for each layer from which on visual tokens are removed."""
+    rows = []
+    for layer in sorted({finding.layer for finding in findings}):
+        found = [finding for finding in findings if finding.layer == layer]
+        cosines = [finding.cosine for finding in found if finding.cosine is not None]
+        score = fmean(finding.fact_score for finding in found)
+        cosine = fmean(cosines) if cosines else None
+        rows.append({"layer": layer, "windows": len(found), "fact_score": score, "cosine": cosine})
+    return rows
