@@ -34,7 +34,7 @@ def caption_clips(model: Any, tokenizer: PreTrainedTokenizerFast, clips: list[np
     out = model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
-        pixel_values_videos=torch.cat(patches),
+        pixel_values_videos=torch.from_numpy(np.concatenate(patches)),
         video_grid_thw=torch.tensor(grids),
         second_per_grid_ts=[2 / FPS] * len(clips),
         mm_token_type_ids=(ids == model.config.video_token_id).int() * 2,

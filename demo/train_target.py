@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -137,7 +138,9 @@ class Trainer:
     def _features(self, batch: Batch) -> Tensor:
         """Merged visual tokens of all clips, [B * V, D]."""
         patches, grids = zip(*(patchify(frames, PatchSpec()) for frames in batch.frames), strict=True)
-        return self.model.model.visual(torch.cat(patches), grid_thw=torch.tensor(grids)).pooler_output
+        return self.model.model.visual(
+            torch.from_numpy(np.concatenate(patches)), grid_thw=torch.tensor(grids)
+        ).pooler_output
 
     def _label_losses(self, features: Tensor, batch: Batch, fields: dict[str, int]) -> dict[str, Tensor]:
         labels = torch.from_numpy(batch.labels).long().flatten(0, -2)

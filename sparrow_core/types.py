@@ -3,13 +3,17 @@
 Shape letters: N nodes of a draft, V vocabulary; pixels T frames, H height, W width, C channels.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 
 from sparrow_core.config import Sampling
+
+if TYPE_CHECKING:  # processes that only decode videos start without torch
+    import torch
 
 FinishReason = Literal["stop", "length", "cancelled"]
 

@@ -115,6 +115,14 @@ def reachable(module: str) -> Iterator[Path]:
                 waiting.append(file)
 
 
+def test_processes_that_decode_videos_start_without_torch() -> None:
+    """They are many, and torch takes 1.7 s of CPU and 200 MB in each."""
+    modules = "pipeline.captioning.stages.probe, pipeline.captioning.stages.decode, sparrow_core.media.decode_child"
+    code = f"import sys; sys.modules['torch'] = None\nimport {modules}, sparrow_core.media.patches"
+    outcome = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr
+
+
 @pytest.mark.parametrize("module", ["sparrow_core.config", "pipeline.common.settings", "pipeline.common.ids"])
 def test_settings_need_no_heavy_library(module: str) -> None:
     """They can be checked on a machine without torch, Ray or transformers."""

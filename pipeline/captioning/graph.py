@@ -50,7 +50,7 @@ def caption_graph(
 ) -> Dataset:
     """A lazy Dataset of PART rows. Iterating over it captions the missing windows and stores them part by part."""
     config = worker.config
-    name_window = partial(name_of_window, prompt=config.prompt, settings=worker.settings_fingerprint)
+    name_window = partial(window_id, prompt=config.prompt, settings=worker.settings_fingerprint)
     segmenter = make_segmenter(config.segment, name_window, done_windows)
     return (
         decoded_windows(sources, config, segmenter, plan, frame_spec)
@@ -150,11 +150,6 @@ def data_context(num_videos: int) -> Iterator[None]:
 def _part_size(num_videos: int) -> int:
     """Default number of windows per part: small for early results, up to 64 to limit the table's number of files."""
     return max(1, min(64, num_videos // 32))
-
-
-def name_of_window(source_uri: str, span: tuple[float, float] | None, *, prompt: str, settings: str) -> str:
-    """`window_id` with prompt and settings as keywords, so that `partial` can bind them."""
-    return window_id(source_uri, span, prompt, settings)
 
 
 def finite_retries() -> dict[str, Any]:

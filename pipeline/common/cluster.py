@@ -75,6 +75,8 @@ def _start_own_ray() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # Ray gives its node 30 s to start, which is too short on a busy machine with few cores.
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
+    # Ray ends a worker after one idle second and starts a fresh one, about 2 s of CPU, for the next part of the table.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
     try:
         _start_node()
     except Exception:

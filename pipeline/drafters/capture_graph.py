@@ -13,10 +13,10 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset
 
 from pipeline.captioning.config import CaptionConfig
-from pipeline.captioning.graph import decoded_windows, engine_pool, finite_retries, name_of_window
+from pipeline.captioning.graph import decoded_windows, engine_pool, finite_retries
 from pipeline.captioning.stages.decode import frames_of
 from pipeline.captioning.stages.segment import make_segmenter
-from pipeline.common.ids import window_number
+from pipeline.common.ids import window_id, window_number
 from pipeline.common.resources import ResourcePlan
 from pipeline.common.rows import Row
 from pipeline.drafters.capture_stage import CaptureWindows, CaptureWorkerConfig, NamedWindow
@@ -37,7 +37,7 @@ def capture_archive(
     frame_spec: FrameSpec,
 ) -> Dataset:
     """CAPTURED rows of all windows of video files; done ones are skipped."""
-    name_window = partial(name_of_window, prompt=config.prompt, settings=worker.sink.settings)
+    name_window = partial(window_id, prompt=config.prompt, settings=worker.sink.settings)
     segmenter = make_segmenter(config.segment, name_window, done_windows, marks_done=True)
     return decoded_windows(sources, config, segmenter, plan, frame_spec).map_batches(
         CaptureWindows,  # type: ignore[arg-type]

@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from sparrow_core.errors import ConfigError, MediaError
 from sparrow_core.media.colours import normalised
@@ -77,7 +76,7 @@ class PatchSpec:
         return (height // self.token_px) * (width // self.token_px)
 
 
-def patchify(pixels_THWC: np.ndarray, spec: PatchSpec) -> tuple[torch.Tensor, Grid]:
+def patchify(pixels_THWC: np.ndarray, spec: PatchSpec) -> tuple[np.ndarray, Grid]:
     """Cut uint8 RGB frames into normalised patches, in the order of transformers' Qwen2-VL processors.
 
     Returns float32 patches [patches, 3 * temporal_patch_size * patch_size**2] and the grid of patches: steps in time,
@@ -99,7 +98,7 @@ def patchify(pixels_THWC: np.ndarray, spec: PatchSpec) -> tuple[torch.Tensor, Gr
     split = (steps, temporal, rows // merge, merge, side, columns // merge, merge, side, colours)
     by_patch = np.ascontiguousarray(pixels_THWC).reshape(split).transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
     patches = by_patch.reshape(math.prod(grid), colours, temporal * side * side)
-    return torch.from_numpy(normalised(patches, spec.mean, spec.std)).flatten(1), grid
+    return normalised(patches, spec.mean, spec.std).reshape(len(patches), -1), grid
 
 
 def _check_size(height: int, width: int, spec: PatchSpec) -> None:

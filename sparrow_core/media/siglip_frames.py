@@ -7,7 +7,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from sparrow_core.errors import ConfigError, MediaError
 from sparrow_core.media.colours import normalised
@@ -47,7 +46,7 @@ class SiglipSpec:
         return self.tokens_per_side**2
 
 
-def siglip_frames(pixels_THWC: np.ndarray, spec: SiglipSpec) -> torch.Tensor:
+def siglip_frames(pixels_THWC: np.ndarray, spec: SiglipSpec) -> np.ndarray:
     """uint8 RGB frames of `side_px` x `side_px` -> normalised float32 [T, C, H, W].
 
     Raises ConfigError for frames of another shape or type.
@@ -57,4 +56,4 @@ def siglip_frames(pixels_THWC: np.ndarray, spec: SiglipSpec) -> torch.Tensor:
         raise ConfigError(f"frames must be uint8 [T >= 1, {spec.side_px}, {spec.side_px}, 3], got "
                           f"{pixels_THWC.dtype} {list(pixels_THWC.shape)}")  # fmt: skip
     pixels_TCHW = np.ascontiguousarray(pixels_THWC.transpose(0, 3, 1, 2))
-    return torch.from_numpy(normalised(pixels_TCHW, spec.mean, spec.std))
+    return normalised(pixels_TCHW, spec.mean, spec.std)

@@ -36,7 +36,7 @@ class LlavaOnevisionTarget(FamilyTarget[SiglipSpec]):
     def _visual(self, part: Frames | np.ndarray) -> VisualInput:
         if not isinstance(part, Frames):
             raise ConfigError(f"{self.info.name} takes videos here, not images; send a video of one frame instead")
-        pixels_TCHW = siglip_frames(part.pixels_THWC, self.spec)
+        pixels_TCHW = torch.from_numpy(siglip_frames(part.pixels_THWC, self.spec))
         side = self.spec.side_px // self.spec.patch_size
         num_tokens = len(pixels_TCHW) * self.spec.tokens_per_step(*pixels_TCHW.shape[2:]) + self.spec.tokens_per_video
         return VisualInput("video", pixels_TCHW, num_tokens, (len(pixels_TCHW), side, side), 1 / part.sampled_fps)

@@ -41,7 +41,8 @@ class Qwen25VLTarget(FamilyTarget[PatchSpec]):
         else:
             kind, pixels_THWC, step_s = "image", part[None], 1.0
         patches, grid_thw = patchify(pixels_THWC, self.spec)
-        return VisualInput(kind, patches, len(patches) // self.spec.merge_size**2, grid_thw, step_s)
+        num_tokens = len(patches) // self.spec.merge_size**2
+        return VisualInput(kind, torch.from_numpy(patches), num_tokens, grid_thw, step_s)
 
     def _features(self, visual: VisualInput) -> Iterator[torch.Tensor]:
         """A few whole frames at a time: the tower attends within a frame only, and small pieces take less time and

@@ -220,12 +220,13 @@ def test_drafters_can_be_measured_on_its_windows(unkilled: tuple[Path, Result], 
     assert isinstance(frames, Frames) and list(frames.times_s) == pytest.approx(first.row["frame_times"])
 
 
-def test_states_of_the_same_videos_are_captured_once_and_all_accounted_for(
+def test_hidden_states_of_the_same_videos_are_captured_once_and_all_accounted_for(
     arguments: list[str], tmp_path: Path
 ) -> None:
     capture = typer.Typer()
     capture.command()(capture_main)
-    command = [*arguments, "--set", "capture.keep.captions_per_window=2", "--output", str(tmp_path / "states")]
+    keep = ["--set", "capture.keep.captions_per_window=2", "--set", "capture.keep.max_new_tokens=24"]
+    command = [*arguments, *keep, "--output", str(tmp_path / "states")]
     first, again = (CliRunner(env={"COLUMNS": "300"}).invoke(capture, command) for _ in range(2))
     assert first.exit_code == again.exit_code == ExitCode.ERROR_ROWS, first.output
     assert "16 windows = 15 captured, 1 errors, 0 skipped; 30 captions" in first.stdout, first.stdout

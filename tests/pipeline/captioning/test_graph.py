@@ -1,9 +1,13 @@
 """The options that the captioning graph passes to Ray Data, recorded instead of run."""
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+from ray import cloudpickle
 from ray.data import ActorPoolStrategy, DataContext
 
 from pipeline.captioning.config import CaptionConfig
@@ -72,6 +76,17 @@ def test_engines_get_several_windows_and_parts_their_size(stages: list[dict[str,
     assert caption["compute"].max_tasks_in_flight_per_actor > 6  # else the next window would wait for a free slot
     assert caption["batch_size"] == 1
     assert write["batch_size"] == 1  # a small run shows its captions one by one
+
+
+def test_light_stages_start_without_torch(stages: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Ray starts a process for each: what they are unpickled from must not bring in the models' libraries."""
+    light = [(stage["stage"], stage.get("fn_constructor_args")) for stage in (*stages[:3], stages[4])]
+    (tmp_path / "stages").write_bytes(cloudpickle.dumps(light))
+    load = f"import pickle, sys; sys.modules['torch'] = None; pickle.load(open({str(tmp_path / 'stages')!r}, 'rb'))"
+    outcome = subprocess.run(
+        [sys.executable, "-c", load], capture_output=True, text=True, cwd=Path(__file__).parents[3]
+    )
+    assert outcome.returncode == 0, outcome.stderr
 
 
 @pytest.mark.parametrize(("num_videos", "most_lost"), [(5, 8), (100_000, 1000)])

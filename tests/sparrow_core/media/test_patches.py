@@ -25,7 +25,7 @@ def test_an_image_agrees_with_the_library(spec: PatchSpec, height: int, width: i
     expected = Qwen2VLImageProcessorPil(do_resize=False, **sizes)(images=[image], return_tensors="pt")
     patches, grid = patchify(image[None], spec)
     assert list(grid) == expected["image_grid_thw"][0].tolist()
-    torch.testing.assert_close(patches, expected["pixel_values"], atol=ROUNDING, rtol=0)
+    torch.testing.assert_close(torch.from_numpy(patches), expected["pixel_values"], atol=ROUNDING, rtol=0)
     assert len(patches) == spec.merge_size**2 * spec.tokens_per_step(height, width)
 
 
@@ -39,7 +39,7 @@ def test_a_video_agrees_with_the_library(num_frames: int) -> None:
     expected = processor(videos=[torch.from_numpy(video).permute(0, 3, 1, 2)], return_tensors="pt")
     patches, grid = patchify(video, SPEC)
     assert list(grid) == expected["video_grid_thw"][0].tolist()
-    torch.testing.assert_close(patches, expected["pixel_values_videos"], atol=ROUNDING, rtol=0)
+    torch.testing.assert_close(torch.from_numpy(patches), expected["pixel_values_videos"], atol=ROUNDING, rtol=0)
 
 
 @pytest.mark.parametrize("spec", [SPEC, SMALL])
@@ -49,23 +49,23 @@ def test_frames_of_a_temporal_patch_stand_side_by_side(spec: PatchSpec) -> None:
     video = noise(num_grids * spec.temporal_patch_size, height, width, 3)
     patches, grid = patchify(video, spec)
     assert grid == (num_grids, height // spec.patch_size, width // spec.patch_size)
-    frame_of = patches.view(num_grids, grid[1] * grid[2], 3, spec.temporal_patch_size, -1)
+    frame_of = patches.reshape(num_grids, grid[1] * grid[2], 3, spec.temporal_patch_size, -1)
     for t, frame in enumerate(video):
         grid_t, k = divmod(t, spec.temporal_patch_size)
         alone, _ = patchify(frame[None], spec)
-        torch.testing.assert_close(
-            frame_of[grid_t, :, :, k], alone.view(-1, 3, spec.temporal_patch_size, spec.patch_size**2)[:, :, 0]
-        )
+        alone = alone.reshape(-1, 3, spec.temporal_patch_size, spec.patch_size**2)
+        np.testing.assert_allclose(frame_of[grid_t, :, :, k], alone[:, :, 0], rtol=1e-6, atol=1e-6)
 
 
 def test_an_odd_last_frame_is_repeated() -> None:
     video = noise(3, 28, 56, 3)
-    torch.testing.assert_close(patchify(video, SPEC)[0], patchify(video[[0, 1, 2, 2]], SPEC)[0], atol=0, rtol=0)
+    np.testing.assert_array_equal(patchify(video, SPEC)[0], patchify(video[[0, 1, 2, 2]], SPEC)[0])
 
 
 def test_a_view_of_a_longer_video_is_enough() -> None:
     video = noise(8, 28, 56, 3)
-    torch.testing.assert_close(patchify(video[::2, :, ::-1], SPEC)[0], patchify(video[::2, :, ::-1].copy(), SPEC)[0])
+    view = video[::2, :, ::-1]
+    np.testing.assert_array_equal(patchify(view, SPEC)[0], patchify(view.copy(), SPEC)[0])
 
 
 @pytest.mark.parametrize("limits", [(56 * 56, 1280 * 28 * 28), (112 * 112, 448 * 448), (100, 800)])

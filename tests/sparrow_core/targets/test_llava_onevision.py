@@ -91,7 +91,7 @@ def test_frames_agree_with_the_library() -> None:
     processor = LlavaOnevisionImageProcessorPil(image_grid_pinpoints=[[384, 384]], **colours)
     expected = processor(images=list(frames), return_tensors="pt")["pixel_values"][:, 0]
     spec = SiglipSpec(mean=(0.5, 0.4, 0.3), std=(0.5, 0.6, 0.7))
-    torch.testing.assert_close(siglip_frames(frames, spec), expected, atol=2e-6, rtol=0)
+    torch.testing.assert_close(torch.from_numpy(siglip_frames(frames, spec)), expected, atol=2e-6, rtol=0)
 
 
 @pytest.mark.parametrize("chunk", [7, 512])
