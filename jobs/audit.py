@@ -1,4 +1,4 @@
-"""Audit a captioning run against another run, or the target alone: `python jobs/audit.py RUN --against OTHER`."""
+"""Compare a run's captions with another run's, or with the target's own: `python jobs/audit.py RUN --against OTHER`."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -34,13 +34,13 @@ def main(
     target: Annotated[str, typer.Option(help="Target of the run, for the oracle and for margins.")] = DEMO["target"],
     share: Annotated[float, typer.Option(help="Share of the windows that the oracle decodes again.")] = 1.0,
     margins: Annotated[bool, typer.Option(help="Measure the logit margin at each first difference.")] = True,
-    output: Annotated[Path | None, typer.Option(help="JSON file for every finding.")] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file for all findings.")] = None,
     threads: ThreadsOption = 2,
     deadline_s: Annotated[
         float, typer.Option(help="Time limit for decoding a video; at least the run's decode.deadline_s.")
     ] = DecodeConfig.deadline_s,
 ) -> None:
-    """Compare captions token by token: how many are equal, and where and by what logit margin the others first differ.
+    """Compare captions token by token: count equal ones; show where, and by what logit margin, the others first differ.
 
     Exit codes: 0 all equal; 2 wrong usage; 4 some differ.
     """
@@ -58,12 +58,12 @@ def main(
 def _findings(
     run: str, against: str, target: str, share: float, margins: bool, decode: DecodeConfig
 ) -> Iterator[Finding]:
-    left = CaptionRunTable(run)
-    reader = cache(partial(_reader, left, target, decode))  # loaded on first use: equal runs need no target
+    audited = CaptionRunTable(run)
+    reader = cache(partial(_reader, audited, target, decode))  # loaded on first use: equal runs need no target
     if against == "oracle":
-        compared: Iterator[tuple[Row, Finding, Sequence[int]]] = compare_with_oracle(left, reader(), share)
+        compared: Iterator[tuple[Row, Finding, Sequence[int]]] = compare_with_oracle(audited, reader(), share)
     else:
-        compared = compare_runs(left, CaptionRunTable(against))
+        compared = compare_runs(audited, CaptionRunTable(against))
     for row, finding, other in compared:
         if finding.first_difference is not None and margins:
             margin = reader().margin(row, row["token_ids"], other, finding.first_difference)
@@ -72,13 +72,13 @@ def _findings(
 
 
 def _reader(run: CaptionRunTable, source: str, decode: DecodeConfig) -> WindowReader:
-    """A reader of the run's windows, with the checkpoint and in the dtype that wrote them.
+    """A reader of the run's windows, with the target and the dtype that generated their captions.
 
     Raises ConfigError if `source` is another checkpoint, or if the run was written in several dtypes.
     """
     dtypes = {row["dtype"] for row in run.rows.values()}
     if len(dtypes) > 1:
-        raise ConfigError(f"the run was written in {', '.join(sorted(dtypes))}: the oracle can repeat one of them")
+        raise ConfigError(f"the run was written in {', '.join(sorted(dtypes))}: the oracle decodes in one dtype only")
     model = load_target(source, dtype=next(iter(dtypes), "auto"))
     fingerprints = {row["target_fingerprint"] for row in run.rows.values()}
     if fingerprints - {model.info.fingerprint}:

@@ -3,7 +3,7 @@
 import json
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -57,38 +57,37 @@ COLUMNS = {
 def main(
     out: Annotated[Path, typer.Option("--out", "--output", help="Folder for results.json and speed.svg.")],
     lengths: Annotated[
-        str, typer.Option(help="Visual tokens, comma separated, with a number of windows or without: 64,25000:1.")
+        str, typer.Option(help="Visual tokens, comma separated, each with an optional number of windows: 64,25000:1.")
     ] = "64,512",
-    windows: Annotated[int, typer.Option(help="Held-out windows of a length without a number.")] = 4,
-    repeats: Annotated[int, typer.Option(help="Counted runs of every mode; medians are reported.")] = 3,
-    batch: Annotated[str, typer.Option(help="Requests side by side, comma separated, for throughput.")] = "1",
-    temperatures: Annotated[str, typer.Option(help="Comma separated; above 0, both rules are measured.")] = "0",
-    join: Annotated[str, typer.Option(help="Lengths of a window that runs and of one that joins: 6000,25000.")] = "",
-    max_new_tokens: Annotated[int, typer.Option(help="Limit of a caption.")] = 256,
+    windows: Annotated[int, typer.Option(help="Held-out windows of each length that has no number of its own.")] = 4,
+    repeats: Annotated[int, typer.Option(help="Timed runs of every decode mode; medians are reported.")] = 3,
+    batch: Annotated[str, typer.Option(help="Numbers of concurrent requests for throughput, comma separated.")] = "1",
+    temperatures: Annotated[
+        str, typer.Option(help="Comma separated. Above 0, both acceptance rules are measured.")
+    ] = "0",
+    join: Annotated[
+        str, typer.Option(help="Visual tokens of a running window and of one that joins it: 6000,25000.")
+    ] = "",
+    max_new_tokens: Annotated[int, typer.Option(help="Most tokens of a caption.")] = 256,
     target: DemoTargetOption = DEMO["target"],
     draft: DemoDraftOption = DEMO["draft"],
     synthetic: Annotated[
-        str, typer.Option(help="Time random weights this large: 7b. The acceptance is synthetic.")
+        str, typer.Option(help="Time random weights of this size: 7b. The acceptance is synthetic.")
     ] = "",
     acceptance: Annotated[
-        float, typer.Option(min=0, max=0.99, help="With --synthetic: how often a drafted token is right.")
+        float, typer.Option(min=0, max=0.99, help="With --synthetic: probability that a drafted token is accepted.")
     ] = 0.8,
     dtype: Annotated[str, typer.Option(help="Comma separated: auto, float32, bfloat16.")] = "auto",
     threads: ThreadsOption = 2,
 ) -> None:
-    """Decode windows by transformers' generate, by our autoregressive loop and with drafts; write and print figures.
+    """Time decoding by transformers' generate, by our autoregressive loop and with drafts; write and print the results.
 
-    Results are rewritten with every table's part, so that an interrupted run keeps what it has measured.
+    results.json is rewritten after every measurement, so that an interrupted run keeps what it has measured.
     """
     with exit_on_error():
         torch.set_num_threads(threads)
-        if synthetic and synthetic not in GEOMETRIES:
-            raise typer.BadParameter(f"{synthetic!r} is not one of {', '.join(GEOMETRIES)}", param_hint="--synthetic")
-        if synthetic and (batch, temperatures, join) != ("1", "0", ""):
-            raise typer.BadParameter(
-                "greedy captions one at a time are all that is measured: leave out --batch, --temperatures and --join",
-                param_hint="--synthetic",
-            )
+        if synthetic:
+            _check_synthetic(synthetic, only_greedy_singles=(batch, temperatures, join) == ("1", "0", ""))
         shapes = EvaluationConfig().drafts
         counts = demo_windows(lengths, "--lengths", windows)
         benchmark = BenchmarkConfig(
@@ -99,34 +98,56 @@ def main(
         for name in dtype.split(","):
             load = partial(_random, synthetic, target, name) if synthetic else partial(_loaded, target, draft, name)
             models = on_temporary_thread(load)
-            info = models.target.info
-            add = partial(_add, results, info.dtype_name, out)
-            results["machine"] = describe_machine(info.device)
-            rates = on_temporary_thread(partial(measure_rates, info.device, info.dtype))
-            results["rates"][info.dtype_name] = asdict(rates)
-            costs = on_temporary_thread(partial(measure_single_costs, models, benchmark, rates))
-            add(costs)
-            requests = partial(_requests, counts, max_new_tokens)
-            for part in run(models, benchmark, requests, costs["passes"], partial(_peak_bytes, info.device)):
-                add(part)
+            _measure(models, benchmark, partial(_requests, counts, max_new_tokens), run, results, out)
         show(Console(), results)
 
 
+def _check_synthetic(size: str, only_greedy_singles: bool) -> None:
+    """Raise BadParameter for an unknown --synthetic, and for options that it does not support."""
+    if size not in GEOMETRIES:
+        raise typer.BadParameter(f"{size!r} is not one of {', '.join(GEOMETRIES)}", param_hint="--synthetic")
+    if not only_greedy_singles:
+        raise typer.BadParameter(
+            "only greedy captions, one at a time, are measured: leave out --batch, --temperatures and --join",
+            param_hint="--synthetic",
+        )
+
+
+def _measure(
+    models: BenchmarkModels,
+    benchmark: BenchmarkConfig,
+    requests: Callable[[int], list[Request]],
+    run: Callable[..., Iterator[Tables]],
+    results: dict[str, Any],
+    out: Path,
+) -> None:
+    """Measure the models, which have one dtype, and add each part of the results as soon as it is there."""
+    info = models.target.info
+    add = partial(_add, results, info.dtype_name, out)
+    results["machine"] = describe_machine(info.device)
+    rates = on_temporary_thread(partial(measure_rates, info.device, info.dtype))
+    results["rates"][info.dtype_name] = asdict(rates)
+    costs = on_temporary_thread(partial(measure_single_costs, models, benchmark, rates))
+    add(costs)
+    for part in run(models, benchmark, requests, costs["passes"], partial(_peak_bytes, info.device)):
+        add(part)
+
+
 def _requests(counts: Mapping[int, int], max_new_tokens: int, length: int) -> list[Request]:
-    """The windows of one length; one, if it is only there to join."""
+    """The windows of one length; a single one for a length that only --join names."""
     source = DemoWindows("heldout", (length,), FIRST_SEED)
     return [source.request(index, max_new_tokens=max_new_tokens) for index in range(counts.get(length, 1))]
 
 
 def _loaded(source: str, draft: str, dtype: str) -> BenchmarkModels:
-    """A checkpoint and its drafter, and the checkpoint once more as the library loads it."""
+    """A target and its drafter, and the same checkpoint as transformers loads it."""
     target = load_target(source, dtype=dtype)
     library = load_reference(source, device=target.info.device, dtype=target.info.dtype)
     return BenchmarkModels(target, load_drafter(draft, target), library)
 
 
 def _random(size: str, tokenizer: str, dtype: str) -> BenchmarkModels:
-    """Random weights, which the library shares."""
+    """A target with random weights, which transformers' model shares, and an untrained drafter."""
     device = resolve_device("auto")
     target = random_target(
         GEOMETRIES[size], load_tokenizer(Path(tokenizer)), device=device, dtype=resolve_dtype(dtype, device)
@@ -144,7 +165,7 @@ def _pair(text: str) -> tuple[int, int] | None:
 
 
 def _samplings(temperatures: str) -> list[Sampling]:
-    """Greedy once; each other temperature by both rules."""
+    """Greedy sampling once, and every other temperature with both acceptance rules."""
     samplings = []
     try:
         values = [float(item) for item in temperatures.split(",")]
@@ -158,15 +179,15 @@ def _samplings(temperatures: str) -> list[Sampling]:
 
 
 def _peak_bytes(device: torch.device) -> int:
-    """Most memory held so far: of the device, or of the process on a CPU."""
+    """Peak memory so far: of the GPU, or on a CPU of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _add(results: dict[str, Any], dtype: str, out: Path, part: Tables) -> None:
-    """Take in a part of the tables, measured in one dtype; write results.json and its plot."""
+    """Add rows measured in one dtype to the results; write results.json and its plot."""
     for name, rows in part.items():
         results[name] += [row | {"dtype": dtype} for row in rows]
     out.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ def main(
 ) -> None:
     """Caption videos with a video LLM and a drafter, into a Parquet table.
 
-    The same command again captions only what is missing. Other settings on the same output folder are refused.
+    Run again, the command captions only the windows that are missing. It refuses other settings for the same output.
 
     Exit codes: 0 all done; 2 wrong usage or settings; 3 finished, but some windows are error rows or were lost;
     4 the audit found a caption that differs without the drafter; 130 interrupted, finished parts are kept.
@@ -48,7 +48,7 @@ def main(
         flags = {"target": target, "draft": draft, "prompt": prompt}
         with exit_on_error():
             code = run(source, output, caption_config(config, settings or [], flags, DEMO), console)
-    except KeyboardInterrupt:  # before the graph runs; from then on, the run itself handles Ctrl-C and reports
+    except KeyboardInterrupt:  # before the graph runs; from then on, the run handles Ctrl-C itself and reports
         code = ExitCode.INTERRUPTED
     raise typer.Exit(code)
 

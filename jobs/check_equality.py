@@ -1,4 +1,4 @@
-"""Hold the engine against the model's own words: `python jobs/check_equality.py --output DIR`."""
+"""Check that the engine's captions equal the target's own: `python jobs/check_equality.py --output DIR`."""
 
 import itertools
 import json
@@ -41,25 +41,31 @@ MAX_NEW_TOKENS = 320
 
 
 def main(
-    output: Annotated[Path, typer.Option(help="Folder for comparisons.jsonl (resumed) and equality.json.")],
+    output: Annotated[
+        Path, typer.Option(help="Folder for comparisons.jsonl, from which a run resumes, and equality.json.")
+    ],
     target: DemoTargetOption = DEMO["target"],
     draft: DemoDraftOption = DEMO["draft"],
     greedy: Annotated[
-        str, typer.Option(help="Greedy windows by visual tokens, as 64:150,512:90.")
+        str, typer.Option(help="Numbers of greedy windows by visual tokens: 64:150,512:90.")
     ] = "64:150,512:90,1500:45,6000:15",
     against: Annotated[
-        str, typer.Option(help="Judge of greedy captions: generate, or oracle (our loop).")
+        str, typer.Option(help="Reference for greedy captions: generate, or oracle (our autoregressive loop).")
     ] = "generate",
-    drafters: Annotated[str, typer.Option(help="Comma separated, of those three.")] = ",".join(DRAFTERS),
-    seeds: Annotated[int, typer.Option(help="Sampled captions, always against our loop.")] = 200,
+    drafters: Annotated[str, typer.Option(help="Drafters to check, comma separated.")] = ",".join(DRAFTERS),
+    seeds: Annotated[
+        int, typer.Option(help="Number of sampled captions; their reference is always our autoregressive loop.")
+    ] = 200,
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
-    batch: Annotated[str, typer.Option(help="Windows in the engine at once; of several numbers, each in turn.")] = "8",
+    batch: Annotated[
+        str, typer.Option(help="Windows in the engine at once. Several numbers, comma separated, take turns.")
+    ] = "8",
     threads: ThreadsOption = 2,
 ) -> None:
-    """Decode held-out demo windows with a trained, a random and an always-wrong drafter, as chain, as tree, and as the
-    governor likes.
+    """Compare captions of held-out demo windows with a reference, drafted by a trained, a random and an always-wrong
+    drafter, in chains, in trees, and in the shapes that the governor chooses.
 
-    One prefill of a window serves all of them. Interrupted, the same command goes on where it stopped.
+    All drafts of a window share one prefill. Run again, an interrupted check continues where it stopped.
 
     Exit codes: 0 all equal or excused as ties; 2 wrong usage; 4 otherwise.
     """
@@ -69,7 +75,7 @@ def main(
         against_oracle = _is_oracle(against)
         torch.set_num_threads(threads)
         model = load_target(target, dtype=dtype)
-        chosen = _chosen(drafters, three_drafters(target, draft, model))
+        chosen = _chosen(drafters, _load_drafters(target, draft, model))
         settings = {
             "target": model.info.fingerprint,
             "against": against,
@@ -79,28 +85,33 @@ def main(
         }
         output.mkdir(parents=True, exist_ok=True)
         journal = Journal(output / "comparisons.jsonl", settings)
-        done = {
-            entry["window"]: [EqualityResult(**fields) for fields in entry["comparisons"]]
-            for entry in journal.entries
-            if entry["window"] in requests
-        }
         config = EngineConfig(max_sequences=max(sizes))
         check = EqualityCheck(target, model, chosen, SHAPES, config, against_oracle=against_oracle)
-        missing = [name for name in requests if name not in done]
-        groups = list(in_groups(missing, sizes))
-        for group in track(groups, "groups of windows", console=Console(stderr=True)):
-            windows = [replace(requests[name](), request_id=name) for name in group]
-            for name, results in zip(group, check.compare(windows), strict=True):
-                done[name] = results
-                journal.add({"window": name, "comparisons": list(map(asdict, results))})
+        _compare_missing(check, requests, sizes, journal)
         check.close()
-        raise typer.Exit(
-            report([result for results in done.values() for result in results], settings, model.info.device, output)
-        )
+        compared = [
+            EqualityResult(**fields)
+            for entry in journal.entries
+            if entry["window"] in requests
+            for fields in entry["comparisons"]
+        ]
+        raise typer.Exit(report(compared, settings, model.info.device, output))
+
+
+def _compare_missing(
+    check: EqualityCheck, requests: Mapping[str, Callable[[], Request]], sizes: Sequence[int], journal: Journal
+) -> None:
+    """Compare the windows that the journal lacks, in groups of these sizes, and add their results to it."""
+    done = {entry["window"] for entry in journal.entries}
+    groups = list(in_groups([name for name in requests if name not in done], sizes))
+    for group in track(groups, "groups of windows", console=Console(stderr=True)):
+        windows = [replace(requests[name](), request_id=name) for name in group]
+        for name, results in zip(group, check.compare(windows), strict=True):
+            journal.add({"window": name, "comparisons": list(map(asdict, results))})
 
 
 def in_groups(names: Sequence[str], sizes: Sequence[int]) -> Iterator[list[str]]:
-    """Names in groups of every size in turn, as many names in those of one size as in those of another."""
+    """Split names into groups whose sizes take turns, so that all sizes get equally many names."""
     cycle = [size for size in sizes for _ in range(math.lcm(*sizes) // size)]
     waiting = iter(names)
     for size in itertools.cycle(cycle):
@@ -122,8 +133,8 @@ def _chosen(names: str, drafters: dict[str, Drafter]) -> dict[str, Drafter]:
     return {name: drafters[name] for name in names.split(",")}
 
 
-def three_drafters(source: str, draft: str, target: TargetModel) -> dict[str, Drafter]:
-    """One that is good, one that knows nothing, and one that is never right: control tokens stand in no caption."""
+def _load_drafters(source: str, draft: str, target: TargetModel) -> dict[str, Drafter]:
+    """A trained drafter, an untrained one, and one that is always wrong: it drafts tokens that no caption contains."""
     torch.manual_seed(0)
     tokenizer = load_tokenizer(Path(source))
     control = [int(tokenizer.convert_tokens_to_ids(token)) for token in SPECIAL_TOKENS[-5:]]  # type: ignore[arg-type]
@@ -136,7 +147,7 @@ def three_drafters(source: str, draft: str, target: TargetModel) -> dict[str, Dr
 
 
 def greedy_requests(counts: Mapping[int, int]) -> dict[str, Callable[[], Request]]:
-    """So many held-out windows of each visual length, by name."""
+    """`counts[length]` held-out windows of each visual length, by name."""
     return {
         f"greedy-{length}-{index}": partial(
             DemoWindows("heldout", (length,), FIRST_SEED).request, index, max_new_tokens=MAX_NEW_TOKENS
@@ -147,7 +158,7 @@ def greedy_requests(counts: Mapping[int, int]) -> dict[str, Callable[[], Request
 
 
 def sampled_requests(seeds: int) -> dict[str, Callable[[], Request]]:
-    """One held-out window of 64 visual tokens for each seed, with top-p and top-k, under shared noise."""
+    """One held-out window of 64 visual tokens for each seed, sampled with top-p, top-k and shared noise, by name."""
 
     def request(seed: int) -> Request:
         greedy = DemoWindows("heldout", (64,), FIRST_SEED).request(seed, max_new_tokens=MAX_NEW_TOKENS)
@@ -157,7 +168,7 @@ def sampled_requests(seeds: int) -> dict[str, Callable[[], Request]]:
 
 
 def report(results: list[EqualityResult], settings: Mapping[str, object], device: torch.device, output: Path) -> int:
-    """Write equality.json, print its figures; the exit code."""
+    """Write and print equality.json. Returns the exit code."""
     kinds = {kind: [result for result in results if result.window.startswith(kind)] for kind in ("greedy", "sampled")}
     summary = {
         kind: {

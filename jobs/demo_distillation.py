@@ -1,4 +1,4 @@
-"""Windows of the demo world for the commands that make and measure drafters."""
+"""Windows of the demo world for the commands that train and measure drafters."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -6,8 +6,8 @@ from functools import partial
 
 from demo.windows import DemoWindows, Split
 from pipeline.drafters.config import DrafterRunConfig
-from pipeline.drafters.evaluation import HeldOut
-from pipeline.drafters.origin import LearningWindows
+from pipeline.drafters.evaluation import HeldOutWindows
+from pipeline.drafters.origin import TrainingWindows
 from sparrow_core.errors import ConfigError
 from sparrow_core.types import Request
 
@@ -16,24 +16,26 @@ HELD_OUT_SEED, VALIDATION_SEED = 50_000, 30_000
 
 @dataclass(frozen=True)
 class DistillJobConfig(DrafterRunConfig):
-    """A run that makes a drafter; without captured hidden states it learns from `windows` of the demo world."""
+    """Settings of a drafter run. Unless captured hidden states are given, it trains on `windows` of the demo world."""
 
     windows: DemoWindows = field(default_factory=lambda: DemoWindows("train", (64, 64, 144, 512), 10**9, True))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.windows.split == "heldout":
-            raise ConfigError("windows.split=heldout: drafters are measured on those; learn from train or validation")
+            raise ConfigError(
+                "windows.split=heldout: drafters are measured on those; train on split train or validation"
+            )
 
 
-def demo_learning_windows(config: DistillJobConfig) -> LearningWindows:
-    """The windows that the config names."""
+def demo_training_windows(config: DistillJobConfig) -> TrainingWindows:
+    """The windows to train on that the config names."""
     requests = partial(config.windows.request, max_new_tokens=config.capture.max_new_tokens)
-    return LearningWindows(requests, asdict(config.windows))
+    return TrainingWindows(requests, asdict(config.windows))
 
 
-def demo_heldout(config: DistillJobConfig) -> HeldOut:
-    """Held-out windows to measure on."""
+def demo_heldout(config: DistillJobConfig) -> HeldOutWindows:
+    """Held-out windows that measure drafters."""
     evaluation = config.evaluation
     return {
         length: _requests(config, "heldout", length, HELD_OUT_SEED, evaluation.windows_per_length)
@@ -42,7 +44,7 @@ def demo_heldout(config: DistillJobConfig) -> HeldOut:
 
 
 def demo_validation(config: DistillJobConfig) -> list[Callable[[], Request]]:
-    """Validation windows to choose a checkpoint by."""
+    """Validation windows that choose the best checkpoint."""
     return _requests(config, "validation", config.validation.length, VALIDATION_SEED, config.validation.windows)
 
 

@@ -1,4 +1,4 @@
-"""The demo target and its drafter, which commands use where no target is named."""
+"""The demo target and its drafter: the defaults of commands for which no target is named."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Make a drafter for a target: `python jobs/distill_draft.py --config jobs/configs/distill_demo.yaml`."""
+"""Train a drafter for a target: `python jobs/distill_draft.py --config jobs/configs/distill_demo.yaml`."""
 
 from dataclasses import replace
 from functools import partial
@@ -9,7 +9,7 @@ import typer
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from jobs.demo_distillation import DistillJobConfig, demo_heldout, demo_learning_windows, demo_validation
+from jobs.demo_distillation import DistillJobConfig, demo_heldout, demo_training_windows, demo_validation
 from jobs.errors import exit_on_error
 from jobs.options import HeldOutOption, RequiredConfigOption, SettingsOption
 from jobs.submitted import refuse_relative
@@ -25,7 +25,7 @@ from pipeline.drafters.heldout import (
     validation_windows,
     windows_of_run,
 )
-from pipeline.drafters.origin import LearningWindows
+from pipeline.drafters.origin import TrainingWindows
 from pipeline.drafters.report import show_acceptance
 from pipeline.drafters.run import DrafterOutcome, DrafterWindows, make_drafter
 from sparrow_core.errors import ConfigError
@@ -39,24 +39,24 @@ def main(
     states: Annotated[
         str | None,
         typer.Option(
-            help="Learn from these captured hidden states, as of jobs/capture_states.py. Default: demo windows."
+            help="Train on these hidden states, as captured by jobs/capture_hidden_states.py. Default: demo windows."
         ),
     ] = None,
     online: Annotated[
         str | None,
-        typer.Option(help="Learn from the windows of this captioning run while the target captions them; store none."),
+        typer.Option(help="Train on the windows of this captioning run, captured while training; nothing is stored."),
     ] = None,
     heldout: HeldOutOption = None,
     registry: Annotated[
-        str | None, typer.Option(help="Put the drafter on record there; bring it into use if it is better.")
+        str | None, typer.Option(help="Add the drafter to this registry; promote it if it is better.")
     ] = None,
     settings: SettingsOption = None,
 ) -> None:
     """Capture hidden states of the target, train a drafter on them, measure it by real decoding, write its folder.
 
-    The same command again continues an interrupted run, and does nothing where there is nothing new to learn from.
-    Another config in the same output folder starts a run of its own and shares the captured hidden states if it can;
-    the drafter folder then holds the latest result. While one copy runs, another leaves at once.
+    Run again, the command continues an interrupted run; without new captions to train on it does nothing. Another
+    config in the same output folder starts a run of its own, which shares the captured hidden states if it can. The
+    drafter folder holds the latest result. While one run holds the output folder, a second one exits at once.
 
     Exit codes: 0 done; 2 wrong usage or settings.
     """
@@ -73,29 +73,29 @@ def main(
             with FileLock(output / "lease", timeout=0):
                 windows = chosen_windows(checked, online, heldout)
                 resolved = replace(checked, target=worker_path(checked.target), draft=worker_draft(checked.draft))
-                drafters, say = Registry(registry) if registry else None, partial(console.print, highlight=False)
-                show(console, make_drafter(resolved, windows, drafters, output, say))
+                drafters, log = Registry(registry) if registry else None, partial(console.print, highlight=False)
+                show(console, make_drafter(resolved, windows, drafters, output, log))
         except Timeout:
             console.print(f"another run holds {output / 'lease'}: nothing done", highlight=False, soft_wrap=True)
 
 
 def chosen_windows(config: DistillJobConfig, online: str | None, heldout: str | None) -> DrafterWindows:
-    """Windows of captioning runs where they are named, else of the demo world."""
+    """Windows of the named captioning runs; of the demo world where none is named."""
     stored = heldout_of_run(config, heldout) if heldout else None
     measured = demo_heldout(config) if stored is None else measured_windows(config, stored)
     validates_on_run = stored and config.validation.windows
     validation = validation_windows(config, stored) if stored and validates_on_run else demo_validation(config)
-    learnt = windows_of_run(config, online) if online else []
-    refuse_leakage(config.states, learnt, stored or {})
-    learning = demo_learning_windows(config)
+    online_run = windows_of_run(config, online) if online else []
+    refuse_leakage(config.states, online_run, stored or {})
+    training = demo_training_windows(config)
     if online:
-        of_run = [online_window(window) for window in learnt]
-        learning = LearningWindows(learning.requests, {"run": absolute(online)}, of_run)
-    return DrafterWindows(learning, measured, validation)
+        of_run = [online_window(window) for window in online_run]
+        training = TrainingWindows(training.requests, {"run": absolute(online)}, of_run)
+    return DrafterWindows(training, measured, validation)
 
 
 def show(console: Console, outcome: DrafterOutcome) -> None:
-    """Print what came of the run."""
+    """Print the outcome of the run."""
     if outcome.waiting:
         console.print(outcome.waiting, highlight=False, soft_wrap=True)
         return

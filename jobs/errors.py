@@ -1,4 +1,4 @@
-"""How commands report errors that a user can fix."""
+"""Reports errors that a user can fix: a message on stderr, no traceback, and exit code 2."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -23,12 +23,14 @@ from pipeline.drafters.report import show_acceptance
 
 def main(
     config: RequiredConfigOption,
-    draft: Annotated[list[str], typer.Option(help="Folder, registry, hub id, none or prompt_lookup; may be repeated.")],
+    draft: Annotated[
+        list[str], typer.Option(help="Drafter: folder, registry, hub id, none or prompt_lookup; may be repeated.")
+    ],
     heldout: HeldOutOption = None,
     output: Annotated[Path, typer.Option(help="JSON file for the rows.")] = Path("out/acceptance.json"),
     settings: SettingsOption = None,
 ) -> None:
-    """Decode held-out windows with each drafter; report tau by visual length with its bootstrap interval.
+    """Decode held-out windows with each drafter; report tau by visual length with its bootstrap 95 % interval.
 
     Exit codes: 0 done; 2 wrong usage or settings.
     """

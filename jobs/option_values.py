@@ -1,4 +1,4 @@
-"""Parsers of option values: whole numbers, and numbers of demo windows by visual length."""
+"""Parsers of option values: whole numbers, and counts of demo windows by visual length."""
 
 import typer
 
@@ -14,7 +14,7 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def demo_windows(text: str, option: str, default: int | None = None) -> dict[int, int]:
-    """`window_counts` of the text given for `option`, with BadParameter in place of ValueError."""
+    """Parse the value of `option` with `window_counts`, and raise BadParameter in place of ValueError."""
     try:
         return window_counts(text, default)
     except ValueError as error:

@@ -13,7 +13,7 @@ DraftOption = Annotated[
         help="Drafter: folder, registry, hub id, or none. Default: the demo drafter with the demo model, else none."
     ),
 ]
-PromptOption = Annotated[str | None, typer.Option(help="What to ask about every window.")]
+PromptOption = Annotated[str | None, typer.Option(help="Prompt for every window.")]
 ConfigOption = Annotated[Path | None, typer.Option(help="YAML file of settings.")]
 RequiredConfigOption = Annotated[Path, typer.Option(help="YAML file of settings.")]
 SettingsOption = Annotated[
@@ -24,5 +24,5 @@ HeldOutOption = Annotated[
     str | None, typer.Option(help="Measure on the windows of this captioning run. Default: demo windows.")
 ]
 DemoTargetOption = Annotated[str, typer.Option(help="A demo checkpoint folder.")]
-DemoDraftOption = Annotated[str, typer.Option(help="A drafter of that checkpoint.")]
-ThreadsOption = Annotated[int, typer.Option(help="Threads of torch.")]
+DemoDraftOption = Annotated[str, typer.Option(help="A drafter for that checkpoint: a folder.")]
+ThreadsOption = Annotated[int, typer.Option(help="Number of torch threads.")]

@@ -1,4 +1,4 @@
-"""The paper's comparison on the demo world: `python -m jobs.paper_tables --config jobs/configs/paper_tables.yaml`."""
+"""Compare Sparrow with other methods: `python -m jobs.paper_tables --config jobs/configs/paper_tables.yaml`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from rich.table import Table
 
 from demo.windows import DemoWindows
 from demo.world import mean_scores, score
-from jobs.demo_distillation import DistillJobConfig, demo_learning_windows
+from jobs.demo_distillation import DistillJobConfig, demo_training_windows
 from jobs.errors import exit_on_error
 from jobs.options import RequiredConfigOption, SettingsOption
 from jobs.submitted import refuse_relative
@@ -38,11 +38,11 @@ def main(
     ] = Path("out/paper_tables"),
     settings: SettingsOption = None,
 ) -> None:
-    """Train Sparrow, its rivals and its ablations on the same windows, then measure all on the same held-out ones.
+    """Train Sparrow, its rivals and its ablations on the same windows, then measure all on the same held-out windows.
 
-    The same command again goes on where it stopped. On two cores, as configured for the demo world: 20 minutes for each
-    of eight ways of capturing (50 with longer windows), 5 to 25 for each of some fifty trainings (two at a time), and 2
-    for each window of 25,000 visual tokens.
+    Run again, the command continues where it stopped. With jobs/configs/paper_tables.yaml on two cores, each of eight
+    captures takes 20 minutes (50 with longer windows), each of some fifty trainings 5 to 25 minutes (two at a time),
+    and measuring each window of 25,000 visual tokens 2 minutes.
 
     Exit codes: 0 done; 2 wrong usage or settings.
     """
@@ -59,15 +59,15 @@ def main(
 
 
 def variant(base: Mapping[str, Any], name: str, changes: Mapping[str, Any]) -> Variant:
-    """The base settings with one method's or ablation's changes, on windows of the demo world."""
+    """A variant on windows of the demo world: the base settings with one method's or ablation's changes."""
     merged: Any = OmegaConf.to_container(OmegaConf.merge(dict(base), dict(changes)))
     config = build_config(DistillJobConfig, merged)
     config = replace(config, target=worker_path(config.target), draft=worker_draft(config.draft))
-    return Variant(name, config, demo_learning_windows(config))
+    return Variant(name, config, demo_training_windows(config))
 
 
 def validation(config: PaperConfig) -> Validation:
-    """Windows of the validation split."""
+    """Windows of the validation split that choose learning rates."""
     rates, measure = config.validation, config.measure
     windows = [
         partial(DemoWindows("validation", (length,), VALIDATION_SEED).request, index, measure.max_new_tokens)
@@ -79,17 +79,17 @@ def validation(config: PaperConfig) -> Validation:
 
 
 def measured_request(max_new_tokens: int, length: int, number: int) -> Request:
-    """Held-out window `number` of a length."""
+    """Held-out window `number` of a visual length."""
     return DemoWindows("heldout", (length,), MEASURED_SEED).request(number, max_new_tokens)
 
 
 def fact_score(length: int, number: int, caption: str) -> float:
-    """The share of the main facts that a caption of that window has right."""
+    """The share of the window's main facts that the caption has right."""
     return mean_scores([score(caption, DemoWindows("heldout", (length,), MEASURED_SEED).scene(number))])["mean"]
 
 
 def show(console: Console, rows: Sequence[MethodRow]) -> None:
-    """Print the rows."""
+    """Print the rows as a table."""
     table = Table("T", "visual tokens", "method", "windows", "tau", "95 %", "over Sparrow's", "speedup", "unequal")
     for row in sorted(rows, key=lambda row: (row.temperature, row.visual_tokens)):
         table.add_row(

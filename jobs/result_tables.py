@@ -15,7 +15,10 @@ PAGES = (ROOT / "README.md", ROOT / "docs/benchmarks.md", ROOT / "docs/paper_tab
 def main(
     results: Annotated[Path, typer.Option(help="Folder of result files.", exists=True)] = ROOT / "docs/results",
 ) -> None:
-    """Exit codes: 0 done; 2 unknown table."""
+    """Regenerate all tables in README and docs.
+
+    Exit codes: 0 done; 2 unknown table.
+    """
     with exit_on_error():
         for page in PAGES:
             page.write_text(with_tables(page.read_text(), results))

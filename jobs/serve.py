@@ -1,4 +1,4 @@
-"""Answer caption requests over HTTP: `SPARROW_API_TOKEN=... python jobs/serve.py --media-root videos/`."""
+"""Serve captions over HTTP: `SPARROW_API_TOKEN=... python jobs/serve.py --media-root videos/`."""
 
 import shlex
 import signal
@@ -32,18 +32,18 @@ def main(
     host: Annotated[str | None, typer.Option(help="Address to listen on. [127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on. [8000]")] = None,
     media_root: Annotated[
-        str | None, typer.Option(help="The only folder whose files may be named. Default: none.")
+        str | None, typer.Option(help="The only folder whose files requests may name. Default: none.")
     ] = None,
     token_file: Annotated[Path | None, typer.Option(help="File with the token. [$SPARROW_API_TOKEN]")] = None,
     insecure_no_token: Annotated[
-        bool, typer.Option(help="Answer everybody who can reach the port, without a token.")
+        bool, typer.Option(help="Answer anybody who can reach the port, without a token.")
     ] = False,
     config: ConfigOption = None,
     settings: SettingsOption = None,
 ) -> None:
-    """Serve a video LLM and its drafter behind OpenAI's chat completions, until Ctrl-C.
+    """Serve a video LLM and its drafter behind OpenAI's chat completions API, until Ctrl-C.
 
-    Takes the settings of a captioning job, and with its prompt and temperature 0 gives the same captions.
+    Takes the settings of a captioning job. A request with that job's prompt and temperature 0 gets the same captions.
 
     Exit codes: 0 stopped by Ctrl-C or SIGTERM; 2 wrong usage or settings.
     """
@@ -56,7 +56,7 @@ def main(
 
 
 def run(config: ServeConfig, token: str | None, credential: str | None, console: Console) -> None:
-    """Serve until interrupted. `credential` is a shell expression of the token, used in the example command."""
+    """Serve until interrupted. `credential` is a shell expression for the token, shown in the example command."""
     refuse_missing_checkpoints(config)
     refuse_busy_port(config.http)
     with connected() as cluster:

@@ -9,9 +9,9 @@ from sparrow_core.errors import ConfigError
 
 
 def refuse_relative(paths: Mapping[str, str | Path | None]) -> None:
-    """Raise ConfigError if a submitted job is given a relative path, by flag -> path.
+    """Raise ConfigError if one of `paths` (flag -> path) is relative and this is a submitted job.
 
-    Its working directory is a temporary copy, in which an input would not be found and an output would be lost. Outside
+    Its working directory is a temporary copy, where an input would not be found and an output would be lost. Outside
     a submitted job, every path is accepted.
     """
     if not is_submitted_job():

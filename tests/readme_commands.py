@@ -54,7 +54,7 @@ STEPS = (
     Step("python jobs/audit.py", "run"),
     Step("SPARROW_API_TOKEN=secret python jobs/serve.py", "serve", " --port {port}"),
     Step("from openai import OpenAI", "run"),
-    Step("python jobs/capture_states.py", "run"),
+    Step("python jobs/capture_hidden_states.py", "run"),
     Step("python jobs/caption_corpus.py --input heldout/", "run"),
     Step("python jobs/distill_draft.py", "run", _SMALL_TRAINING),
     Step("python jobs/drafters.py list", "run"),

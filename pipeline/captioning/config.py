@@ -48,8 +48,9 @@ class CaptionCaptureConfig:
 
     Shards go to `folder` (null: `states` in the output folder) until it holds `max_bytes`. A captured window is decoded
     again from the same prefill, sampled at temperature 1 as `keep` says, up to the caption's `max_new_tokens`
-    (`keep.max_new_tokens` applies only to jobs/capture_states.py). With `own_caption` the caption itself is recorded
-    instead, which costs less and teaches less, since greedy text ties each hidden state to a single token.
+    (`keep.max_new_tokens` applies only to jobs/capture_hidden_states.py). With `own_caption` the caption itself is
+    recorded instead, which costs less: no second decoding. Drafters trained on one greedy caption per window reached
+    the same tau as those trained on sampled ones (docs/paper_tables.md, `greedy captions alone`).
     """
 
     share: float = 0.0

@@ -91,7 +91,7 @@ class Registry:
                     "keep a registry for each target"
                 )
 
-    def measured_again(self, drafter: str, evaluation: Sequence[AcceptanceRow]) -> None:
+    def update_evaluation(self, drafter: str, evaluation: Sequence[AcceptanceRow]) -> None:
         """Replace the evaluation on a drafter's record."""
         self._store(replace(self.record(drafter), evaluation=evaluation))
 

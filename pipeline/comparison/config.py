@@ -1,4 +1,4 @@
-"""Settings of the paper's comparison: what every method and ablation changes of the common settings."""
+"""Settings of the paper's comparison: the common settings, and what each method and ablation changes in them."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from sparrow_core.errors import ConfigError
 
 @dataclass(frozen=True)
 class RateChoiceConfig:
-    """Validation windows on which learning rates are chosen: so many of each visual length."""
+    """Validation windows that choose learning rates: `windows_per_length` of each visual length."""
 
     lengths: tuple[int, ...] = (512, 1500)
     windows_per_length: int = 8
@@ -18,11 +18,11 @@ class RateChoiceConfig:
 
 @dataclass(frozen=True)
 class PaperConfig:
-    """Settings of every drafter (`base`, as for jobs/distill_draft.py), what each method and ablation changes of them,
+    """Settings of every drafter (`base`, as for jobs/distill_draft.py), what each method and ablation changes in them,
     and what is measured.
 
-    Methods and `tuned` ablations find their own learning rate among `learning_rates` and, while the best one is the
-    lowest or the highest, beyond them, up to `most_rates` rates. Other ablations have Sparrow's.
+    The learning rate of each method and of each `tuned` ablation is chosen among `learning_rates`. While the best rate
+    is the lowest or the highest, further ones are tried, up to `most_rates` in total. Other ablations use Sparrow's.
     """
 
     base: dict[str, Any]

@@ -40,11 +40,7 @@ def measure(
     are not measured again. Raises ConfigError if the journal was written with other settings or on another `machine`.
     """
     runs = MeasuredRuns(Journal(output / JOURNAL, _settings(plan, machine)), _drafter_identities(plan))
-    options = {"num_cpus": 1, "num_gpus": plan.config.workers.gpus}
-    workers: list[Any] = [
-        _MeasuringWorker.options(**options).remote(plan, windows)  # type: ignore[attr-defined]
-        for _ in range(plan.measure.workers)
-    ]
+    workers = _Workers(plan, windows)
     for length in plan.measure.lengths:
         queue = _WindowQueue(plan, length, runs, workers)
         while queue.start_windows():
@@ -71,12 +67,32 @@ def _drafter_identities(plan: ComparisonPlan) -> dict[str, str]:
     return identities | squeezed
 
 
-class _WindowQueue:
-    """The windows of one length, in order, until enough of them are usable. `idle` workers are taken from the list and
-    put back."""
+class _Workers:
+    """Up to `measure.workers` measuring workers, each started when it is first needed."""
 
-    def __init__(self, plan: ComparisonPlan, length: int, runs: MeasuredRuns, idle: list[Any]) -> None:
-        self._plan, self._length, self._runs, self._idle = plan, length, runs, idle
+    def __init__(self, plan: ComparisonPlan, windows: ScoredWindows) -> None:
+        self._plan, self._windows = plan, windows
+        self._idle: list[Any] = []
+        self._num_to_start = plan.measure.workers
+
+    def take(self) -> Any:
+        """An idle worker; None where all are at work."""
+        if not self._idle and self._num_to_start:
+            self._num_to_start -= 1
+            options = {"num_cpus": 1, "num_gpus": self._plan.config.workers.gpus}
+            started = _MeasuringWorker.options(**options).remote(self._plan, self._windows)  # type: ignore[attr-defined]
+            self._idle.append(started)
+        return self._idle.pop() if self._idle else None
+
+    def give_back(self, worker: Any) -> None:
+        self._idle.append(worker)
+
+
+class _WindowQueue:
+    """The windows of one length, in order, until enough of them are usable."""
+
+    def __init__(self, plan: ComparisonPlan, length: int, runs: MeasuredRuns, workers: _Workers) -> None:
+        self._plan, self._length, self._runs, self._workers = plan, length, runs, workers
         self._running: dict[ray.ObjectRef[Any], tuple[str, Any]] = {}
         self._next_number = self._num_usable = 0
 
@@ -89,8 +105,7 @@ class _WindowQueue:
             missing = [key for key in self._plan.keys(self._length, number) if key not in done]
             if not missing:
                 self._num_usable += self._runs.is_usable(name)
-            elif self._idle:
-                worker = self._idle.pop()
+            elif worker := self._workers.take():
                 self._running[worker.runs.remote(self._length, number, name, missing)] = name, worker
             else:
                 break
@@ -101,7 +116,7 @@ class _WindowQueue:
         """Wait for the first running window to finish and add its runs -> its name."""
         (finished,), _ = ray.wait(list(self._running))
         name, worker = self._running.pop(finished)
-        self._idle.append(worker)
+        self._workers.give_back(worker)
         self._runs.add(name, ray.get(finished))
         self._num_usable += self._runs.is_usable(name)
         return name

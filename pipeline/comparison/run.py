@@ -1,4 +1,4 @@
-"""The paper's comparison from its settings to its tables: train, study layers, measure, store. Resumable.
+"""Runs the paper's comparison from settings to results: train, study layers, measure, store. Resumable.
 
 OUTPUT/paper_tables.json, paper_tables*.svg    results and plots
 """
@@ -30,8 +30,11 @@ RESULT = "paper_tables.json"
 
 @dataclass(frozen=True)
 class ComparisonWindows:
-    """Windows of a comparison: `variant` makes a way of training from a name and its changes of the common settings,
-    windows to learn from among it; `validation` chooses learning rates; `measured` are held out, with their scores."""
+    """Windows of a comparison.
+
+    `variant` builds a variant with its training windows from a name and its changes to the common settings.
+    `validation` windows choose learning rates. `measured` windows are held out and scored.
+    """
 
     variant: Callable[[str, Mapping[str, Any]], Variant]
     validation: Validation
@@ -39,45 +42,49 @@ class ComparisonWindows:
 
 
 def compare(
-    config: PaperConfig, windows: ComparisonWindows, output: Path, say: Callable[[str], None]
+    config: PaperConfig, windows: ComparisonWindows, output: Path, log: Callable[[str], None]
 ) -> list[MethodRow]:
-    """Do what is missing in `output`, write the results there -> their rows. `say` is told of every step."""
+    """Do the work that is missing in `output` and write the results there -> their rows. `log` gets a line per step."""
     base = windows.variant("base", {}).config
-    trained = train_all(config, windows, output, say)
+    trained = train_all(config, windows, output, log)
     methods = {name: trained[name] for name in config.methods}
     ablations = {name: trained[name] for name in (*config.tuned, *config.ablations)}
     machine = describe_machine(resolve_device(base.device))
-    head: dict[str, Any] = {
+    results: dict[str, Any] = {
         "machine": {**machine, "engines": config.measure.workers, "threads": base.workers.threads},
         "draft": asdict(config.measure.draft),
         "training": [row for drafter in (methods | ablations).values() for row in drafter.trainings],
     }
     findings = study_layers(
-        base, config.measure, windows.measured, output, lambda found: say(f"layer study: window {found[-1].window}")
+        base,
+        config.measure,
+        windows.measured,
+        output,
+        lambda findings: log(f"layer study: window {findings[-1].window}"),
     )
-    head["layers"] = layer_rows(findings)
-    plot_training(head, output / "paper_tables_training.svg")
-    plot_layers(head, output / "paper_tables_layers.svg")
+    results["layers"] = layer_rows(findings)
+    plot_training(results, output / "paper_tables_training.svg")
+    plot_layers(results, output / "paper_tables_layers.svg")
     with connected(), errors_of_worker_start():
         plan = ComparisonPlan(base, config.measure, methods, ablations)
         where = f"{machine['processor']}, {machine['device']}"
-        runs = measure(plan, windows.measured, output, where, lambda window: say(f"measured: window {window}"))
+        runs = measure(plan, windows.measured, output, where, lambda window: log(f"measured: window {window}"))
     rows = method_rows(runs, SPARROW)
-    store_results(output, head, {*methods, *UNTRAINED}, rows)
+    store_results(output, results, {*methods, *UNTRAINED}, rows)
     return rows
 
 
 def train_all(
-    config: PaperConfig, windows: ComparisonWindows, output: Path, say: Callable[[str], None]
+    config: PaperConfig, windows: ComparisonWindows, output: Path, log: Callable[[str], None]
 ) -> dict[str, TrainedDrafter]:
-    """The best drafter of every method and ablation, by name; trains what is missing."""
+    """Train the drafters that are missing -> the best drafter of each method and ablation, by name."""
 
-    def tell(result: TrialResult) -> None:
-        say(f"{result.name}: tau {result.tau:.2f} on validation windows")
+    def log_trial(result: TrialResult) -> None:
+        log(f"{result.name}: tau {result.tau:.2f} on validation windows")
 
     tuned = [windows.variant(name, changes) for name, changes in {**config.methods, **config.tuned}.items()]
     ablations = [windows.variant(name, changes) for name, changes in config.ablations.items()]
-    train = partial(train_trials, output=output / "trials", validation=windows.validation, on_trial=tell)
+    train = partial(train_trials, output=output / "trials", validation=windows.validation, on_trial=log_trial)
     keep = partial(keep_drafter, output / "drafters")
     with connected():
         folders = capture_all([*tuned, *ablations], output)
@@ -87,25 +94,25 @@ def train_all(
     return trained | {name: keep(name, by_rate) for name, by_rate in of_ablations.items()}
 
 
-def store_results(output: Path, head: Mapping[str, Any], methods: set[str], rows: Sequence[MethodRow]) -> None:
-    """Write the results and the plot of the methods; every row that is not of a method is of an ablation."""
-    results = {
-        **head,
+def store_results(output: Path, results: Mapping[str, Any], methods: set[str], rows: Sequence[MethodRow]) -> None:
+    """Write `results` with the rows added, and the plot of the methods. Rows of other names belong to ablations."""
+    complete = {
+        **results,
         "rows": [asdict(row) for row in rows if row.method in methods],
         "ablation": [asdict(row) for row in rows if row.method not in methods],
     }
-    (output / RESULT).write_text(json.dumps(results, indent=1) + "\n")
-    if results["rows"]:
-        plot_methods(results, output / "paper_tables.svg")
+    (output / RESULT).write_text(json.dumps(complete, indent=1) + "\n")
+    if complete["rows"]:
+        plot_methods(complete, output / "paper_tables.svg")
 
 
 def layer_rows(findings: Sequence[LayerFinding]) -> list[dict[str, Any]]:
-    """Means over windows, one row for each layer from which on visual tokens are removed."""
+    """Means over windows, one row per layer. A row's visual tokens are removed from its `layer` on."""
     rows = []
     for layer in sorted({finding.layer for finding in findings}):
-        found = [finding for finding in findings if finding.layer == layer]
-        cosines = [finding.cosine for finding in found if finding.cosine is not None]
-        score = fmean(finding.fact_score for finding in found)
+        of_layer = [finding for finding in findings if finding.layer == layer]
+        cosines = [finding.cosine for finding in of_layer if finding.cosine is not None]
+        score = fmean(finding.fact_score for finding in of_layer)
         cosine = fmean(cosines) if cosines else None
-        rows.append({"layer": layer, "windows": len(found), "fact_score": score, "cosine": cosine})
+        rows.append({"layer": layer, "windows": len(of_layer), "fact_score": score, "cosine": cosine})
     return rows

@@ -1,4 +1,4 @@
-"""The drafters of a comparison: the best of every name, with the record of how it was trained.
+"""Stores the chosen drafters of a comparison: the best of each name, with the record of all its trainings.
 
 FOLDER/<name>/                  the drafter, as it is loaded
 FOLDER/<name>/training.json     its settings, and the curve of every training under its name
@@ -21,8 +21,10 @@ _SETTINGS = ("train", "capture", "sees", "num_windows")
 
 @dataclass(frozen=True)
 class TrainedDrafter:
-    """A drafter's folder, its learning rate, and a row for every training under its name: name, learning rate, tau on
-    the validation windows, curve, and whether it is the chosen one."""
+    """A chosen drafter's folder and learning rate, and one row per training under its name.
+
+    A row holds the name, the learning rate, whether it was chosen, tau on the validation windows, and the curve.
+    """
 
     folder: Path
     learning_rate: float
@@ -35,21 +37,23 @@ def best_rate(results: Mapping[float, TrialResult]) -> float:
 
 
 def keep_drafter(folder: Path, name: str, results: Mapping[float, TrialResult]) -> TrainedDrafter:
-    """Copy the best of the drafters that were trained under one name, `results` by learning rate, with the record of
-    all. Raises ConfigError where all of them diverged."""
+    """Copy the best drafter trained under `name` to `folder`, with the record of all its trainings.
+
+    `results` holds the trials by learning rate. Raises ConfigError if all of them diverged.
+    """
     chosen = best_rate(results)
     if not (results[chosen].folder / "config.json").exists():
         rates = ", ".join(f"{rate:g}" for rate in sorted(results))
-        raise ConfigError(f"{name!r} diverged at learning rate {rates}: let it find its own among `tuned`, or lower it")
-    own = folder / re.sub(r"[^\w.]+", "-", name)
-    if own.exists():
-        shutil.rmtree(own)
-    shutil.copytree(results[chosen].folder, own, ignore=shutil.ignore_patterns(RESULT))
+        raise ConfigError(f"{name!r} diverged at learning rate {rates}: lower it, or move {name!r} to `tuned`")
+    destination = folder / re.sub(r"[^\w.]+", "-", name)
+    if destination.exists():
+        shutil.rmtree(destination)
+    shutil.copytree(results[chosen].folder, destination, ignore=shutil.ignore_patterns(RESULT))
     trainings = [
         {"name": name, "learning_rate": rate, "chosen": rate == chosen, "tau": result.tau, "curve": result.curve}
         for rate, result in sorted(results.items())
     ]
     settings = {key: results[chosen].settings[key] for key in _SETTINGS}
     record = {"name": name, "learning_rate": chosen, "settings": settings, "trainings": trainings}
-    (own / TRAINING).write_text(json.dumps(record) + "\n")
-    return TrainedDrafter(own, chosen, trainings)
+    (destination / TRAINING).write_text(json.dumps(record) + "\n")
+    return TrainedDrafter(destination, chosen, trainings)

@@ -1,8 +1,8 @@
-"""Many drafters trained side by side, one Ray task each: the trials of a comparison or an ablation.
+"""Trials of a comparison or an ablation: drafters trained in parallel, one Ray task each.
 
-A trial trains a drafter, measures it on validation windows and leaves a folder that says what it was. A trial whose
-loss diverges counts as no drafter. A run that was interrupted trains what is missing, each trial from its beginning
-(checkpoints and several workers are `drafters.ray_training`'s).
+A trial trains a drafter, measures its tau on validation windows and writes both to a folder. A trial whose loss
+diverges gets the tau of decoding without a drafter. An interrupted run repeats unfinished trials from their beginning;
+for checkpoints and several workers, see `drafters.ray_training`.
 """
 
 import json
@@ -32,12 +32,12 @@ from sparrow_core.types import Request
 
 RESULT = "trial.json"
 STEPS_BETWEEN_POINTS = 20
-TAU_OF_NO_DRAFTER = 1.0
+TAU_WITHOUT_DRAFTER = 1.0
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A drafter to train: its name, its settings, and the folder of captured hidden states that it learns from."""
+    """A drafter to train: its name, its settings, and the folder of captured hidden states to train on."""
 
     name: str
     config: DistillRunConfig
@@ -46,8 +46,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """A trained drafter: its folder, tau on the validation windows, and the curve of its training: step, loss, and
-    agreement by pass."""
+    """A trained drafter: its folder, its tau on the validation windows, its training curve and its settings.
+
+    A point of the curve is (step, loss, agreement by pass).
+    """
 
     name: str
     folder: Path
@@ -57,8 +59,8 @@ class TrialResult:
 
 
 class Validation(NamedTuple):
-    """Windows that every drafter is measured on after its training, the shape of drafts, and the settings that tell
-    both from others, as plain JSON values."""
+    """Windows that every drafter is measured on after its training, the draft shape, and the settings that identify
+    both, as plain JSON values."""
 
     windows: Sequence[Callable[[], Request]]
     shape: DraftConfig
@@ -68,36 +70,36 @@ class Validation(NamedTuple):
 def train_trials(
     trials: Sequence[Trial], output: Path, validation: Validation, on_trial: Callable[[TrialResult], None]
 ) -> dict[str, TrialResult]:
-    """Train the trials whose results `output` does not hold yet; results by name. Trials of equal settings are trained
-    once. Ray must be connected.
+    """Train the trials whose results `output` does not hold yet -> all results by name.
 
-    Raises ConfigError where `output` holds a drafter that was measured on other validation windows.
+    `on_trial` receives each result. Trials with equal settings are trained once. Ray must be connected. Raises
+    ConfigError if `output` holds a drafter that was measured on other validation windows.
     """
     results: dict[str, TrialResult] = {}
     by_folder = _by_folder(trials, output)
 
-    def take_in(folder: Path, content: Mapping[str, Any]) -> None:
+    def add_results(folder: Path, content: Mapping[str, Any]) -> None:
         _refuse_other_validation(folder, content, validation)
         for trial in by_folder[folder]:
             result = TrialResult(trial.name, folder, content["tau"], content["curve"], content["settings"])
             results[trial.name] = result
             on_trial(result)
 
-    waiting = {}
+    running = {}
     for folder, (trial, *_) in by_folder.items():
         if content := Folder(str(folder)).read(RESULT):
-            take_in(folder, json.loads(content))
+            add_results(folder, json.loads(content))
         else:
             options = {"num_cpus": 1, "num_gpus": trial.config.workers.gpus, "max_retries": 1}
-            waiting[_train.options(**options).remote(trial, folder, validation)] = folder
-    while waiting:
-        (done,), _ = ray.wait(list(waiting))
-        take_in(waiting.pop(done), ray.get(done))
+            running[_train.options(**options).remote(trial, folder, validation)] = folder
+    while running:
+        (done,), _ = ray.wait(list(running))
+        add_results(running.pop(done), ray.get(done))
     return results
 
 
 def _by_folder(trials: Sequence[Trial], output: Path) -> dict[Path, list[Trial]]:
-    """Trials by the folder of their result, which is named by their settings and what they learn from."""
+    """Trials by the folder of their result, which is named after their settings and their training data."""
     digests = {
         (folder, num_windows): HiddenStateStore(folder, names=numbered_shards(num_windows)).digest
         for folder, num_windows in {(trial.hidden_states, trial.config.num_windows) for trial in trials}
@@ -113,7 +115,8 @@ def _refuse_other_validation(folder: Path, content: Mapping[str, Any], validatio
     if differing := differing_settings(content["validation"], validation.settings):
         earlier = ", ".join(f"{key}={content['validation'].get(key)!r}" for key in differing)
         raise ConfigError(
-            f"{folder} was measured on validation windows with {earlier}; set that as it was, or name another --output"
+            f"{folder} was measured on validation windows with {earlier}; "
+            "restore those settings, or use another --output"
         )
 
 
@@ -125,7 +128,7 @@ def _train(trial: Trial, folder: Path, validation: Validation) -> dict[str, Any]
     target = load_target(config.target, device=config.device, dtype=config.dtype)
     curve: list[tuple[int, float, Sequence[float]]] = []
 
-    def note(metrics: StepMetrics) -> None:
+    def add_point(metrics: StepMetrics) -> None:
         if metrics.step % STEPS_BETWEEN_POINTS == 0 or metrics.step + 1 == config.train.steps:
             curve.append((metrics.step, metrics.loss, metrics.agreement))
 
@@ -133,7 +136,7 @@ def _train(trial: Trial, folder: Path, validation: Validation) -> dict[str, Any]
     source = stored_hidden_states(config, str(trial.hidden_states), target.info, names)
     geometry = drafter_geometry(config, target.info, source.bridge_layer)
     with source.open(worker.device) as opened:
-        trainer = new_trainer(config.train, geometry, opened, worker, Hooks(note))
+        trainer = new_trainer(config.train, geometry, opened, worker, Hooks(add_point))
         try:
             trainer.run()
             drafter = SparrowDrafterModel(geometry)
@@ -141,7 +144,7 @@ def _train(trial: Trial, folder: Path, validation: Validation) -> dict[str, Any]
             save_drafter(folder, drafter, f"# {trial.name}\n")
             tau = greedy_tau(drafter, target, validation.windows, validation.shape)
         except TrainingDivergedError:
-            tau = TAU_OF_NO_DRAFTER
+            tau = TAU_WITHOUT_DRAFTER
     content = {
         "name": trial.name,
         "tau": tau,

@@ -1,4 +1,4 @@
-"""One capture from a config to its account: success + error + skipped = input."""
+"""Runs a capture of hidden states and counts its windows by outcome: success + error + skipped = input."""
 
 import time
 from collections import Counter
@@ -16,7 +16,7 @@ from pipeline.common.memory import device_memory_bytes, memory_need, refuse_too_
 from pipeline.common.rows import Row
 from pipeline.common.storage import Folder, absolute
 from pipeline.common.worker_engine import WorkerModels
-from pipeline.drafters.capture_graph import RequestSource, capture_archive, capture_requests, numbered_window
+from pipeline.drafters.capture_graph import RequestSource, capture_archive, capture_requests, numbered_window_id
 from pipeline.drafters.capture_stage import CaptureWorkerConfig
 from pipeline.drafters.config import DistillRunConfig
 from sparrow_core.config import EngineConfig
@@ -28,9 +28,11 @@ _STATUSES = {"success": "captured", "error": "errors", "skipped": "skipped"}
 
 
 @dataclass(frozen=True)
-class CaptureAccount:
-    """What became of the windows, by status, and what was stored. `lost` are videos that lack rows: their worker died
-    with them, and running again tries them again."""
+class CaptureSummary:
+    """Counts of windows by status, of captions and bytes stored, and the errors.
+
+    `lost` lists videos of which rows are missing because their worker died; another run tries them again.
+    """
 
     windows: Counter[str] = field(default_factory=Counter)
     captions: int = 0
@@ -41,15 +43,15 @@ class CaptureAccount:
 
     @property
     def total(self) -> int:
-        """All windows that came in."""
+        """Number of input windows."""
         return self.windows.total()
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{self.windows[status]} {word}" for status, word in _STATUSES.items())
         return f"{self.total} windows = {kinds}; {self.captions} captions, {self.num_bytes / 2**20:.1f} MiB"
 
-    def with_row(self, row: Row) -> "CaptureAccount":
-        """The account after one more CAPTURED row."""
+    def with_row(self, row: Row) -> "CaptureSummary":
+        """The summary with one more CAPTURED row counted."""
         errors = self.errors
         if row["status"] == "error":
             errors = (*errors, f"{row['source_uri'] or row['window_id']}: {row['reason']}: {row['error']}")
@@ -62,13 +64,14 @@ class CaptureAccount:
         )
 
 
-OnWindow = Callable[[CaptureAccount], None]
+OnWindow = Callable[[CaptureSummary], None]
+"""Called after every window with the summary so far."""
 
 
 def capture_videos(
-    config: CaptionConfig, sources: Sequence[str], folder: str, on_window: OnWindow = lambda account: None
-) -> CaptureAccount:
-    """Capture what `folder` does not hold yet of the windows of video files; `config.capture.share` plays no part."""
+    config: CaptionConfig, sources: Sequence[str], folder: str, on_window: OnWindow = lambda summary: None
+) -> CaptureSummary:
+    """Capture those windows of the video files that `folder` does not hold yet. `config.capture.share` is ignored."""
     config = replace(config, target=worker_path(config.target), draft=worker_draft(config.draft))
     settings = caption_settings(config)
     with connected() as cluster:
@@ -80,55 +83,56 @@ def capture_videos(
             graph = capture_archive(
                 sources, captured_windows(folder), config, worker, plan, read_frame_spec(config.target)
             )
-            rows, account = _account(graph.iter_rows(), on_window)
-    found = Counter(row["source_uri"] for row in rows)
+            rows, summary = _summarise(graph.iter_rows(), on_window)
+    rows_by_video = Counter(row["source_uri"] for row in rows)
     expected = dict.fromkeys(sources, 1) | {row["source_uri"]: row["num_windows"] or 1 for row in rows}
-    return replace(account, lost=tuple(source for source in sources if found[source] < expected[source]))
+    return replace(summary, lost=tuple(source for source in sources if rows_by_video[source] < expected[source]))
 
 
 def capture_numbered(config: DistillRunConfig, requests: RequestSource, folder: str, settings: str) -> None:
-    """Capture what `folder` does not hold yet of windows 0 to `config.num_windows`. Ray must be connected.
+    """Capture those of the windows 0 to `config.num_windows` - 1 that `folder` does not hold yet.
 
-    Raises CheckpointError where one is missing afterwards: what is learnt must not depend on which worker died.
+    Ray must be connected. Raises CheckpointError if a window is still missing afterwards, because the training data
+    must not depend on which worker died.
     """
     done = captured_windows(folder)
-    names = {number: numbered_window(number) for number in range(config.num_windows)}
+    names = {number: numbered_window_id(number) for number in range(config.num_windows)}
     missing = [number for number, name in names.items() if name not in done]
     if not missing:
         return
     sink = CaptureSink(config.capture, absolute(folder), settings)
     worker = CaptureWorkerConfig(_models(config, EngineConfig()), sink, config.workers.threads)
     with data_context(len(missing)), errors_of_worker_start():
-        rows, account = _account(capture_requests(requests, missing, worker, config.workers).iter_rows())
-    found = {row["window_id"] for row in rows}
-    lost = [names[number] for number in missing if names[number] not in found]
-    if lost or account.errors:
+        rows, summary = _summarise(capture_requests(requests, missing, worker, config.workers).iter_rows())
+    reported = {row["window_id"] for row in rows}
+    lost = [names[number] for number in missing if names[number] not in reported]
+    if lost or summary.errors:
         skipped = Counter(skipped=config.num_windows - len(missing))
-        account = replace(account, windows=account.windows + skipped)
+        summary = replace(summary, windows=summary.windows + skipped)
         raise CheckpointError(
-            f"{len(lost) + len(account.errors)} windows were not captured ({account}): "
-            f"{'; '.join([*account.errors, *lost][:3])}; run again"
+            f"{len(lost) + len(summary.errors)} windows were not captured ({summary}): "
+            f"{'; '.join([*summary.errors, *lost][:3])}; run again"
         )
 
 
 def numbered_shards(num_windows: int) -> list[str]:
-    """Names of the shards of windows 0 to `num_windows`."""
-    return [shard_name(numbered_window(number)) for number in range(num_windows)]
+    """Names of the shards of windows 0 to `num_windows` - 1."""
+    return [shard_name(numbered_window_id(number)) for number in range(num_windows)]
 
 
 def captured_windows(folder: str) -> frozenset[str]:
-    """Names of the windows whose shards a folder holds."""
+    """Ids of the windows whose shards a folder holds."""
     return frozenset(name for file in Folder(folder).names() if (name := window_of_shard(file)))
 
 
-def _account(coming: Iterable[Row], on_window: OnWindow = lambda account: None) -> tuple[list[Row], CaptureAccount]:
-    """All rows, and the account of them."""
-    account, rows, began = CaptureAccount(), [], time.monotonic()
-    for row in coming:
+def _summarise(stream: Iterable[Row], on_window: OnWindow = lambda summary: None) -> tuple[list[Row], CaptureSummary]:
+    """Consume a stream of CAPTURED rows -> all rows and their summary."""
+    summary, rows, began = CaptureSummary(), [], time.monotonic()
+    for row in stream:
         rows.append(row)
-        account = replace(account.with_row(row), seconds=time.monotonic() - began)
-        on_window(account)
-    return rows, account
+        summary = replace(summary.with_row(row), seconds=time.monotonic() - began)
+        on_window(summary)
+    return rows, summary
 
 
 def _models(config: Any, engine: EngineConfig) -> WorkerModels:

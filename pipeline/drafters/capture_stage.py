@@ -1,6 +1,6 @@
-"""Stage: a window's hidden states and nothing else, from the one Engine that its worker hosts.
+"""Capture stage: decodes windows with the worker's Engine and stores their hidden states, without captioning.
 
-Owns the account of a window; what is recorded and where it goes is `captioning.stages.capture`'s.
+Owns the CAPTURED row of a window. `captioning.stages.capture` decides what is recorded and where it is stored.
 """
 
 import asyncio
@@ -20,8 +20,8 @@ from sparrow_core.types import Request
 
 @dataclass(frozen=True)
 class NamedWindow:
-    """A window to capture: its name, its number (which its captions are sampled by), the request to read it, and the
-    video that it is of, if any."""
+    """A window to capture: its name, its number (which seeds the sampling of its captions), its request, and the video
+    that it was cut from, if any."""
 
     name: str
     number: int
@@ -30,11 +30,12 @@ class NamedWindow:
 
 
 WindowOf = Callable[[Row], NamedWindow]
+"""Row -> the window that it stands for; may decode frames, so it runs on another thread."""
 
 
 @dataclass(frozen=True)
 class CaptureWorkerConfig:
-    """Settings of a capture worker: its checkpoints, where hidden states go, and torch's thread count."""
+    """Settings of a capture worker: its checkpoints, where hidden states are stored, and torch's thread count."""
 
     models: WorkerModels
     sink: CaptureSink
@@ -42,7 +43,7 @@ class CaptureWorkerConfig:
 
 
 class CaptureWindows:
-    """Async callable on tables of rows that each stand for a window: captures it and reports on it (CAPTURED)."""
+    """Async callable on tables with one row per window: captures each window and completes its row (CAPTURED)."""
 
     def __init__(self, worker: CaptureWorkerConfig, window_of: WindowOf) -> None:
         torch.set_num_threads(worker.threads)
@@ -55,7 +56,7 @@ class CaptureWindows:
         return await fill_rows(windows, self._capture_row, CAPTURED)
 
     async def _capture_row(self, row: Row) -> None:
-        """Complete a row in place: with what was stored, or with the error that it carries or meets here."""
+        """Complete a row in place: capture its window, or record the error. A row that has a status keeps it."""
         row.update(captions=0, captured_bytes=0, t_capture_s=0.0)
         if row.get("status") is None:
             with row_boundary(row):
@@ -69,8 +70,8 @@ class CaptureWindows:
         window = await asyncio.to_thread(self._window_of, row)
         modes = self._capture.modes(window.number)
         request = replace(window.request, max_new_tokens=self._config.max_new_tokens)
-        written = await completions(self._engine, request, modes)
-        status, size = await self._capture.store(window.name, window.source_uri, modes, written)
+        completed = await completions(self._engine, request, modes)
+        status, size = await self._capture.store(window.name, window.source_uri, modes, completed)
         row.update(
             status="success" if status == "stored" else "skipped",
             reason=None if status == "stored" else status,

@@ -1,4 +1,7 @@
-"""Configuration of a distillation run, whatever its windows come from. Importable without torch or Ray."""
+"""Settings of a distillation run: capture, training, workers, validation, evaluation, triggers.
+
+Importable without torch or Ray. Where windows come from is declared elsewhere.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -8,16 +11,16 @@ from pipeline.common.ids import settings_fingerprint
 from sparrow_core.config import CaptureConfig, DecodeConfig, DistillConfig, DraftConfig
 from sparrow_core.errors import ConfigError
 
-_CPUS_BESIDE = 0.5  # for whatever feeds or measures while training holds its grant
+_SPARE_CPUS = 0.5  # for tasks that feed or validate while training workers hold their CPUs
 
 
 @dataclass(frozen=True)
 class DistillWorkers:
-    """Processes of each stage and the share of the cluster that each one holds.
+    """Number of worker processes per stage, and the CPUs, GPUs and torch threads of each process.
 
-    Two training workers of one CPU each would leave a two-CPU machine no room for anything beside them, so the default
-    grant is half a CPU; torch then uses `threads` threads all the same. With `train_at_least`, training goes on with
-    fewer than `train` workers while the cluster is smaller (elastic), and grows again.
+    `cpus` is what Ray reserves; torch uses `threads` threads regardless. The default is half a CPU, because two
+    training workers of one CPU each would leave a two-CPU machine no room for anything else. With `train_at_least`,
+    training is elastic: it continues with fewer than `train` workers while the cluster is smaller, and grows again.
     """
 
     capture: int = 1
@@ -39,32 +42,35 @@ class DistillWorkers:
 
     @property
     def train_range(self) -> int | tuple[int, int]:
-        """How many training workers, as Ray Train wants to hear it."""
+        """Number of training workers in Ray Train's form: a fixed number, or (least, most) if elastic."""
         return self.train if self.train_at_least is None else (self.train_at_least, self.train)
 
     @property
-    def most_failures(self) -> int:
-        """How often training goes on after a worker has failed: more often where machines are known to come and go."""
+    def max_failures(self) -> int:
+        """How many worker failures a training run survives: more if it is elastic, where machines come and go."""
         return 2 if self.train_at_least is None else 20
 
 
 def refuse_too_many_workers(workers: DistillWorkers, cluster: Mapping[str, float]) -> None:
-    """Raise ConfigError where training workers would fill the cluster: Ray would wait for room without a word."""
+    """Raise ConfigError if the training workers do not fit into the cluster: Ray would wait silently for room."""
     least = workers.train_at_least or workers.train
-    for name, each, spare in (("CPU", workers.cpus, _CPUS_BESIDE), ("GPU", workers.gpus, 0.0)):
+    for name, each, spare in (("CPU", workers.cpus, _SPARE_CPUS), ("GPU", workers.gpus, 0.0)):
         have = cluster.get(name, 0.0)
         if least * each + spare > have:
             raise ConfigError(
-                f"{least} training workers of {each:g} {name} need {least * each + spare:g} {name}s with what runs "
-                f"beside them, but the cluster has {have:g}; lower workers.train or workers.{name.lower()}s"
+                f"{least} training workers of {each:g} {name} need {least * each + spare:g} {name}s, including "
+                f"the tasks beside them, but the cluster has {have:g}; lower workers.train or workers.{name.lower()}s"
             )
 
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """After every checkpoint, tau by real decoding on `windows` windows of `length` visual tokens that are neither
-    learnt from nor measured on in the end; the checkpoint with the best tau becomes the drafter, rather than the last
-    one or the one of the lowest loss. No windows: the last one does."""
+    """Choice of the best checkpoint: tau is measured after every checkpoint by real decoding.
+
+    It is measured on `windows` windows of `length` visual tokens, which are used neither for training nor for the
+    final evaluation. The checkpoint with the highest tau becomes the drafter, not the one with the lowest loss. With 0
+    windows, the last checkpoint becomes the drafter.
+    """
 
     windows: int = 0
     length: int = 512
@@ -77,13 +83,15 @@ class ValidationConfig:
 
 @dataclass(frozen=True)
 class DistillRunConfig:
-    """What makes a drafter of `num_windows` windows, or of all that lie in the folder `states`.
+    """Settings that determine a drafter, which is trained on `num_windows` windows, or on all windows captured in the
+    folder `states`.
 
-    Windows are captured before training begins, or, `online`, by every training worker as it comes to them: nothing is
-    stored then, and each worker holds the target.
+    Windows are captured before training begins. With `online`, each training worker holds the target and captures a
+    window whenever a step needs it; nothing is stored.
 
-    `draft` drafts the captures, which changes none. `sees` is what the new drafter attends to (`DrafterConfig`),
-    `blind` trains the ablation whose states are zeroed, in training and decoding alike.
+    `draft` is the drafter that speeds up the capture; it does not change the captured captions. `sees` is what the new
+    drafter attends to (see `DrafterConfig`). `blind` trains the ablation in which the target's hidden states are
+    zeroed, in training and in decoding.
     """
 
     target: str
@@ -103,12 +111,12 @@ class DistillRunConfig:
 
     @property
     def reads_embeddings(self) -> bool:
-        """Whether the drafter sees visual embeddings."""
+        """Whether the drafter attends to visual embeddings, or to a summary of them."""
         return self.sees in ("embeddings", "summary")
 
     @property
     def shows_bridge(self) -> bool:
-        """Whether the drafter learns from bridge states."""
+        """Whether the drafter is trained with bridge-layer hidden states (IVSB, or `sees=bridge`)."""
         return self.sees == "bridge" or (self.sees == "text" and self.train.bridge_share > 0)
 
     def __post_init__(self) -> None:
@@ -122,17 +130,19 @@ class DistillRunConfig:
         if self.num_windows < 1:
             raise ConfigError(f"num_windows={self.num_windows} must be at least 1")
         if self.online and self.states:
-            raise ConfigError(f"online=true stores no states and reads none: leave out states={self.states}")
+            raise ConfigError(f"online=true stores and reads no hidden states: leave out states={self.states}")
         if self.reads_embeddings and not (self.states or self.online or self.capture.keep_embeddings):
             raise ConfigError(
-                f"sees={self.sees} learns from visual embeddings: set capture.keep_embeddings=true, or online=true"
+                f"sees={self.sees} needs visual embeddings: set capture.keep_embeddings=true, or online=true"
             )
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Draft shapes and temperatures under which a drafter is measured, each on `windows_per_length` windows of every
-    visual length, of as many videos."""
+    """Draft shapes (`drafts`) and temperatures at which a drafter is measured.
+
+    Every combination decodes `windows_per_length` windows of each visual length, every window from a different video.
+    """
 
     lengths: tuple[int, ...] = (64, 512)
     windows_per_length: int = 12
@@ -148,16 +158,18 @@ class EvaluationConfig:
                 raise ConfigError(f"evaluation.{name}={getattr(self, name)} must be at least 1")
         for name in ("lengths", "temperatures", "drafts"):
             if not getattr(self, name):
-                raise ConfigError(f"evaluation.{name} is empty: name one at least")
+                raise ConfigError(f"evaluation.{name} is empty: give at least one")
         if min(self.lengths) < 1:
             raise ConfigError(f"evaluation.lengths={list(self.lengths)} are visual tokens: each must be at least 1")
 
 
 @dataclass(frozen=True)
 class TriggerConfig:
-    """A run is due once `min_new_captions` were captured since the last one; or any, if over the `recent_windows`
-    windows of the captioning run `watch` that the drafter in use drafted last, tau has fallen by more than `max_drop`
-    (a share) below what it was measured to be."""
+    """When a training run is due: as soon as `min_new_captions` captions are new since the last run.
+
+    One new caption is enough if tau has drifted: in the captioning run `watch`, over the last `recent_windows` windows
+    that used the drafter in use, tau lies by more than the share `max_drop` below its recorded evaluation.
+    """
 
     min_new_captions: int = 1
     watch: str | None = None
@@ -176,8 +188,10 @@ class TriggerConfig:
 
 @dataclass(frozen=True)
 class DrafterRunConfig(DistillRunConfig):
-    """A distillation, how its drafter is measured afterwards, and when it is due. Windows of a captioning run are
-    decoded again within the limits `decode`."""
+    """A distillation run with the evaluation that follows it and the trigger that starts it.
+
+    `decode` limits the decoding of videos when windows of a captioning run are read again.
+    """
 
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     trigger: TriggerConfig = field(default_factory=TriggerConfig)
@@ -185,23 +199,24 @@ class DrafterRunConfig(DistillRunConfig):
 
 
 def capture_settings(config: DistillRunConfig, windows: dict[str, Any]) -> str:
-    """Digest of what decides a captured window: how it is captioned and the window source's own settings.
+    """Digest of all settings that shape a captured window: those of the capture and those of the window source.
 
-    The number of windows is no part of it, so that a larger capture continues a smaller one.
+    The number of windows is not included, so a larger capture continues a smaller one.
     """
     return settings_fingerprint({"capture": asdict(config.capture), "windows": windows, "dtype": config.dtype})
 
 
-def run_name(config: DistillRunConfig, states: str) -> str:
-    """Name of a training run: another config, target or capture never continues a run that it does not match.
+def run_name(config: DistillRunConfig, hidden_states: str) -> str:
+    """Name of a training run: a digest of its settings and of `hidden_states`, which identifies the captured windows.
 
-    `states` identifies the captured windows. The number of workers is left out: it does not change what is learnt.
+    A run is therefore continued only with the same config, target and capture. The number of workers is not included,
+    because it does not change the drafter beyond rounding.
     """
     settings = {
         "train": asdict(config.train),
         "blind": config.blind,
         "sees": config.sees,
         "validation": asdict(config.validation),
-        "states": states,
+        "states": hidden_states,
     }
     return f"distill-{settings_fingerprint(settings)}"

@@ -1,11 +1,11 @@
-"""From a target to a drafter's folder: hidden states, training, publishing, each continued where it was interrupted.
+"""Distillation from target to drafter folder: capture, training, publishing, each resumed after an interruption.
 
-Owns the order of the stages and the rule of when a training begins. Windows come from outside.
+Owns the order of the stages and the decision whether a training begins. Callers supply the windows.
 
     OUTPUT/states-<target>-<settings>/    captured windows
     OUTPUT/training/distill-<config>/     Ray Train's run: checkpoints
-    OUTPUT/training/pending.json          windows that the training under way learns from
-    OUTPUT/drafter/                       the drafter of the latest run, with what it was made from
+    OUTPUT/training/pending.json          windows of the unfinished training
+    OUTPUT/drafter/                       the drafter of the latest run, with its provenance
 """
 
 import json
@@ -18,7 +18,7 @@ import ray
 from pipeline.common.storage import Folder
 from pipeline.drafters.config import DistillRunConfig, run_name
 from pipeline.drafters.hidden_state_sources import HiddenStateSource
-from pipeline.drafters.origin import LearningWindows, Origin, prepare_origin
+from pipeline.drafters.origin import Origin, TrainingWindows, prepare_origin
 from pipeline.drafters.publishing import captions_learnt, publish
 from pipeline.drafters.ray_training import TrainingRun, train_drafter
 from pipeline.drafters.training import drafter_geometry
@@ -30,23 +30,24 @@ from sparrow_core.types import Request
 
 @dataclass(frozen=True)
 class DistillPolicy:
-    """When a training begins, and what is asked before.
+    """Conditions for a training to begin.
 
-    `refuse_target` raises for a fingerprint of a target that no drafter is wanted for. No training begins with fewer
-    than `least_new` captions that the drafter of the same recipe did not learn from, nor while that drafter is not
-    concluded (`is_concluded`: measured, perhaps judged).
+    `refuse_target` gets the target's fingerprint and raises if no drafter is wanted for that target. A training begins
+    only with at least `min_new_captions` captions that the previous drafter of the same recipe was not trained on, and
+    only if that drafter `is_concluded`: measured, and judged by the registry if there is one.
     """
 
-    least_new: int = 1
+    min_new_captions: int = 1
     refuse_target: Callable[[str], None] = lambda fingerprint: None
     is_concluded: Callable[[Path], bool] = lambda folder: True
 
 
 @dataclass(frozen=True)
-class Distilled:
-    """A drafter's folder, which need not exist yet, the captions that it learnt from, and whether this run made it.
+class DistillResult:
+    """A drafter's folder, which may not exist yet, the number of captions that it was trained on, and whether this call
+    trained it.
 
-    `num_waiting` counts the captions that it did not learn from, if they were too few to begin a training.
+    `num_waiting` counts new captions that no drafter was trained on, because no training could begin.
     """
 
     folder: Path
@@ -57,46 +58,49 @@ class Distilled:
 
 def distill(
     config: DistillRunConfig,
-    windows: LearningWindows,
+    windows: TrainingWindows,
     output: Path,
     policy: DistillPolicy | None = None,
     validation: Sequence[Callable[[], Request]] = (),
-) -> Distilled:
-    """All stages. Ray must be connected. With `validation` windows the best checkpoint is chosen on them.
+) -> DistillResult:
+    """Run all stages, or none if no training may begin. Ray must be connected.
 
-    Raises CheckpointError for hidden states of another target, before anything is trained.
+    `validation` windows choose the best checkpoint; without them the last one is taken. Raises CheckpointError for
+    hidden states of another target, before any training.
     """
     policy, output = policy or DistillPolicy(), output.absolute()
     info = _target_info(config)
     policy.refuse_target(info.fingerprint)
     origin = prepare_origin(config, windows, output, info)
-    pending, folder = _Pending(output / "training" / "pending.json"), output / "drafter"
-    source, is_under_way = _source_to_learn_from(origin, pending)
+    pending, folder = _PendingWindows(output / "training" / "pending.json"), output / "drafter"
+    source, is_unfinished = _training_source(origin, pending)
     learnt = captions_learnt(folder, origin.recipe)
     num_new = sum(count for window, count in source.num_captions.items() if window not in learnt)
-    may_begin = num_new >= policy.least_new and (not learnt or policy.is_concluded(folder))
-    if not is_under_way and not may_begin:
-        return Distilled(folder, sum(learnt.values()), is_new=False, num_waiting=num_new)
+    may_begin = num_new >= policy.min_new_captions and (not learnt or policy.is_concluded(folder))
+    if not is_unfinished and not may_begin:
+        return DistillResult(folder, sum(learnt.values()), is_new=False, num_waiting=num_new)
     pending.begin(origin.recipe, list(source.num_captions))
     geometry = drafter_geometry(config, info, source.bridge_layer)
     name = run_name(config, source.digest)
     drafter = train_drafter(TrainingRun(config, geometry, source, output / "training", name, validation))
     num_captions = publish(folder, drafter, origin, source, name)
     pending.end()
-    return Distilled(folder, num_captions, is_new=True)
+    return DistillResult(folder, num_captions, is_new=True)
 
 
-def _source_to_learn_from(origin: Origin, pending: "_Pending") -> tuple[HiddenStateSource, bool]:
-    """What a training learns from, and whether it is one that was interrupted: that goes on with the windows that it
-    began with, unless some of them are gone."""
-    source, begun = origin.source(), pending.names(origin.recipe)
-    if not begun or not set(begun) <= source.num_captions.keys():
+def _training_source(origin: Origin, pending: "_PendingWindows") -> tuple[HiddenStateSource, bool]:
+    """The hidden states to train on, and whether they are those of an unfinished training.
+
+    An unfinished training continues with the windows that it began with, unless some of them no longer exist.
+    """
+    source, begun_with = origin.source(), pending.names(origin.recipe)
+    if not begun_with or not set(begun_with) <= source.num_captions.keys():
         return source, False
-    return (origin.source(begun) if len(begun) < len(source.num_captions) else source), True
+    return (origin.source(begun_with) if len(begun_with) < len(source.num_captions) else source), True
 
 
 def _target_info(config: DistillRunConfig) -> TargetInfo:
-    """Facts about the target, from a worker that has room for it; the driver may have none."""
+    """Facts about the target, loaded on a worker, since the driver may lack the memory for it."""
 
     @ray.remote(num_cpus=config.workers.cpus, num_gpus=config.workers.gpus)
     def info() -> TargetInfo:
@@ -110,14 +114,14 @@ def _target_info(config: DistillRunConfig) -> TargetInfo:
         raise
 
 
-class _Pending:
-    """Note of the windows that a training under way learns from, since others may come meanwhile."""
+class _PendingWindows:
+    """File that lists the windows of an unfinished training, since new ones may be captured meanwhile."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
     def names(self, recipe: str) -> list[str] | None:
-        """Windows of an unfinished run of this recipe; None if there is none."""
+        """Names of the windows of an unfinished training of this recipe; None if there is none."""
         if not self._file.exists():
             return None
         content = json.loads(self._file.read_text())

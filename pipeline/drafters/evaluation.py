@@ -1,6 +1,6 @@
-"""Acceptance of drafters on held-out windows: one Ray Data map over a pool of engines, one window per task.
+"""Measures drafters' acceptance on held-out windows: a Ray Data map over a pool of engines, one window per task.
 
-Owns the pool; what is measured and how it is summarised belongs to `sparrow_core.measure.acceptance`.
+Owns the pool. `sparrow_core.measure.acceptance` owns what is measured and how it is summarised.
 """
 
 import json
@@ -35,12 +35,12 @@ from sparrow_core.types import Request
 
 _log = logging.getLogger(__name__)
 
-HeldOut = Mapping[int, Sequence[Callable[[], Request]]]
-"""Windows by visual length, each made when it is called, in whichever process."""
+HeldOutWindows = Mapping[int, Sequence[Callable[[], Request]]]
+"""Windows by visual length. A worker process calls a window to get its request."""
 
 
 def open_drafter(name: str, target: TargetModel) -> Drafter:
-    """A drafter by folder, URL or hub id, or one of the two without weights: "none" and "prompt_lookup"."""
+    """A drafter by folder, URL or hub id, or by name one of the two without weights: "none" and "prompt_lookup"."""
     if name == NoDrafter.name:
         return NoDrafter()
     if name == PromptLookupDrafter.name:
@@ -49,15 +49,17 @@ def open_drafter(name: str, target: TargetModel) -> Drafter:
 
 
 class MeasureWindow:
-    """Decodes one window per call with every drafter under every draft shape, after one prefill. Where the window
-    cannot be had, there is nothing but the `error`."""
+    """Decodes one window per call with every drafter in every draft shape and at every temperature, after one prefill.
+
+    For a window that cannot be read, the returned row holds the `error` and no measurement.
+    """
 
     def __init__(
         self,
         config: DistillRunConfig,
         evaluation: EvaluationConfig,
         drafters: Sequence[str],
-        windows: HeldOut,
+        windows: HeldOutWindows,
     ) -> None:
         torch.set_num_threads(config.workers.threads)
         self._windows, self._max_new_tokens = windows, evaluation.max_new_tokens
@@ -74,12 +76,12 @@ class MeasureWindow:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
             request = replace(self._windows[row["length"]][row["index"]](), max_new_tokens=self._max_new_tokens)
-            windows = measure_window(self._engine, request, list(self._modes.values()))
+            counts = measure_window(self._engine, request, list(self._modes.values()))
         except SparrowError as error:
             return {**row, "error": str(error), "measured": "[]"}
         measured = [
             {"drafter": drafter, "draft": shape, "temperature": temperature, **asdict(window)}
-            for (drafter, shape, temperature), window in zip(self._modes, windows, strict=True)
+            for (drafter, shape, temperature), window in zip(self._modes, counts, strict=True)
         ]
         return {**row, "error": None, "measured": json.dumps(measured)}
 
@@ -88,17 +90,38 @@ def evaluate_drafters(
     config: DistillRunConfig,
     evaluation: EvaluationConfig,
     drafters: Sequence[str],
-    windows: HeldOut,
+    windows: HeldOutWindows,
 ) -> list[AcceptanceRow]:
-    """Measure `drafters` (see `open_drafter`) on held-out windows; one that cannot be had is left out for all of them,
-    with a warning.
+    """Measure `drafters` (see `open_drafter`) on held-out windows.
 
-    Rows come by drafter, by draft shape, by temperature, by length. A drafter is named as `checkpoint_name` has it.
-    Raises ConfigError for two drafters of one name, and where no window of a length can be had.
+    Rows are ordered by drafter, draft shape, temperature and length. Their `drafter` is the `checkpoint_name`. A window
+    that cannot be read is left out for all drafters, with a warning. Raises ConfigError for two drafters with the same
+    name, and if no window of a length can be read.
     """
     names = [checkpoint_name(drafter) for drafter in drafters]
     if len(set(names)) < len(names):
-        raise ConfigError(f"drafters {', '.join(drafters)} share a name; rename a folder: rows go by its last part")
+        raise ConfigError(
+            f"drafters {', '.join(drafters)} share a name; rename a folder: rows are named by its last part"
+        )
+    by_row: dict[tuple[str, str, float, int], list[WindowAcceptance]] = defaultdict(list)
+    for window in sorted(_measure_windows(config, evaluation, drafters, windows), key=itemgetter("index")):
+        if window["error"]:
+            _log.warning("one window of %s visual tokens is left out: %s", window["length"], window["error"])
+        for row in json.loads(window["measured"]):
+            by_row[row["drafter"], row["draft"], row["temperature"], window["length"]].append(_window(row))
+    return [
+        summarise(name, shape, str(length), by_row[name, shape, temperature, length], temperature)
+        for name in names
+        for shape in evaluation.drafts
+        for temperature in evaluation.temperatures
+        for length in sorted(windows)
+    ]
+
+
+def _measure_windows(
+    config: DistillRunConfig, evaluation: EvaluationConfig, drafters: Sequence[str], windows: HeldOutWindows
+) -> list[dict[str, Any]]:
+    """The rows of `MeasureWindow` for all windows, unordered. Long windows start first, which balances the workers."""
     items = [
         {"length": length, "index": index}
         for length in sorted(windows, reverse=True)
@@ -114,21 +137,8 @@ def evaluate_drafters(
         num_gpus=config.workers.gpus or None,
         **finite_retries(),
     )  # fmt: skip
-    by_row: dict[tuple[str, str, float, int], list[WindowAcceptance]] = defaultdict(list)
     with errors_of_worker_start():
-        found = measured.take_all()
-    for window in sorted(found, key=itemgetter("index")):
-        if window["error"]:
-            _log.warning("one window of %s visual tokens is left out: %s", window["length"], window["error"])
-        for row in json.loads(window["measured"]):
-            by_row[row["drafter"], row["draft"], row["temperature"], window["length"]].append(_window(row))
-    return [
-        summarise(name, shape, str(length), by_row[name, shape, temperature, length], temperature)
-        for name in names
-        for shape in evaluation.drafts
-        for temperature in evaluation.temperatures
-        for length in sorted(windows)
-    ]
+        return measured.take_all()
 
 
 def _window(row: dict[str, Any]) -> WindowAcceptance:

@@ -1,5 +1,5 @@
-"""What a drafter learns from, as a value that every training worker opens for itself: states that were stored, or a
-target that writes captions beside the training."""
+"""Sources of hidden states to train on, as picklable values that each training worker opens for itself: shards in a
+folder, or a target that captures captions online."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -24,15 +24,15 @@ from sparrow_core.errors import CheckpointError, ConfigError
 
 
 class OpenedSource(NamedTuple):
-    """Captions to learn from, and what training needs of their target."""
+    """Training examples, and the target's embedding and lm_head tables that training needs."""
 
     examples: ExampleSource
     tables: TargetTables
 
 
 class HiddenStateSource(Protocol):
-    """`digest` identifies all that is learnt from, `num_captions` counts it by window. A worker opens it on the device
-    that it trains on."""
+    """`digest` identifies the training data, `num_captions` counts captions by window. A worker opens the source on the
+    device that it trains on."""
 
     @property
     def digest(self) -> str: ...
@@ -45,7 +45,7 @@ class HiddenStateSource(Protocol):
 
 @dataclass(frozen=True)
 class StoredHiddenStates:
-    """Shards in a folder (any fsspec URL, of which every machine fetches its own copy)."""
+    """Shards in a folder or behind any fsspec URL, from which each machine fetches its own copy."""
 
     folder: str
     target_fingerprint: str
@@ -63,7 +63,7 @@ class StoredHiddenStates:
 
 @dataclass(frozen=True)
 class OnlineHiddenStates:
-    """Captions that each worker's own copy of the target writes."""
+    """Captions that each worker's own copy of the target generates while the drafter is trained."""
 
     config: DistillRunConfig
     windows: Sequence[OnlineWindow]
@@ -86,28 +86,31 @@ class OnlineHiddenStates:
 def stored_hidden_states(
     config: DistillRunConfig, folder: str, info: TargetInfo, names: Sequence[str] | None = None
 ) -> StoredHiddenStates:
-    """All shards of a folder, or those of these names. Raises CheckpointError as `HiddenStateStore`, and ConfigError
-    where they lack what the config's drafter learns from."""
+    """All shards of a folder, or those with these names.
+
+    Raises CheckpointError as `HiddenStateStore` does, and ConfigError if the config needs visual embeddings that the
+    shards lack.
+    """
     store = _open_store(folder, (info.fingerprint, info.tokenizer_hash), names)
     if config.reads_embeddings and not store.has_embeddings:
         raise ConfigError(
-            f"sees={config.sees} learns from visual embeddings, and {folder} was captured without them, or in part: "
+            f"sees={config.sees} needs visual embeddings, and some or all of {folder} was captured without them: "
             "capture into a new folder with capture.keep.keep_embeddings=true"
         )
     return StoredHiddenStates(folder, info.fingerprint, store.num_captions, store.digest, store.header.bridge_layer)
 
 
 def captured_videos(folder: str) -> frozenset[str]:
-    """Videos that the stored windows of a folder are of. Raises CheckpointError as `HiddenStateStore`."""
+    """Videos from which the captured windows in a folder come. Raises CheckpointError as `HiddenStateStore` does."""
     return frozenset(_open_store(folder).videos)
 
 
 def _open_store(
     folder: str, target: tuple[str | None, str | None] = (None, None), names: Sequence[str] | None = None
 ) -> HiddenStateStore:
-    """A folder's own copy on this machine; `target` is its fingerprint and tokenizer hash."""
+    """Open this machine's copy of a folder. `target` is the expected fingerprint and tokenizer hash."""
     copy = local_folder(folder)
-    if names is None:  # the copy may hold shards that the folder does not hold any more
+    if names is None:  # the copy may hold shards that were since deleted from the folder
         names = [file for file in Folder(folder).names() if window_of_shard(file)]
     try:
         return HiddenStateStore(Path(copy), *target, names)
@@ -122,8 +125,10 @@ def online_hidden_states(
     info: TargetInfo,
     names: Sequence[str] | None = None,
 ) -> OnlineHiddenStates:
-    """All of these windows, or those of these names. `origin` tells apart where they are from and how they are
-    captioned."""
+    """Online capture of all these windows, or of those with these names.
+
+    `origin` identifies the source of the windows and the settings of their capture.
+    """
     chosen = [window for window in windows if names is None or window.name in names]
-    learnt = {"origin": origin, "target": info.fingerprint, "windows": [window.name for window in chosen]}
-    return OnlineHiddenStates(config, chosen, settings_fingerprint(learnt), bridge_layer(info, config.capture))
+    identity = {"origin": origin, "target": info.fingerprint, "windows": [window.name for window in chosen]}
+    return OnlineHiddenStates(config, chosen, settings_fingerprint(identity), bridge_layer(info, config.capture))

@@ -1,7 +1,6 @@
-"""What a drafter learns from: windows that are captured first, hidden states that lie in a folder, or a target that
-writes captions beside the training.
+"""Origin of a drafter's training data: windows captured first, a folder of hidden states, or online capture.
 
-Owns the choice between the three and the identity of each. How hidden states are opened is `hidden_state_sources`'s.
+Owns the choice between the three and the identity of each. `hidden_state_sources` opens the hidden states.
 """
 
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import Any
 from pipeline.common.checkpoints import checkpoint_identity
 from pipeline.common.ids import settings_fingerprint
 from pipeline.common.storage import absolute
-from pipeline.drafters.capture_graph import RequestSource, numbered_window
+from pipeline.drafters.capture_graph import RequestSource, numbered_window_id
 from pipeline.drafters.capture_run import capture_numbered, numbered_shards
 from pipeline.drafters.config import DistillRunConfig, capture_settings, run_name
 from pipeline.drafters.hidden_state_sources import HiddenStateSource, online_hidden_states, stored_hidden_states
@@ -22,9 +21,11 @@ from sparrow_core.distill.online import OnlineWindow
 
 
 @dataclass(frozen=True)
-class LearningWindows:
-    """Windows to learn from: `requests` by number, and the settings that tell them apart from others, as plain JSON
-    values. `of_run` are the windows of a captioning run instead, which are captioned while the drafter is trained."""
+class TrainingWindows:
+    """Windows to train on: `requests` by number, and the settings that identify them, as plain JSON values.
+
+    `of_run`, if given, replaces them by windows of a captioning run, which are captured online.
+    """
 
     requests: RequestSource
     settings: dict[str, Any]
@@ -33,56 +34,64 @@ class LearningWindows:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the examples of a run come from. `recipe` identifies the run whatever number of windows there are by now:
-    its config, its target and where its windows are from."""
+    """Where the training examples of a run come from.
+
+    `location` is the folder or URL of the hidden states, or a name for online capture. `recipe` is a digest of config,
+    target and location that does not change as more windows are captured. `online` lists the windows to capture online
+    (None: hidden states are read from `location`). `num_windows` limits the windows (None: all that are there).
+    """
 
     config: DistillRunConfig
     info: TargetInfo
-    place: str
+    location: str
     recipe: str
     online: Sequence[OnlineWindow] | None
     num_windows: int | None
 
     def source(self, names: Sequence[str] | None = None) -> HiddenStateSource:
-        """Hidden states of the windows of these names, or of all windows of the run. Raises CheckpointError for hidden
-        states of another target."""
+        """Hidden states of the named windows, or of all windows of the run.
+
+        Raises CheckpointError for hidden states of another target.
+        """
         if self.online is not None:
-            return online_hidden_states(self.config, self.online, self.place, self.info, names)
+            return online_hidden_states(self.config, self.online, self.location, self.info, names)
         if names is None and self.num_windows:
             names = numbered_shards(self.num_windows)
-        return stored_hidden_states(self.config, self.place, self.info, names)
+        return stored_hidden_states(self.config, self.location, self.info, names)
 
 
-def prepare_origin(config: DistillRunConfig, windows: LearningWindows, output: Path, info: TargetInfo) -> Origin:
-    """The origin that a config asks for; windows by number are captured here where that is missing. Ray must be
+def prepare_origin(config: DistillRunConfig, windows: TrainingWindows, output: Path, info: TargetInfo) -> Origin:
+    """The configured origin. Captures numbered windows into `output` if they are not captured yet. Ray must be
     connected."""
     num_windows = None if config.states or windows.of_run is not None else config.num_windows
     online = windows.of_run
     if config.online:
-        place = f"online-{capture_settings(config, windows.settings)}"
+        location = f"online-{capture_settings(config, windows.settings)}"
         if online is None:
             online = [
-                OnlineWindow(numbered_window(number), number, partial(windows.requests, number))
+                OnlineWindow(numbered_window_id(number), number, partial(windows.requests, number))
                 for number in range(config.num_windows)
             ]
     elif config.states:
-        place = absolute(config.states)
+        location = absolute(config.states)
     else:
-        place = str(capture_missing(config, windows, output))
+        location = str(capture_missing(config, windows, output))
     recipe = settings_fingerprint(
         {
             "run": run_name(config, ""),
             "target": info.fingerprint,
-            "states": place.removeprefix(f"{output}/"),  # so that an output folder may be moved
+            "states": location.removeprefix(f"{output}/"),  # so that an output folder may be moved
             "num_windows": num_windows,
         }
     )
-    return Origin(config, info, place, recipe, online, num_windows)
+    return Origin(config, info, location, recipe, online, num_windows)
 
 
-def capture_missing(config: DistillRunConfig, windows: LearningWindows, output: Path) -> Path:
-    """Capture the windows by number that are not captured yet -> their folder: one for each target and each way of
-    capturing. Ray must be connected. Raises CheckpointError where a window could not be captured."""
+def capture_missing(config: DistillRunConfig, windows: TrainingWindows, output: Path) -> Path:
+    """Capture the numbered windows that are not captured yet -> their folder, one for each target and capture settings.
+
+    Ray must be connected. Raises CheckpointError if a window could not be captured.
+    """
     settings = capture_settings(config, windows.settings)
     folder = output / f"states-{checkpoint_identity(config.target)}-{settings}"
     capture_numbered(config, windows.requests, str(folder), settings)

@@ -1,10 +1,10 @@
-"""A trained drafter's folder: written with its origin, measured, put on record, and promoted if it is better.
+"""Publishes a trained drafter: writes its folder and evaluation, registers it, and promotes it if it is better.
 
 OUTPUT/drafter/config.json ...     the drafter, as `save_drafter` wrote it
-OUTPUT/drafter/provenance.json     settings, versions and hidden states that it was made from
-OUTPUT/drafter/learnt.json         captions that it learnt from, counted by window
+OUTPUT/drafter/provenance.json     settings, versions and hidden states that it was trained with
+OUTPUT/drafter/learnt.json         captions that it was trained on, counted by window
 OUTPUT/drafter/evaluation.json     acceptance on held-out windows
-OUTPUT/drafter/judged.json         what the registry made of it
+OUTPUT/drafter/judged.json         the registry's decision: promoted or not, and why
 """
 
 import json
@@ -35,16 +35,17 @@ from sparrow_core.measure.acceptance import AcceptanceRow
 
 
 def publish(folder: Path, drafter: SparrowDrafterModel, origin: Origin, source: HiddenStateSource, run: str) -> int:
-    """Write a drafter's folder with its origin, in place of the one that is there -> captions that it learnt from."""
+    """Write a drafter's folder with its provenance, replacing an earlier one -> number of training captions."""
     new, config = folder.with_name(".drafter-new"), origin.config
     num_captions = sum(source.num_captions.values())
     save_drafter(new, drafter, drafter_card(config, num_captions, ()))
-    made_from = {
+    trained_with = {
         "run": run,
         "recipe": origin.recipe,
-        "states": {"origin": origin.place, "digest": source.digest, "captions": num_captions},
+        "states": {"origin": origin.location, "digest": source.digest, "captions": num_captions},
     }
-    (new / PROVENANCE).write_text(json.dumps(asdict(config) | made_from | {"versions": versions()}, indent=1) + "\n")
+    provenance = asdict(config) | trained_with | {"versions": versions()}
+    (new / PROVENANCE).write_text(json.dumps(provenance, indent=1) + "\n")
     (new / LEARNT).write_text(json.dumps(dict(source.num_captions)) + "\n")
     if folder.exists():
         shutil.rmtree(folder)
@@ -53,7 +54,7 @@ def publish(folder: Path, drafter: SparrowDrafterModel, origin: Origin, source: 
 
 
 def captions_learnt(folder: Path, recipe: str) -> dict[str, int]:
-    """Captions that the drafter of a folder learnt from, counted by window; none if its recipe is another."""
+    """Captions that the folder's drafter was trained on, counted by window; empty if it has another recipe."""
     provenance, windows = folder / PROVENANCE, folder / LEARNT
     if not windows.exists() or json.loads(provenance.read_text())["recipe"] != recipe:
         return {}
@@ -61,15 +62,17 @@ def captions_learnt(folder: Path, recipe: str) -> dict[str, int]:
 
 
 def store_evaluation(folder: Path, config: DistillRunConfig, num_captions: int, rows: Sequence[AcceptanceRow]) -> None:
-    """Write what was measured of a drafter into its folder and its card."""
+    """Write a drafter's evaluation into its folder and its model card."""
     own = [row for row in rows if row.drafter == folder.name]
     store_acceptance(folder / EVALUATION, own)
     (folder / "README.md").write_text(drafter_card(config, num_captions, own))
 
 
-def put_on_record(folder: Path, registry: Registry) -> str:
-    """Add a measured drafter to a registry, promote it if it is better than the one in use, and note the outcome in its
-    folder -> the outcome, for people."""
+def register_and_promote(folder: Path, registry: Registry) -> str:
+    """Add a measured drafter to a registry and promote it if it is better than the one in use -> the decision as text.
+
+    The decision is also written to the drafter's folder.
+    """
     added = add_measured(registry, folder)
     try:
         registry.promote(added.id)
@@ -82,12 +85,14 @@ def put_on_record(folder: Path, registry: Registry) -> str:
 
 
 def is_concluded(folder: Path, registry: Registry | None) -> bool:
-    """Whether the drafter of a folder was measured and, if there is a registry, judged by it."""
+    """Whether the folder's drafter was measured and, if there is a registry, judged by it."""
     return (folder / EVALUATION).exists() and (registry is None or is_judged(folder, registry))
 
 
 def is_judged(folder: Path, registry: Registry) -> bool:
-    """Whether `put_on_record` has ended for this drafter and registry. What was done there since, such as a rollback,
-    is not undone."""
-    note = folder / JUDGED
-    return note.exists() and json.loads(note.read_text())["registry"] == registry.url
+    """Whether `register_and_promote` has finished for this drafter and registry.
+
+    It is then not called again, so that a later rollback in the registry is not undone.
+    """
+    decision = folder / JUDGED
+    return decision.exists() and json.loads(decision.read_text())["registry"] == registry.url

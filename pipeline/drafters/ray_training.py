@@ -1,6 +1,6 @@
-"""Ray Train around the trainer: workers, checkpoints, validation, and the best checkpoint as the drafter.
+"""Runs the trainer on Ray Train: workers, checkpoints, validation, and the best checkpoint as the drafter.
 
-OUTPUT/<run>/    Ray Train's run: checkpoints, its own book of them, the workers' journals
+OUTPUT/<run>/    Ray Train's run: checkpoints, its index of them, the workers' journals
 """
 
 import os
@@ -33,8 +33,10 @@ TAU = "tau"  # the metric by which the best checkpoint is chosen
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A drafter to train: its settings, its geometry, its examples, and the windows on which its best checkpoint is
-    chosen (none: the last checkpoint is taken). A run of the same `name` under `output` goes on where it stopped."""
+    """A drafter to train: its settings, geometry, training examples, and the windows that choose its best checkpoint.
+
+    Without `validation` windows the last checkpoint is taken. A run with the same `name` under `output` is continued.
+    """
 
     config: DistillRunConfig
     geometry: DrafterConfig
@@ -50,15 +52,15 @@ class TrainingRun:
 
 
 def train_drafter(run: TrainingRun) -> SparrowDrafterModel:
-    """Train a drafter, or finish a run that was interrupted; a run that has finished gives the same drafter again.
+    """Train a drafter, or continue an interrupted run. A finished run returns the same drafter again.
 
-    Raises ConfigError where the cluster has no room for the workers, and what a worker refused.
+    Raises ConfigError if the workers do not fit into the cluster, and re-raises a worker's SparrowError.
     """
     refuse_too_many_workers(run.config.workers, ray.cluster_resources())
-    # Workers count as started once they have imported torch. On a busy machine that takes longer than Ray's own limit,
-    # after which they would all start again from nothing.
+    # Ray counts a worker as started once it has imported torch. On a busy machine that takes longer than Ray's default
+    # limit, after which it would restart all workers.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "180")
-    # Without this, what workers print comes twice: as they print it, and through Ray's logger.
+    # Without this, each line that a worker prints appears twice: once directly, once through Ray's logger.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     try:
         result = _ray_trainer(run).fit()
@@ -79,12 +81,12 @@ def _ray_trainer(run: TrainingRun) -> TorchTrainer:
     return TorchTrainer(
         train_worker,
         train_loop_config={"run": run},
-        validation_config=ValidationConfig(  # type: ignore[call-arg]  # of the second version of Ray Train
+        validation_config=ValidationConfig(  # type: ignore[call-arg]  # a parameter of Ray Train v2
             partial(_validate, run=run),
             ray_remote_kwargs={"num_cpus": workers.cpus, "num_gpus": workers.gpus},
         ),
         scaling_config=ScalingConfig(
-            num_workers=workers.train_range,  # type: ignore[arg-type]  # Ray declares it more narrowly than it is
+            num_workers=workers.train_range,  # type: ignore[arg-type]  # Ray's annotation lacks the tuple
             use_gpu=workers.gpus > 0,
             resources_per_worker=grant,
         ),
@@ -94,27 +96,30 @@ def _ray_trainer(run: TrainingRun) -> TorchTrainer:
             checkpoint_config=CheckpointConfig(
                 num_to_keep=2, checkpoint_score_attribute=score, checkpoint_score_order="max"
             ),
-            failure_config=FailureConfig(max_failures=workers.most_failures),
+            failure_config=FailureConfig(max_failures=workers.max_failures),
         ),
     )
 
 
 def _best_checkpoint(run: TrainingRun, result: Result) -> Checkpoint:
-    """The checkpoint of the highest tau, or the last one where nothing was validated."""
+    """The checkpoint with the highest tau, or the last one if the run has no validation windows.
+
+    Raises ConfigError if no checkpoint could be validated.
+    """
     if not run.validation:
         assert result.checkpoint is not None, "a finished run has a checkpoint of its last step"
         return result.checkpoint
-    measured = [(metrics[TAU], kept) for kept, metrics in result.best_checkpoints or [] if TAU in metrics]
-    if not measured:
+    validated = [(metrics[TAU], kept) for kept, metrics in result.best_checkpoints or [] if TAU in metrics]
+    if not validated:
         raise ConfigError(
             f"no checkpoint of {run.name} could be validated; see Ray's logs, or set validation.windows=0"
         )
-    best: Checkpoint = max(measured, key=itemgetter(0))[1]
+    best: Checkpoint = max(validated, key=itemgetter(0))[1]
     return best
 
 
 def train_worker(settings: dict[str, Any]) -> None:
-    """What each training worker runs."""
+    """The training loop of one Ray Train worker."""
     run: TrainingRun = settings["run"]
     torch.set_num_threads(run.config.workers.threads)
     context = ray.train.get_context()
@@ -135,7 +140,7 @@ def train_worker(settings: dict[str, Any]) -> None:
 
 
 def _validate(checkpoint: Checkpoint, *, run: TrainingRun) -> dict[str, Any]:
-    """What Ray Train runs beside the workers after each checkpoint."""
+    """Validate one checkpoint -> its tau. Ray Train runs this task beside the workers."""
     config = run.config
     torch.set_num_threads(config.workers.threads)
     target = load_target(config.target, device=config.device, dtype=config.dtype)

@@ -1,6 +1,6 @@
-"""One drafter in training, wherever that runs: its geometry, its trainer, and tau by real decoding.
+"""Building blocks of every drafter training: the drafter's geometry, its trainer, and tau measured by real decoding.
 
-`ray_training` runs it on many workers with checkpoints, `comparison.trials` in one task.
+`ray_training` uses them on several workers with checkpoints, `comparison.trials` in a single Ray task.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ from sparrow_core.types import Request
 
 
 def drafter_geometry(config: DistillRunConfig, info: TargetInfo, bridge_layer: int) -> DrafterConfig:
-    """The geometry of the drafter that a config asks for, whose hidden states were captured at this bridge layer."""
+    """Geometry of the configured drafter for a target whose hidden states were captured at `bridge_layer`."""
     return replace(
         DrafterConfig.for_target(info, blind=config.blind, sees=config.sees),
         bridge_layer=bridge_layer,
@@ -40,8 +40,10 @@ def new_trainer(
     hooks: Hooks,
     prepare: Callable[[nn.Module], nn.Module] | None = None,
 ) -> Trainer:
-    """A trainer of a drafter with fresh weights, which follow from the config's seed. `prepare` puts the model on the
-    worker's device and wraps it for several workers (None: on the device, unwrapped)."""
+    """A trainer of a new drafter, whose initial weights follow from the config's seed.
+
+    `prepare` moves the model to the worker's device and wraps it for distributed training; None only moves it.
+    """
     torch.manual_seed(config.seed)
     unrolled = UnrolledDrafter(SparrowDrafterModel(geometry), opened.tables, config)
     model = prepare(unrolled) if prepare else unrolled.to(worker.device)
@@ -51,7 +53,7 @@ def new_trainer(
 def greedy_tau(
     drafter: SparrowDrafterModel, target: TargetModel, windows: Sequence[Callable[[], Request]], shape: DraftConfig
 ) -> float:
-    """Tau by real greedy decoding, windows pooled. It lays the drafter out for decoding: do not train it afterwards."""
+    """Tau by real greedy decoding, pooled over windows. Converts the drafter for decoding, so do not train it again."""
     mode = DecodeMode(SparrowDrafter(drafter, target), shape, Sampling())
     with Engine(target, None) as engine:
         return summarise("", "", "", [measure_window(engine, make(), [mode])[0] for make in windows]).tau

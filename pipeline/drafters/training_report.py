@@ -1,4 +1,4 @@
-"""What a training worker reports of its steps: a journal, TensorBoard, Ray's metrics, and checkpoints to Ray Train."""
+"""What a training worker reports: a journal of its steps, TensorBoard, Ray's metrics, and checkpoints to Ray Train."""
 
 import json
 import os
@@ -20,8 +20,11 @@ _STEPS_BETWEEN_LINES = 20
 
 
 class TrainingReport:
-    """Hooks of a trainer. Every worker hands checkpoints to Ray Train, since that is a barrier, and keeps a journal of
-    its steps in `folder`; the first worker also prints, writes for TensorBoard and sets Ray's metrics."""
+    """Hooks of a trainer on one worker.
+
+    Every worker reports every checkpoint to Ray Train, because `ray.train.report` is a barrier, and writes a journal
+    of its steps to `folder`. The first worker also prints progress, writes TensorBoard files and sets Ray's metrics.
+    """
 
     def __init__(self, worker: Worker, folder: Path, validates: bool) -> None:
         self._validates = validates
@@ -29,11 +32,11 @@ class TrainingReport:
         self._writer = SummaryWriter(str(folder / "tensorboard")) if worker.rank == 0 else None
         journal = folder / f"steps-{worker.rank}-of-{worker.world_size}.jsonl"
         self._journal = journal.open("a", buffering=1)
-        self._loss = Gauge("sparrow_distill_loss", "Nats per learnt position, this worker's part of a step.")
-        self._step = Gauge("sparrow_distill_step", "Steps made.")
+        self._loss = Gauge("sparrow_distill_loss", "Loss in nats per trained position, this worker's part of a step.")
+        self._step = Gauge("sparrow_distill_step", "Training steps done.")
 
     def on_step(self, metrics: StepMetrics) -> None:
-        """Note one step."""
+        """Record one step."""
         self._metrics = asdict(metrics)
         self._journal.write(json.dumps(self._metrics | {"pid": os.getpid()}) + "\n")
         if self._writer is None:
@@ -49,11 +52,11 @@ class TrainingReport:
             print(f"step {metrics.step}: loss {metrics.loss:.4f}, agreement by pass {agreement}", flush=True)
 
     def on_checkpoint(self, step: int, state: StateDict) -> None:
-        """Hand the trainer's state to Ray Train."""
+        """Report the trainer's state to Ray Train; the first worker uploads it."""
         checkpoint = None
         if self._writer is not None:
             self._writer.flush()
-            folder = tempfile.mkdtemp(prefix="sparrow-checkpoint-")  # Ray removes it once it has uploaded it
+            folder = tempfile.mkdtemp(prefix="sparrow-checkpoint-")  # Ray removes it after the upload
             torch.save(state, Path(folder) / CHECKPOINT_FILE)
             checkpoint = Checkpoint.from_directory(folder)
         ray.train.report(
@@ -66,7 +69,7 @@ class TrainingReport:
 
 
 def load_state(checkpoint: Checkpoint) -> StateDict:
-    """The trainer's state of a checkpoint."""
+    """The trainer's state in a checkpoint."""
     with checkpoint.as_directory() as folder:
         state: StateDict = torch.load(Path(folder) / CHECKPOINT_FILE, map_location="cpu")
     return state

@@ -1,4 +1,4 @@
-"""When a scheduled distillation is due: enough new to learn from, or any if the drafter in use has become worse."""
+"""Decides when a scheduled distillation is due: after enough new captions, or after any if tau has drifted down."""
 
 import json
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _COLUMNS = ["created_at", "draft_fingerprint", "rounds", "drafted_tokens", "tau"
 
 @dataclass(frozen=True)
 class Drift:
-    """Tau over recent windows, and what it was measured to be at their visual lengths."""
+    """Tau over recent windows beside the tau expected of them from the drafter's recorded evaluation."""
 
     windows: int
     tau: float
@@ -30,25 +30,26 @@ class Drift:
 
     @property
     def drop(self) -> float:
-        """By which share tau has fallen."""
+        """The share by which tau lies below its expected value; negative if it lies above."""
         return 1 - self.tau / self.expected
 
     def __str__(self) -> str:
         return f"tau {self.tau:.2f} over {self.windows} recent windows, {self.drop:+.0%} below {self.expected:.2f}"
 
 
-def least_new_captions(trigger: TriggerConfig, registry: Registry | None) -> tuple[int, Drift | None]:
-    """How many new captions make a run due now, and the drift that was looked at."""
+def min_new_captions(trigger: TriggerConfig, registry: Registry | None) -> tuple[int, Drift | None]:
+    """How many new captions make a run due now, and the drift that was considered, if any."""
     drift = acceptance_drift(trigger, registry) if trigger.watch and registry else None
     has_worsened = drift is not None and drift.drop > trigger.max_drop
     return 1 if has_worsened else trigger.min_new_captions, drift
 
 
 def acceptance_drift(trigger: TriggerConfig, registry: Registry) -> Drift | None:
-    """Recent tau of the drafter in use; None where it has no such window yet. Raises ConfigError for no such run.
+    """Drift of the drafter in use over its recent windows in the run `trigger.watch`; None if it drafted none there.
 
-    A captioning run leaves the shape of drafts to the governor, so what is expected of a window is the least that any
-    shape was measured at for drafts of that many tokens, at the nearest visual length and the run's temperature.
+    The governor chooses draft shapes in a captioning run, so no single shape tells what to expect. The expected tau of
+    a window is therefore the lowest of all measured shapes, cut to the window's mean number of drafted tokens, at the
+    nearest visual length and the run's temperature. Raises ConfigError if `trigger.watch` is no captioning run.
     """
     in_use = registry.in_use
     if in_use is None:
@@ -59,8 +60,8 @@ def acceptance_drift(trigger: TriggerConfig, registry: Registry) -> Drift | None
         raise ConfigError(f"trigger.watch={trigger.watch} holds no captioning run: there is no {SETTINGS} in it")
     table = stored_rows(folder, _COLUMNS)
     identity = checkpoint_identity(registry.files(record.id))
-    mine = table.filter(pc.and_(pc.equal(table["draft_fingerprint"], identity), pc.greater(table["rounds"], 0)))
-    rows = sorted(mine.to_pylist(), key=lambda row: row["created_at"])[-trigger.recent_windows :]
+    drafted = table.filter(pc.and_(pc.equal(table["draft_fingerprint"], identity), pc.greater(table["rounds"], 0)))
+    rows = sorted(drafted.to_pylist(), key=lambda row: row["created_at"])[-trigger.recent_windows :]
     rounds = sum(row["rounds"] for row in rows)
     if not rounds:
         return None
@@ -73,13 +74,13 @@ def _expected(record: Record, row: dict[str, Any]) -> float:
     lengths = {int(measured.bucket) for measured in record.evaluation}
     nearest = str(nearest_length(lengths, row["visual_tokens"]))
     temperature = json.loads(row["sampling"])["temperature"]
-    measured = [found for found in record.evaluation if found.bucket == nearest]
-    alike = [found for found in measured if found.temperature == temperature]
-    return min(_tau_of(found, row["drafted_tokens"] / row["rounds"]) for found in alike or measured)
+    at_length = [measured for measured in record.evaluation if measured.bucket == nearest]
+    comparable = [measured for measured in at_length if measured.temperature == temperature] or at_length
+    return min(_limited_tau(measured, row["drafted_tokens"] / row["rounds"]) for measured in comparable)
 
 
-def _tau_of(measured: AcceptanceRow, drafted: float) -> float:
-    """Tau of the same drafter where rounds draft no more than so many tokens."""
+def _limited_tau(measured: AcceptanceRow, drafted_per_round: float) -> float:
+    """Tau of the same drafter if a round drafts at most `drafted_per_round` tokens, in a chain."""
     reached = accumulate(measured.depth_acceptance, mul)
-    within = sum(share * min(1.0, max(0.0, drafted - depth)) for depth, share in enumerate(reached))
-    return min(measured.tau, 1.0 + within)
+    accepted = sum(share * min(1.0, max(0.0, drafted_per_round - depth)) for depth, share in enumerate(reached))
+    return min(measured.tau, 1.0 + accepted)

@@ -22,7 +22,7 @@ from typer.testing import CliRunner, Result
 from demo.world.video import write_mp4
 from jobs.audit import main as audit_main
 from jobs.caption_corpus import app
-from jobs.capture_states import main as capture_main
+from jobs.capture_hidden_states import main as capture_main
 from pipeline.captioning.run import ExitCode
 from pipeline.captioning.stored_windows import CaptionRunTable, by_length, stored_windows
 from sparrow_core.config import DecodeConfig

@@ -1,5 +1,6 @@
 """The ledger: which windows are missing, which rows supersede which, and what survives a kill."""
 
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,23 @@ def test_of_two_failures_the_later_stands(tmp_path: Path) -> None:
     write(tmp_path, 2, row("a", "error") | {"reason": "crash"})
     open_ledger(tmp_path)
     assert plain_read(tmp_path)["reason"].tolist() == ["crash"]
+
+
+def test_which_row_stands_does_not_depend_on_the_order_of_the_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs at a time may take the same number, and put a window into parts with different others."""
+    ledger = open_ledger(tmp_path)
+    for run in (1, 2):
+        for other in ("b", "c"):
+            write(tmp_path, run, row("a", "success", caption=f"of run {run}, beside {other}"), row(other, "success"))
+    found = ledger.table(["window_id", "caption"]).to_pylist()
+    assert sorted(each["window_id"] for each in found) == ["a/0", "b/0", "c/0"]
+    assert all(each["caption"].startswith("of run 2") for each in found if each["window_id"] == "a/0")
+    names = Folder.names
+    monkeypatch.setattr(Folder, "names", lambda folder, path="": list(names(folder, path))[::-1])
+    again = ledger.table(["window_id", "caption"]).to_pylist()
+    assert sorted(again, key=itemgetter("window_id")) == sorted(found, key=itemgetter("window_id"))
 
 
 def test_unopened_video_gives_way_to_its_windows(tmp_path: Path) -> None:

@@ -64,6 +64,23 @@ def test_sums_over_the_table(tmp_path: Path) -> None:
     assert (figures["device"], figures["dtype"]) == (["cpu"], ["float32"])
 
 
+def test_stages_are_summed_each_by_itself(tmp_path: Path) -> None:
+    columns = ("t_decode_s", "t_vision_s", "t_prefill_s", "t_drafter_prefill_s", "t_draft_s", "t_verify_s")
+    rows = [
+        caption(window, **{column: first + index for index, column in enumerate(columns)}, t_decode_tokens_s=50.0)
+        for window, first in (("a", 1.0), ("b", 10.0))
+    ]
+    assert figures_of(tmp_path, rows)["stage_s"] == {
+        "media_decode": 11.0,
+        "vision": 13.0,
+        "prefill": 15.0,
+        "drafter_prefill": 17.0,
+        "draft": 19.0,
+        "verify": 21.0,
+        "decode_tokens": 100.0,
+    }
+
+
 def test_empty_table_has_figures_too(tmp_path: Path) -> None:
     figures = figures_of(tmp_path, [])
     assert figures["windows"] == {"total": 0, "success": 0, "error": 0}

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import pytest
 
-from pipeline.common.ids import in_audit, settings_fingerprint, video_id, window_id
+from pipeline.common.ids import in_audit, in_capture, settings_fingerprint, video_id, window_id
 from sparrow_core.config import FrameSamplingConfig
 
 SETTINGS = settings_fingerprint({"frames": asdict(FrameSamplingConfig()), "prompt": "p"})
@@ -50,3 +50,14 @@ def test_audit_share_is_met_and_nested() -> None:
     assert tenth <= {window for window in windows if in_audit(window, 0.3)}
     assert not any(in_audit(window, 0.0) for window in windows)
     assert all(in_audit(window, 1.0) for window in windows)
+
+
+def test_capture_share_is_met_and_independent_of_the_audits() -> None:
+    windows = [str(uuid.uuid5(uuid.NAMESPACE_URL, str(index))) for index in range(4000)]
+    half = {window for window in windows if in_capture(window, 0.5)}
+    audited = {window for window in windows if in_audit(window, 0.5)}
+    # 4,000 draws of p = 0.5 and of p = 0.25: standard deviations 0.0079 and 0.0068; five of them.
+    assert abs(len(half) / 4000 - 0.5) < 0.04 and abs(len(half & audited) / 4000 - 0.25) < 0.035
+    assert half <= {window for window in windows if in_capture(window, 0.7)}
+    assert not any(in_capture(window, 0.0) for window in windows)
+    assert all(in_capture(window, 1.0) for window in windows)

@@ -66,6 +66,91 @@ def test_promotion_is_earned(url: str, tmp_path: Path) -> None:
     assert registry.promote(better) == [] and registry.promotions == [first, better]
 
 
+def rows_of(rounds_by_length: dict[str, list[int]]) -> list[AcceptanceRow]:
+    """Windows of 600 tokens that took so many rounds each."""
+    return [
+        summarise(
+            "any", "chain", length, [WindowAcceptance(int(length), n, 600, (0,), 0.0, 601) for n in rounds_of_windows]
+        )
+        for length, rounds_of_windows in rounds_by_length.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rounds_by_length", "margin", "goes_in"),
+    [
+        ({"64": [100] * 8, "512": [100] * 8, "6000": [90] * 8}, 0.0, True),
+        ({"64": [100] * 8, "512": [100] * 8, "6000": [90] * 8}, 0.11, True),
+        ({"64": [100] * 8, "512": [100] * 8, "6000": [90] * 8}, 0.12, False),
+        ({"64": [90] * 8, "512": [90] * 8, "6000": [100] * 8}, 0.0, False),  # better where it matters least
+        ({"64": [90] * 8, "512": [101] * 8, "6000": [90] * 8}, 0.0, False),  # worse on one of the shorter
+        ({"64": [90] * 8, "512": [95, 105] * 4, "6000": [90] * 8}, 0.0, True),  # alike there, as far as one can tell
+        ({"64": [90] * 8, "512": [90] * 8, "6000": [80, 110] * 4}, 0.0, False),  # may be chance
+        ({"64": [100] * 8, "512": [100] * 8, "6000": [100] * 8}, 0.0, False),
+        ({"64": [110] * 8, "512": [110] * 8, "6000": [110] * 8}, 0.0, False),
+    ],
+)
+def test_promotion_by_lengths(
+    tmp_path: Path, rounds_by_length: dict[str, list[int]], margin: float, goes_in: bool
+) -> None:
+    registry = Registry(str(tmp_path / "registry"))
+    in_use = rows_of({length: [100] * 8 for length in ("64", "512", "6000")})
+    first = registry.add(drafter(tmp_path / "first", "first"), {}, in_use).id
+    candidate = registry.add(drafter(tmp_path / "candidate", "candidate"), {}, rows_of(rounds_by_length)).id
+    registry.promote(first)
+    if goes_in:
+        assert [gain.bucket for gain in registry.promote(candidate, margin)] == ["64", "512", "6000"]
+        assert registry.promotions == [first, candidate]
+    else:
+        with pytest.raises(NotBetterError):
+            registry.promote(candidate, margin)
+        assert registry.promotions == [first]
+
+
+def test_promotion_is_over_the_one_in_use(tmp_path: Path) -> None:
+    """Not over the first one, nor the best on record: after a rollback an older one is the measure again."""
+    registry = Registry(str(tmp_path / "registry"))
+    first, second, between = (
+        registry.add(drafter(tmp_path / name, name), {}, measured(rounds)).id
+        for name, rounds in (("first", 100), ("second", 80), ("between", 90))
+    )
+    registry.promote(first)
+    registry.promote(second)
+    with pytest.raises(NotBetterError, match=f"against that of {second}"):
+        registry.promote(between)
+    assert registry.rollback() == first
+    registry.promote(between)
+    assert registry.promotions == [first, between]
+
+
+def test_the_way_back_is_one_step(tmp_path: Path) -> None:
+    registry = Registry(str(tmp_path / "registry"))
+    ids = [
+        registry.add(drafter(tmp_path / name, name), {}, measured(rounds)).id
+        for name, rounds in (("first", 100), ("second", 90), ("third", 80))
+    ]
+    for each in ids:
+        registry.promote(each)
+    assert registry.rollback() == ids[1] and registry.promotions == ids[:2]
+    assert registry.rollback() == ids[0] and registry.promotions == ids[:1]
+
+
+@pytest.mark.parametrize(("count", "goes_in"), [(5, False), (6, True)])
+def test_too_few_windows_bring_none_into_use(tmp_path: Path, count: int, goes_in: bool) -> None:
+    registry = Registry(str(tmp_path / "registry"))
+    first, second = (
+        registry.add(drafter(tmp_path / name, name), {}, rows_of({"64": [rounds] * count})).id
+        for name, rounds in (("first", 100), ("second", 90))
+    )
+    registry.promote(first)
+    if goes_in:
+        registry.promote(second)
+    else:
+        with pytest.raises(NotBetterError, match="over 6 windows or more"):
+            registry.promote(second)
+    assert registry.in_use == (second if goes_in else first)
+
+
 def test_a_drafter_is_compared_on_the_newest_windows(url: str, tmp_path: Path) -> None:
     """If windows were added after the drafter in use was measured, it must be measured again before the comparison."""
     registry = Registry(url)
@@ -76,7 +161,7 @@ def test_a_drafter_is_compared_on_the_newest_windows(url: str, tmp_path: Path) -
     with pytest.raises(ConfigError, match="different windows of 64 visual tokens"):
         registry.promote(second)
     worse = [WindowAcceptance(64, 100, 700, (0,), 0.0, 701)] * 8
-    registry.measured_again(first, [summarise("any", "chain", "64", worse)])
+    registry.update_evaluation(first, [summarise("any", "chain", "64", worse)])
     (gain,) = registry.promote(second)
     assert gain.gain == pytest.approx(100 / 90 - 1) and registry.in_use == second
     assert registry.record(first).provenance == {"steps": 3}

@@ -10,12 +10,12 @@ from pipeline.comparison.trained_drafters import best_rate
 from pipeline.comparison.training import Variant, tune_variants
 from pipeline.comparison.trials import Trial, TrialResult
 from pipeline.drafters.config import DistillRunConfig
-from pipeline.drafters.origin import LearningWindows
+from pipeline.drafters.origin import TrainingWindows
 from sparrow_core.types import Request
 
 
 def variant(name: str) -> Variant:
-    return Variant(name, DistillRunConfig(target="t"), LearningWindows(lambda number: Request(()), {}))
+    return Variant(name, DistillRunConfig(target="t"), TrainingWindows(lambda number: Request(()), {}))
 
 
 def octaves(rate: float, other: float) -> float:

@@ -15,7 +15,7 @@ import torch
 from demo.windows import DemoWindows
 from pipeline.captioning.stages.capture import CaptureSink
 from pipeline.common.worker_engine import WorkerModels
-from pipeline.drafters.capture_graph import _window_of_number, numbered_window
+from pipeline.drafters.capture_graph import _window_of_number, numbered_window_id
 from pipeline.drafters.capture_stage import CaptureWindows, CaptureWorkerConfig
 from pipeline.drafters.config import DistillRunConfig
 from pipeline.drafters.hidden_state_sources import (
@@ -38,7 +38,7 @@ DEMO = Path(__file__).parents[3] / "demo" / "weights"  # whose rows do not depen
 NUM_WINDOWS = 3
 KEEP = CaptureConfig(captions_per_window=2, max_new_tokens=12, keep_embeddings=True)
 REQUESTS = partial(DemoWindows("train", (64,), 7).request, max_new_tokens=KEEP.max_new_tokens)
-WINDOWS = [OnlineWindow(numbered_window(n), n, partial(REQUESTS, n)) for n in range(NUM_WINDOWS)]
+WINDOWS = [OnlineWindow(numbered_window_id(n), n, partial(REQUESTS, n)) for n in range(NUM_WINDOWS)]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     stage = CaptureWindows(worker, partial(_window_of_number, requests=REQUESTS))
     for number in range(NUM_WINDOWS):
-        row = {"window_id": numbered_window(number), "number": number}
+        row = {"window_id": numbered_window_id(number), "number": number}
         (captured,) = asyncio.run(stage(pa.Table.from_pylist([row]))).to_pylist()
         assert captured["status"] == "success", captured["error"]
     return folder
@@ -124,15 +124,15 @@ def test_a_shard_that_is_gone_behind_the_url_is_not_learnt_from(
 
 def test_what_does_not_go_together_is_refused(info: TargetInfo, stored: Path, tmp_path: Path) -> None:
     """Before anything is trained."""
-    with pytest.raises(ConfigError, match="online=true stores no states and reads none"):
+    with pytest.raises(ConfigError, match="online=true stores and reads no hidden states"):
         config(online=True, states="out/states")
     with pytest.raises(ConfigError, match="keep_embeddings=true, or online=true"):
         config(sees="embeddings", capture=CaptureConfig())
     stored_hidden_states(config(sees="summary"), str(stored), info)
     shutil.copy(stored / TABLES_FILE, tmp_path)
-    window, header = read_shard(stored / shard_name(numbered_window(0)))
+    window, header = read_shard(stored / shard_name(numbered_window_id(0)))
     without = replace(window, embeddings_MD=window.embeddings_MD[:0])
     (tmp_path / shard_name("0")).write_bytes(shard_file(without, header))
-    shutil.copy(stored / shard_name(numbered_window(1)), tmp_path)  # which has them
-    with pytest.raises(ConfigError, match=r"sees=summary learns from visual embeddings, and .* without them"):
+    shutil.copy(stored / shard_name(numbered_window_id(1)), tmp_path)  # which has them
+    with pytest.raises(ConfigError, match=r"sees=summary needs visual embeddings, and .* without them"):
         stored_hidden_states(config(sees="summary"), str(tmp_path), info)

@@ -12,7 +12,7 @@ from pipeline.common.registry import Registry
 from pipeline.common.rows import CAPTION, to_table
 from pipeline.common.storage import Folder
 from pipeline.drafters.config import TriggerConfig
-from pipeline.drafters.triggers import least_new_captions
+from pipeline.drafters.triggers import min_new_captions
 from sparrow_core.errors import ConfigError
 from sparrow_core.measure.acceptance import WindowAcceptance, summarise
 
@@ -44,16 +44,18 @@ def window(tau: float) -> WindowAcceptance:
     return WindowAcceptance(64, 100, 100 + 10 * full, (10,) * full + (0,) * (101 - full), 0.0, 1)
 
 
-def captioned(folder: Path, drafter: str, taus: list[tuple[int, float]], drafted: int = 10) -> str:
-    """A greedy captioning run whose windows have these visual tokens and tau, the last one the newest, and so many
-    drafted tokens in a round."""
+def captioned(
+    folder: Path, drafter: str, taus: list[tuple[int, float]], drafted: int = 10, rounds: list[int] | None = None
+) -> str:
+    """A greedy captioning run whose windows have these visual tokens and tau, the last one the newest, so many drafted
+    tokens in a round, and so many rounds (10 each)."""
     rows = [
         {
-            "window_id": str(number), "draft_fingerprint": drafter, "rounds": 10, "tau": tau, "visual_tokens": visual,
-            "created_at": datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=number), "drafted_tokens": 10 * drafted,
-            "sampling": json.dumps({"temperature": 0.0}),
+            "window_id": str(number), "draft_fingerprint": drafter, "rounds": count, "tau": tau,
+            "visual_tokens": visual, "drafted_tokens": count * drafted, "sampling": json.dumps({"temperature": 0.0}),
+            "created_at": datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=number),
         }
-        for number, (visual, tau) in enumerate(taus)
+        for number, ((visual, tau), count) in enumerate(zip(taus, rounds or [10] * len(taus), strict=True))
     ]  # fmt: skip
     output = Folder(str(folder))
     output.write("settings.json", b"{}")
@@ -66,38 +68,51 @@ def in_use(registry: Registry) -> str:
 
 
 def test_enough_that_is_new_makes_a_run_due() -> None:
-    assert least_new_captions(TriggerConfig(min_new_captions=500), None) == (500, None)
+    assert min_new_captions(TriggerConfig(min_new_captions=500), None) == (500, None)
 
 
 @pytest.mark.parametrize(("tau", "least"), [(3.9, 500), (3.5, 1)])
 def test_a_worse_tau_makes_it_due_sooner(registry: Registry, tmp_path: Path, tau: float, least: int) -> None:
     run = captioned(tmp_path / "run", in_use(registry), [(70, tau)] * 4)
-    found, drift = least_new_captions(TriggerConfig(500, run), registry)
+    found, drift = min_new_captions(TriggerConfig(500, run), registry)
     assert found == least and drift is not None
     assert (drift.windows, drift.tau, drift.expected) == (4, pytest.approx(tau), pytest.approx(4.0))
 
 
 def test_what_is_expected_goes_by_visual_length(registry: Registry, tmp_path: Path) -> None:
     run = captioned(tmp_path / "run", in_use(registry), [(70, 4.0), (4000, 3.0)])
-    _, drift = least_new_captions(TriggerConfig(500, run), registry)
+    _, drift = min_new_captions(TriggerConfig(500, run), registry)
     assert drift is not None and drift.expected == pytest.approx(3.5) and drift.drop == pytest.approx(0.0)
+
+
+def test_a_drop_of_just_the_limit_is_none_yet(registry: Registry, tmp_path: Path) -> None:
+    run = captioned(tmp_path / "run", in_use(registry), [(70, 3.0)] * 4)
+    for max_drop, least in ((0.25, 500), (0.2499, 1)):  # 3.0 is a quarter below 4.0
+        assert min_new_captions(TriggerConfig(500, run, max_drop), registry)[0] == least
+
+
+def test_windows_weigh_by_their_rounds(registry: Registry, tmp_path: Path) -> None:
+    run = captioned(tmp_path / "run", in_use(registry), [(70, 4.0), (4000, 2.0)], rounds=[30, 10])
+    _, drift = min_new_captions(TriggerConfig(500, run), registry)
+    assert drift is not None
+    assert (drift.tau, drift.expected) == (pytest.approx((30 * 4 + 10 * 2) / 40), pytest.approx((30 * 4 + 10 * 3) / 40))
 
 
 def test_what_is_expected_goes_by_how_much_is_drafted(registry: Registry, tmp_path: Path) -> None:
     run = captioned(tmp_path / "run", in_use(registry), [(70, 1.6)] * 4, drafted=2)
-    _, drift = least_new_captions(TriggerConfig(500, run), registry)
+    _, drift = min_new_captions(TriggerConfig(500, run), registry)
     # At 64 visual tokens a chain's 10 tokens are accepted in 30 % of the rounds, else none: 2 of them bring 0.6.
     assert drift is not None and drift.expected == pytest.approx(1.6) and drift.drop == pytest.approx(0.0)
 
 
 def test_only_recent_windows_of_the_drafter_in_use_count(registry: Registry, tmp_path: Path) -> None:
     run = captioned(tmp_path / "run", in_use(registry), [(64, 1.0)] * 5 + [(64, 4.0)] * 3)
-    _, drift = least_new_captions(TriggerConfig(500, run, recent_windows=3), registry)
+    _, drift = min_new_captions(TriggerConfig(500, run, recent_windows=3), registry)
     assert drift is not None and (drift.windows, drift.tau) == (3, pytest.approx(4.0))
     strange = captioned(tmp_path / "strange", "another drafter", [(64, 1.0)] * 5)
-    assert least_new_captions(TriggerConfig(500, strange), registry) == (500, None)
+    assert min_new_captions(TriggerConfig(500, strange), registry) == (500, None)
 
 
 def test_a_watched_folder_must_be_a_run(registry: Registry, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"trigger\.watch=.* holds no captioning run"):
-        least_new_captions(TriggerConfig(watch=str(tmp_path)), registry)
+        min_new_captions(TriggerConfig(watch=str(tmp_path)), registry)

@@ -164,6 +164,17 @@ def test_errors_have_a_status_and_a_name(
     assert error["message"] and error["type"] == "invalid_request_error"
 
 
+def test_a_body_of_exactly_the_limit_is_read(captioner: Captioner) -> None:
+    """White space is part of the body: it is parsed, and found to lack its messages."""
+
+    async def work(client: httpx.AsyncClient) -> list[int]:
+        body = b'{"model": "tiny"}'.ljust(LIMITS.max_body_bytes)
+        json_type = {"Content-Type": "application/json"}
+        return [(await client.post(CHAT, content=body + more, headers=json_type)).status_code for more in (b"", b" ")]
+
+    assert session(captioner, work) == [400, 413]
+
+
 def test_errors_of_the_framework_have_the_same_shape(captioner: Captioner) -> None:
     async def work(client: httpx.AsyncClient) -> None:
         for response, status in (

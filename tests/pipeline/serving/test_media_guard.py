@@ -140,6 +140,11 @@ def test_special_files_and_large_files(root: Path) -> None:
     assert (refusal.value.status, refusal.value.code) == (413, "too_large")
 
 
+def test_a_file_of_exactly_the_limit_is_admitted(root: Path) -> None:
+    (root / "full.mp4").write_bytes(b"x" * LIMITS.max_file_bytes)
+    assert resolve_video_url("full.mp4", root, LIMITS) == root / "full.mp4"
+
+
 def test_without_a_root_no_file_is_read(root: Path) -> None:
     with pytest.raises(ApiError) as refusal:
         resolve_video_url(f"file://{root}/clip.mp4", None, LIMITS)

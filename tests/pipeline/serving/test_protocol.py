@@ -30,6 +30,12 @@ def test_sampling_of_the_request_overrides_the_defaults() -> None:
     assert chat.sampling(default, fresh_seed=99) == Sampling(0.5, 0.5, 0, 99, "rejection")
 
 
+def test_zero_is_a_value_and_not_a_gap() -> None:
+    default = Sampling(temperature=0.5, top_p=0.9, top_k=7, seed=3)
+    chat = parse_request(request(temperature=0, seed=0, top_k=0))
+    assert chat.sampling(default, fresh_seed=99) == Sampling(0.0, 0.9, 0, 0)
+
+
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 def test_both_names_of_the_token_limit(name: str) -> None:
     assert parse_request(request(**{name: 5})).num_new_tokens(default=100) == 5

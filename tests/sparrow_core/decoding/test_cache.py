@@ -141,3 +141,28 @@ def test_lengths_that_cannot_be_are_found(length: int, pending: int, prompt_leng
     for check in (cache.check, arena.check):
         with pytest.raises(AssertionError, match=message):
             check()
+
+
+def test_what_was_generated_is_forgotten_with_what_is_pending() -> None:
+    cache = new_cache()
+    write(cache, [1, 2])
+    cache.commit([0, 1])
+    cache.seal_prompt()
+    write(cache, [3])
+    cache.commit([0])
+    write(cache, [4, 5])
+    cache.forget_generated()
+    assert (cache.length, cache.pending) == (2, 0)
+    assert write(cache, [6]).tolist() == [1, 2, 6]
+
+
+def test_a_room_is_leased_in_the_first_gap_that_holds_it() -> None:
+    arena = KVArena(SHAPE, 30)
+    rooms = [arena.lease(size) for size in (4, 2, 8, 2, 8)]
+    for index in (0, 2, 4):
+        rooms[index].release()
+    assert arena.gaps == [4, 8, 14]
+    arena.lease(5)
+    assert arena.gaps == [4, 3, 14]
+    arena.lease(4)
+    assert arena.gaps == [3, 14]

@@ -80,6 +80,62 @@ def greedy_chain(
     return drafted
 
 
+@torch.inference_mode()
+def test_every_pass_reads_the_right_positions_and_hidden_states(
+    tiny_target: TargetModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accepted tokens with the target's hidden states, drafted ones with the drafter's outputs, one position apart."""
+    truth_SD = torch.randn(20, tiny_target.info.hidden_size)
+    drafter = SparrowDrafter(new_model(tiny_target), tiny_target)
+    session = drafter.open(PromptContext(torch.arange(9), truth_SD[:9]), max_new_tokens=30)
+    step, passes, outputs = drafter._steps.step, [], []
+
+    def recorded(
+        embeddings_RD: torch.Tensor, hidden_RD: torch.Tensor, positions_R: torch.Tensor, *more: object
+    ) -> torch.Tensor:
+        passes.append((positions_R.tolist(), hidden_RD))
+        outputs.append(step(embeddings_RD, hidden_RD, positions_R, *more))  # type: ignore[arg-type]
+        return outputs[-1]
+
+    monkeypatch.setattr(drafter._steps, "step", recorded)
+    (draft,) = drafter.propose([DraftJob(session, DraftContext(42, 1, 0, Sampling()), DraftConfig.chain(4))])
+    assert [positions for positions, _ in passes] == [[8], [9], [10], [11]]
+    assert torch.equal(passes[0][1], truth_SD[8:9])
+    assert all(torch.equal(passes[n][1], outputs[n - 1]) for n in (1, 2, 3))
+    passes.clear()
+    session.commit(draft.tokens_N[:3].tolist(), truth_SD[9:12])
+    drafter.propose([DraftJob(session, DraftContext(50, 4, 1, Sampling()), DraftConfig.chain(2))])
+    assert [positions for positions, _ in passes] == [[9, 10, 11], [12]]
+    assert torch.equal(passes[0][1], truth_SD[9:12])
+
+
+@torch.inference_mode()
+def test_trees_equal_whole_sequences(tiny_target: TargetModel) -> None:
+    """Below every node of a tree stand the best tokens after its own path, whatever its siblings; for two sequences of
+    different lengths at once."""
+    model, generator = new_model(tiny_target), torch.Generator().manual_seed(2)
+    drafter, shape = SparrowDrafter(model, tiny_target), DraftConfig(depth=3, width=3, total=100)  # nothing is left out
+    jobs, texts, truths = [], [], []
+    for length, root in ((9, 42), (4, 43)):
+        texts.append(torch.randint(0, 200, (length,), generator=generator))
+        truths.append(torch.randn(length, tiny_target.info.hidden_size, generator=generator))
+        session = drafter.open(PromptContext(texts[-1], truths[-1]), max_new_tokens=30)
+        jobs.append(DraftJob(session, DraftContext(root, 1, 0, Sampling()), shape))
+    for job, draft, text, truth_TD in zip(jobs, drafter.propose(jobs), texts, truths, strict=True):
+        tokens, parents = draft.tokens_N.tolist(), draft.parents_N.tolist()
+        assert len(tokens) == 1 + 3 + 9 + 9
+        path_of: dict[int, list[int]] = {0: []}
+        for node in range(1, len(tokens)):
+            path_of[node] = [*path_of[parents[node]], tokens[node]]
+        for node in sorted(set(parents[1:])):
+            states, known = list(truth_TD), [*text.tolist(), job.draft_context.root]
+            for depth in range(len(path_of[node]) + 1):
+                read = [*known, *path_of[node][:depth]][1:]
+                states.append(whole_sequence(model, tiny_target, read, torch.stack(states))[-1])
+            best = tiny_target.logits(states[-1]).topk(3).indices.tolist()
+            assert [tokens[n] for n, parent in enumerate(parents) if parent == node] == best
+
+
 def grown(drafter: SparrowDrafter, session: SparrowSession, shape: DraftConfig, sampling: Sampling) -> Draft:
     return drafter.propose([DraftJob(session, DraftContext(3, 1, 0, sampling), shape)])[0]
 

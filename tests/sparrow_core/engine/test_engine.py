@@ -16,7 +16,7 @@ import torch
 
 from sparrow_core.config import DraftConfig, EngineConfig, PrefillConfig
 from sparrow_core.decoding.autoregressive import generate_autoregressively
-from sparrow_core.decoding.drafter import Drafter, DraftJob, PromptContext
+from sparrow_core.decoding.drafter import DraftContext, Drafter, DraftJob, PromptContext
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.drafters.prompt_lookup import PromptLookupDrafter
 from sparrow_core.drafters.sparrow import SparrowDrafter
@@ -260,6 +260,21 @@ def test_finished_requests_are_freed_at_once(tiny_target: TargetModel, outcome: 
             assert seen() is None
         finally:
             gc.enable()
+
+
+def test_every_round_has_a_number_of_its_own(tiny_target: TargetModel, greedy_answer: tuple[int, ...]) -> None:
+    """It keys the randomness of rejection sampling, which must be fresh in every round."""
+    contexts: list[DraftContext] = []
+
+    class Noting(OracleDrafter):
+        def draft(self, job: DraftJob[OracleDrafter]) -> Draft:
+            contexts.append(job.draft_context)
+            return super().draft(job)
+
+    with Engine(tiny_target, Noting(greedy_answer, 3), EngineConfig(SHAPES["chain"])) as engine:
+        stats = engine.submit(Request(video_messages(), max_new_tokens=40)).result(60).stats
+    assert [context.round_index for context in contexts] == list(range(stats.rounds))
+    assert [context.root for context in contexts] == [greedy_answer[context.position - 1] for context in contexts]
 
 
 def test_rejection_sampling_is_repeatable(tiny_target: TargetModel) -> None:

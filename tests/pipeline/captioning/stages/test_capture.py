@@ -93,12 +93,15 @@ def test_the_caption_itself_can_be_kept(config: CaptionConfig, decoded: pa.Table
 
 
 def test_a_share_of_the_windows_is_kept(config: CaptionConfig, decoded: pa.Table, tmp_path: Path) -> None:
+    """The first 32 bits of an id decide, of ids from the whole range and at both sides of the half."""
+    ids = [f"{first}-0000-5000-8000-000000000000" for first in ("00000000", "7fffffff", "80000000", "ffffffff")]
+    named = pa.concat_tables([decoded.slice(index, 1) for index in range(NUM_WINDOWS)])
+    named = named.set_column(named.schema.get_field_index("window_id"), "window_id", pa.array(ids))
     some = replace(config, capture=replace(config.capture, share=0.5))
-    first, again = (
-        captioned(some, decoded, CaptureSink(KEEP, str(tmp_path / name), "s")) for name in ("first", "again")
-    )
-    kept = [row["capture"] for row in first]
-    assert kept == [row["capture"] for row in again] and 0 < kept.count("stored") < NUM_WINDOWS
+    for name in ("first", "again"):
+        rows = captioned(some, named, CaptureSink(KEEP, str(tmp_path / name), "s"))
+        assert [row["capture"] for row in rows] == ["stored", "stored", "none", "none"]
+        assert [shard(tmp_path / name, row).exists() for row in rows] == [True, True, False, False]
 
 
 def test_the_quota_is_kept(config: CaptionConfig, decoded: pa.Table, tmp_path: Path) -> None:

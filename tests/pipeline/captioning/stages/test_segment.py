@@ -50,6 +50,13 @@ def test_done_windows_are_left_out() -> None:
     assert segment(frozenset({"v:(0.0, 10.0)", "v:(10.0, 20.0)"}))(video).num_rows == 0
 
 
+def test_what_is_left_keeps_its_place_among_all() -> None:
+    video = to_table([{"source_uri": "v", "video_id": "id", "duration_s": 40.0}], PROBED)
+    done = frozenset({"v:(0.0, 10.0)", "v:(20.0, 30.0)"})
+    left = make_segmenter(SegmentConfig(10.0), name, done)(video).to_pylist()
+    assert [(w["window_index"], w["num_windows"], w["start_s"]) for w in left] == [(1, 4, 10.0), (3, 4, 30.0)]
+
+
 def test_whole_video_is_named_without_its_duration() -> None:
     for duration_s in (5.0, 6.0):
         video = to_table([{"source_uri": "v", "video_id": "id", "duration_s": duration_s}], PROBED)

@@ -20,11 +20,12 @@ from pipeline.captioning.stages.probe import ProbeVideos
 from pipeline.captioning.stages.segment import make_segmenter
 from pipeline.common.ids import video_id, window_id
 from pipeline.common.rows import CAPTION, FRAMES, PROBED, VIDEO, Row, to_table
-from sparrow_core.config import FrameSamplingConfig
+from sparrow_core.config import DraftConfig, FrameSamplingConfig
 from sparrow_core.drafters.artefact import save_drafter
 from sparrow_core.drafters.network import DrafterConfig, SparrowDrafterModel
 from sparrow_core.errors import EngineClosedError
 from sparrow_core.targets.loading import load_target, read_frame_spec
+from tests.sparrow_core.stage_clock import CHUNK_S, LOGITS_S, PASS_S, VISION_S, stage_clock
 
 FPS = 10.0
 
@@ -114,6 +115,26 @@ def test_figures_of_a_caption_agree_with_each_other(rows: list[Row], config: Cap
         assert (row["width"], row["height"]) == (96, 64)
         assert row["draft_id"] == Path(config.draft or "").name
         assert row["prompt"] == config.prompt and row["device"] == "cpu" and row["dtype"] == "float32"
+
+
+def test_a_row_has_the_seconds_of_each_stage(
+    config: CaptionConfig, decoded: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock that only stages move. The drafter takes the time of lm_head, the only part that it shares."""
+    unaudited = replace(config, audit=AuditConfig(share=0.0), engine=replace(config.engine, draft=DraftConfig.chain(2)))
+    stage = CaptionWindows(CaptionWorkerConfig(unaudited, "s", None, threads=1))
+    stage_clock(stage._engine.target, monkeypatch)
+    (row,) = asyncio.run(stage(decoded.slice(0, 1))).to_pylist()
+    found = {name: row[f"t_{name}_s"] for name in ("vision", "prefill", "drafter_prefill", "draft", "verify")}
+    rounds = row["rounds"]
+    assert rounds and found == {
+        "vision": VISION_S,
+        "prefill": CHUNK_S + LOGITS_S,
+        "drafter_prefill": 0.0,
+        "draft": rounds * 2 * LOGITS_S,
+        "verify": rounds * (PASS_S + LOGITS_S),
+    }
+    assert row["t_decode_tokens_s"] == found["draft"] + found["verify"]
 
 
 def test_a_worker_audits_its_first_caption_and_the_sampled_share(

@@ -1,4 +1,4 @@
-"""Keep states of a target, to distill drafters from: `python jobs/capture_states.py --input DIR --output DIR`."""
+"""Capture hidden states to train drafters: `python jobs/capture_hidden_states.py --input DIR --output DIR`."""
 
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from jobs.submitted import refuse_relative
 from pipeline.captioning.config import caption_config
 from pipeline.captioning.run import ExitCode
 from pipeline.common.storage import list_videos
-from pipeline.drafters.capture_run import CaptureAccount, capture_videos
+from pipeline.drafters.capture_run import CaptureSummary, capture_videos
 
 MOST_ERRORS_SHOWN = 20
 
@@ -27,10 +27,10 @@ def main(
     config: ConfigOption = None,
     settings: SettingsOption = None,
 ) -> None:
-    """Let the target caption every window at temperature 1 and keep its states, one shard for each window.
+    """Caption every window with the target at temperature 1 and store its hidden states, one shard per window.
 
-    The same command again does only what is missing; a bad video costs one window. `capture.keep` says what is kept,
-    `capture.max_bytes` how much.
+    Run again, the command captures only the windows that are missing. A bad video costs one window. `capture.keep` sets
+    what is stored, `capture.max_bytes` how much.
 
     Exit codes: 0 all done; 2 wrong usage or settings; 3 finished, but some windows are errors or were lost.
     """
@@ -40,23 +40,23 @@ def main(
     with exit_on_error(), Progress(*columns, console=console) as progress:
         refuse_relative({"--input": source, "--output": output})
         task = progress.add_task("capturing")
-        account = capture_videos(
+        summary = capture_videos(
             caption_config(config, settings or [], flags, DEMO),
             list_videos(source),
             output,
-            lambda account: progress.update(task, description=f"capturing · {account}"),
+            lambda so_far: progress.update(task, description=f"capturing · {so_far}"),
         )
-    raise typer.Exit(show(console, account, output))
+    raise typer.Exit(show(console, summary, output))
 
 
-def show(console: Console, account: CaptureAccount, output: str) -> ExitCode:
-    """Print what became of every window; the exit code."""
-    for error in account.errors[:MOST_ERRORS_SHOWN]:
+def show(console: Console, summary: CaptureSummary, output: str) -> ExitCode:
+    """Print errors, lost videos and the counts. Returns the exit code."""
+    for error in summary.errors[:MOST_ERRORS_SHOWN]:
         console.print(error, style="red", markup=False, highlight=False, soft_wrap=True)
-    for video in account.lost:
+    for video in summary.lost:
         console.print(f"{video}: lost with its worker; run again", style="red", markup=False, soft_wrap=True)
-    console.print(f"{account} in {account.seconds:.1f} s, stored in {output}", highlight=False, soft_wrap=True)
-    return ExitCode.ERROR_ROWS if account.errors or account.lost else ExitCode.DONE
+    console.print(f"{summary} in {summary.seconds:.1f} s, stored in {output}", highlight=False, soft_wrap=True)
+    return ExitCode.ERROR_ROWS if summary.errors or summary.lost else ExitCode.DONE
 
 
 if __name__ == "__main__":

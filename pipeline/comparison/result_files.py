@@ -1,0 +1,31 @@
+"""Reads the committed result files in docs/results, from which the tables of README and docs are generated."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+Row = Mapping[str, Any]
+Table = list[list[str]]  # cells, with the headings as first row
+
+XEON, EPYC = "xeon-2-cores", "epyc-2-cores"  # folders of docs/results, one per machine
+
+
+def read_result(results: Path, machine: str, name: str) -> Any:
+    """The content of a result file; `name` is its path in the machine's folder, without `.json`."""
+    return json.loads((results / machine / f"{name}.json").read_text())
+
+
+def greedy_rows(rows: Iterable[Row]) -> list[Row]:
+    """The rows at temperature 0."""
+    return [row for row in rows if row["temperature"] == 0]
+
+
+def comparison_rows(results: Path, temperature: float) -> list[Row]:
+    """The methods' rows of the paper's comparison at one temperature."""
+    return [row for row in read_result(results, EPYC, "paper_tables")["rows"] if row["temperature"] == temperature]
+
+
+def figure(value: float | None) -> str:
+    """A number with two decimals; "-" for None."""
+    return "-" if value is None else f"{value:.2f}"
