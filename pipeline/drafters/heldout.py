@@ -58,10 +58,10 @@ def refuse_leakage(states: str | None, online: Sequence[StoredWindow], heldout: 
     `states` is a folder of captured hidden states, `online` are the windows of a run that are captured online.
     """
     measured = [window.row["source_uri"] for windows in heldout.values() for window in windows]
-    learnt = {window.row["source_uri"] for window in online}
+    trained_on = {window.row["source_uri"] for window in online}
     if states and measured:
-        learnt |= captured_videos(states)
-    if shared := [video for video in measured if video in learnt]:
+        trained_on |= captured_videos(states)
+    if shared := [video for video in measured if video in trained_on]:
         raise ConfigError(
             f"{len(shared)} of the {len(measured)} held-out windows are of videos that are also trained on, such as "
             f"{shared[0]}: hold out videos that are in neither --states nor --online"

@@ -33,7 +33,9 @@ def precise_target() -> TargetModel:
     return load_target(TARGET, device="cpu", dtype="float64")
 
 
-@pytest.mark.parametrize("length", NUM_WINDOWS)
+@pytest.mark.parametrize(
+    "length", [pytest.param(length, marks=[pytest.mark.slow] if length > 64 else []) for length in NUM_WINDOWS]
+)
 def test_captions_are_the_golden_ones(target: TargetModel, length: int) -> None:
     requests = [window.request() for window in golden_windows() if window.length == length]
     golden, drafter = golden_captions(), load_drafter(DRAFTER, target)

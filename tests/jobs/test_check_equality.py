@@ -30,7 +30,7 @@ def test_a_length_that_no_clip_has_is_named(tmp_path: Path) -> None:
     assert result.exit_code == 2 and "65:3" in result.output and not list(tmp_path.iterdir())
 
 
-def test_a_folder_holds_one_way_of_checking(tmp_path: Path) -> None:
+def test_other_settings_for_the_same_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / "comparisons.jsonl").write_text('{"batch": "3"}\n')
     result = check(tmp_path, "--greedy", "64:1")
     assert result.exit_code == 2 and "batch='3'" in result.output and not (tmp_path / "equality.json").exists()

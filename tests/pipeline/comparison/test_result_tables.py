@@ -26,9 +26,9 @@ def test_every_table_is_shown() -> None:
 def test_a_wrong_figure_is_replaced_and_the_rest_is_not_touched() -> None:
     right = "| 64 | our autoregressive loop | 1.00 | 1.00 | 125 | 1.00 | 1.18 | 1.00 | 15.3 |\n"
     text = "before 125\n<!-- table: speed -->\n" + right.replace("125", "4321") + "<!-- end -->\nafter 4321\n"
-    made = with_tables(text, RESULTS)
-    assert right in made and "| 4321 |" not in made
-    assert made.startswith("before 125\n") and made.endswith("<!-- end -->\nafter 4321\n")
+    updated = with_tables(text, RESULTS)
+    assert right in updated and "| 4321 |" not in updated
+    assert updated.startswith("before 125\n") and updated.endswith("<!-- end -->\nafter 4321\n")
 
 
 def test_an_unknown_table_is_named() -> None:

@@ -1,4 +1,4 @@
-"""The choice of learning rates: as wide as it must be, and no drafter is trained twice."""
+"""The choice of learning rates: tried until the best one is inside the range, and no drafter is trained twice."""
 
 import math
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def test_rates_are_tried_until_the_best_is_inside(best: float, most: int, tried:
     bests, trained = {"wide": best, "narrow": 0.002}, []
 
     def train(trials: Sequence[Trial]) -> dict[str, TrialResult]:
-        """Drafters that are the worse, the further their rate lies from the best one of their kind."""
+        """Results whose tau falls with the distance of the learning rate from the variant's best one."""
         results = {}
         for trial in trials:
             trained.append(trial.name)

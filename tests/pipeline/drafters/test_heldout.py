@@ -1,4 +1,4 @@
-"""Windows that a drafter may be measured on: of different videos, and none that it learns from."""
+"""Held-out windows: one of each video, and none from a video that the drafter is trained on."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Training on captions that the target writes beside it against training on the same captions, stored."""
+"""Online capture against stored hidden states of the same captions: training must be bit-equal."""
 
 import asyncio
 import pickle
@@ -34,7 +34,8 @@ from sparrow_core.drafters.network import SparrowDrafterModel
 from sparrow_core.errors import CheckpointError, ConfigError
 from sparrow_core.targets.loading import load_target
 
-DEMO = Path(__file__).parents[3] / "demo" / "weights"  # whose rows do not depend on the rows beside them
+# The passes of this target are batch-invariant, so that online capture can be bit-equal.
+DEMO = Path(__file__).parents[3] / "demo" / "weights"
 NUM_WINDOWS = 3
 KEEP = CaptureConfig(captions_per_window=2, max_new_tokens=12, keep_embeddings=True)
 REQUESTS = partial(DemoWindows("train", (64,), 7).request, max_new_tokens=KEEP.max_new_tokens)
@@ -48,7 +49,7 @@ def info() -> TargetInfo:
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of captured windows, written one after the other and without a drafter."""
+    """Folder of windows that were captured one at a time and without a drafter."""
     folder = tmp_path_factory.mktemp("states")
     worker = CaptureWorkerConfig(
         WorkerModels(str(DEMO / "target"), device="cpu"), CaptureSink(KEEP, str(folder), "s"), threads=1
@@ -68,7 +69,7 @@ def config(**changes: object) -> DistillRunConfig:
 
 
 def trained(run: DistillRunConfig, info: TargetInfo, source: HiddenStateSource) -> list[StepMetrics]:
-    """Steps of a training on what a worker would unpickle."""
+    """Metrics of the steps of a training on the source as a worker would unpickle it."""
     steps: list[StepMetrics] = []
     copy: HiddenStateSource = pickle.loads(pickle.dumps(source))
     with copy.open(torch.device("cpu")) as (windows, tables):
@@ -81,7 +82,7 @@ def trained(run: DistillRunConfig, info: TargetInfo, source: HiddenStateSource) 
 
 @pytest.mark.parametrize("sees", ["text", "embeddings"])
 def test_online_equals_stored(sees: str, info: TargetInfo, stored: Path) -> None:
-    """Bit for bit, although its captions are written side by side and in drafts."""
+    """Bit for bit, although online captions are decoded in batches and by speculative decoding."""
     on_store = trained(config(sees=sees), info, stored_hidden_states(config(sees=sees), str(stored), info))
     online = config(sees=sees, online=True, draft=str(DEMO / "drafter"))
     source = online_hidden_states(online, WINDOWS, "online-demo", info)
@@ -90,7 +91,7 @@ def test_online_equals_stored(sees: str, info: TargetInfo, stored: Path) -> None
 
 
 def test_online_sources_are_told_apart_by_windows_and_target(info: TargetInfo) -> None:
-    """What an interrupted run began with is found again among more windows; another target's run is another one."""
+    """A subset of the windows keeps its digest when more windows come; another target changes the digest."""
     run = config(online=True)
     few, all_of_them = (online_hidden_states(run, WINDOWS[:count], "origin", info) for count in (2, 3))
     assert few.digest != all_of_them.digest and few.bridge_layer == info.num_layers // 2
@@ -98,7 +99,7 @@ def test_online_sources_are_told_apart_by_windows_and_target(info: TargetInfo) -
     assert online_hidden_states(run, WINDOWS, "origin", replace(info, fingerprint="other")).digest != all_of_them.digest
 
 
-def test_stored_states_may_lie_behind_a_url(
+def test_stored_hidden_states_may_lie_behind_a_url(
     info: TargetInfo, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where copies are kept
@@ -107,7 +108,7 @@ def test_stored_states_may_lie_behind_a_url(
         assert len(windows) == sum(source.num_captions.values()) == 6
 
 
-def test_a_shard_that_is_gone_behind_the_url_is_not_learnt_from(
+def test_a_shard_that_was_deleted_behind_the_url_is_not_trained_on(
     info: TargetInfo, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -122,8 +123,8 @@ def test_a_shard_that_is_gone_behind_the_url_is_not_learnt_from(
         stored_hidden_states(config(), remote.as_uri(), info)
 
 
-def test_what_does_not_go_together_is_refused(info: TargetInfo, stored: Path, tmp_path: Path) -> None:
-    """Before anything is trained."""
+def test_settings_that_contradict_each_other_are_refused(info: TargetInfo, stored: Path, tmp_path: Path) -> None:
+    """They are refused before any training."""
     with pytest.raises(ConfigError, match="online=true stores and reads no hidden states"):
         config(online=True, states="out/states")
     with pytest.raises(ConfigError, match="keep_embeddings=true, or online=true"):
