@@ -46,30 +46,26 @@ def compare(
 ) -> list[MethodRow]:
     """Do the work that is missing in `output` and write the results there -> their rows. `log` gets a line per step."""
     base = windows.variant("base", {}).config
-    trained = train_all(config, windows, output, log)
-    methods = {name: trained[name] for name in config.methods}
-    ablations = {name: trained[name] for name in (*config.tuned, *config.ablations)}
     machine = describe_machine(resolve_device(base.device))
-    results: dict[str, Any] = {
-        "machine": {**machine, "engines": config.measure.workers, "threads": base.workers.threads},
-        "draft": asdict(config.measure.draft),
-        "training": [row for drafter in (methods | ablations).values() for row in drafter.trainings],
-    }
-    findings = study_layers(
-        base,
-        config.measure,
-        windows.measured,
-        output,
-        lambda findings: log(f"layer study: window {findings[-1].window}"),
-    )
-    results["layers"] = layer_rows(findings)
-    plot_training(results, output / "paper_tables_training.svg")
-    plot_layers(results, output / "paper_tables_layers.svg")
     with connected(), errors_of_worker_start():
+        trained = train_all(config, windows, output, log)
+        methods = {name: trained[name] for name in config.methods}
+        ablations = {name: trained[name] for name in (*config.tuned, *config.ablations)}
+        findings = study_layers(
+            base, config.measure, windows.measured, output, lambda of: log(f"layer study: window {of[-1].window}")
+        )
         plan = ComparisonPlan(base, config.measure, methods, ablations)
         where = f"{machine['processor']}, {machine['device']}"
         runs = measure(plan, windows.measured, output, where, lambda window: log(f"measured: window {window}"))
     rows = method_rows(runs, SPARROW)
+    results = {
+        "machine": {**machine, "engines": config.measure.workers, "threads": base.workers.threads},
+        "draft": asdict(config.measure.draft),
+        "training": [row for drafter in (methods | ablations).values() for row in drafter.trainings],
+        "layers": layer_rows(findings),
+    }
+    plot_training(results, output / "paper_tables_training.svg")
+    plot_layers(results, output / "paper_tables_layers.svg")
     store_results(output, results, {*methods, *UNTRAINED}, rows)
     return rows
 
@@ -77,7 +73,8 @@ def compare(
 def train_all(
     config: PaperConfig, windows: ComparisonWindows, output: Path, log: Callable[[str], None]
 ) -> dict[str, TrainedDrafter]:
-    """Train the drafters that are missing -> the best drafter of each method and ablation, by name."""
+    """Train the drafters that are missing -> the best drafter of each method and ablation, by name. Ray must be
+    connected."""
 
     def log_trial(result: TrialResult) -> None:
         log(f"{result.name}: tau {result.tau:.2f} on validation windows")
@@ -86,11 +83,10 @@ def train_all(
     ablations = [windows.variant(name, changes) for name, changes in config.ablations.items()]
     train = partial(train_trials, output=output / "trials", validation=windows.validation, on_trial=log_trial)
     keep = partial(keep_drafter, output / "drafters")
-    with connected():
-        folders = capture_all([*tuned, *ablations], output)
-        results = tune_variants(tuned, config.learning_rates, config.most_rates, folders, train)
-        trained = {name: keep(name, by_rate) for name, by_rate in results.items()}
-        of_ablations = train_variants(ablations, [trained[SPARROW].learning_rate], folders, train)
+    folders = capture_all([*tuned, *ablations], output)
+    results = tune_variants(tuned, config.learning_rates, config.most_rates, folders, train)
+    trained = {name: keep(name, by_rate) for name, by_rate in results.items()}
+    of_ablations = train_variants(ablations, [trained[SPARROW].learning_rate], folders, train)
     return trained | {name: keep(name, by_rate) for name, by_rate in of_ablations.items()}
 
 
