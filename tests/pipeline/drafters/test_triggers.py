@@ -87,7 +87,9 @@ def test_what_is_expected_goes_by_visual_length(registry: Registry, tmp_path: Pa
 
 def test_a_drop_of_just_the_limit_is_none_yet(registry: Registry, tmp_path: Path) -> None:
     run = captioned(tmp_path / "run", in_use(registry), [(70, 3.0)] * 4)
-    for max_drop, least in ((0.25, 500), (0.2499, 1)):  # 3.0 is a quarter below 4.0
+    _, drift = min_new_captions(TriggerConfig(500, run), registry)
+    assert drift is not None and drift.drop == pytest.approx(0.25)
+    for max_drop, least in ((drift.drop, 500), (drift.drop - 1e-9, 1)):
         assert min_new_captions(TriggerConfig(500, run, max_drop), registry)[0] == least
 
 

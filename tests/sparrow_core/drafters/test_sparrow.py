@@ -80,6 +80,17 @@ def greedy_chain(
     return drafted
 
 
+@torch.no_grad()
+def test_the_half_of_the_embeddings_comes_before_that_of_the_hidden_states(tiny_target: TargetModel) -> None:
+    """As in released checkpoints: a layer that passes on one half of its input shows which is which."""
+    model, size = new_model(tiny_target), tiny_target.info.hidden_size
+    embeddings_TD, hidden_TD = torch.randn(2, 5, size).unbind()
+    model.fc.bias.zero_()
+    for half, expected_TD in ((0, model.input_layernorm(embeddings_TD)), (1, hidden_TD)):
+        model.fc.weight.copy_(torch.eye(2 * size)[half * size : (half + 1) * size])
+        torch.testing.assert_close(model.fuse(embeddings_TD, hidden_TD), expected_TD)
+
+
 @torch.inference_mode()
 def test_every_pass_reads_the_right_positions_and_hidden_states(
     tiny_target: TargetModel, monkeypatch: pytest.MonkeyPatch

@@ -41,6 +41,12 @@ def events(tiny_target: TargetModel, monkeypatch: pytest.MonkeyPatch) -> list[st
     return seen
 
 
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes second joins at once, however slow this machine is."""
+    monkeypatch.setattr(engine_module, "PATIENCE_S", 20.0)
+
+
 def engine_of(target: TargetModel, slice_ms: float, **room: int) -> Engine:
     room = {"max_model_tokens": 6000, "max_sequences": 3, "arena_tokens": 12_000} | room
     return Engine(target, None, EngineConfig(DraftConfig.chain(1), PrefillConfig(CHUNK, slice_ms), **room))
@@ -87,6 +93,7 @@ def test_a_slice_is_as_long_as_it_is_set(tiny_target: TargetModel, events: list[
     assert events[begins : events.index("long")].count("running") == 0
 
 
+@pytest.mark.usefixtures("patience")
 def test_prompts_are_prefilled_in_turn(
     tiny_target: TargetModel, events: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +121,7 @@ def test_prompts_are_prefilled_in_turn(
     assert all(one != other for one, other in pairwise(is_first[both_begun : one_done + 1]))
 
 
+@pytest.mark.usefixtures("patience")
 def test_a_short_prompt_does_not_wait_for_a_long_one(tiny_target: TargetModel, events: list[str]) -> None:
     with engine_of(tiny_target, slice_ms=0) as engine:
         tickets = [engine.submit(request(name, frames, 1)) for name, frames in (("long", 120), ("short", 4))]
@@ -136,6 +144,7 @@ def test_a_large_request_is_not_overtaken_by_a_small_one(tiny_target: TargetMode
     assert first("small") < len(events) - 1 - events[::-1].index("large"), "together they have room"
 
 
+@pytest.mark.usefixtures("patience")
 def test_all_that_decode_are_in_every_round(tiny_target: TargetModel, events: list[str]) -> None:
     with engine_of(tiny_target, slice_ms=0) as engine:
         for ticket in [engine.submit(request(name, 4, 40)) for name in ("a", "b", "c")]:
@@ -166,11 +175,9 @@ def test_rounds_do_not_wait_for_a_prompt_that_is_long_to_build(
         assert long.result(60).token_ids
 
 
-def test_all_that_fit_join_at_once(
-    tiny_target: TargetModel, events: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("patience")
+def test_all_that_fit_join_at_once(tiny_target: TargetModel, events: list[str]) -> None:
     """Three prompts wait until a large request has gone; their first tokens come before anybody's second."""
-    monkeypatch.setattr(engine_module, "PATIENCE_S", 20.0)
     with engine_of(tiny_target, slice_ms=1e6, max_model_tokens=200, arena_tokens=200) as engine:
         running = submit_running(engine, new_tokens(tiny_target, 200))
         tickets = [engine.submit(request(name, 4, 5)) for name in ("a", "b", "c")]

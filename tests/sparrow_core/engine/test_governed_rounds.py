@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ class Scripted:
     """A governor that always says the same, and writes down what it hears."""
 
     costs: Any
-    shape: DraftConfig = SHAPE
+    shape: DraftConfig
     asked: list[list[int]] = field(default_factory=list)
     tokens: list[tuple[DraftConfig, int]] = field(default_factory=list)
     times: list[tuple[DraftConfig, list[int], float]] = field(default_factory=list)
@@ -46,14 +47,18 @@ class Scripted:
 def governors(monkeypatch: pytest.MonkeyPatch) -> list[Scripted]:
     """Those that engines make; their costs are the name of the drafter that was measured."""
     made: list[Scripted] = []
-
-    def govern(costs: Any) -> Scripted:
-        made.append(Scripted(costs))
-        return made[-1]
-
     monkeypatch.setattr(engine_module, "measure_costs", lambda _, drafter: drafter.name)
-    monkeypatch.setattr(engine_module, "Governor", govern)
+    monkeypatch.setattr(engine_module, "Governor", partial(note, made, SHAPE))
+    monkeypatch.setattr(
+        engine_module, "PATIENCE_S", 20.0
+    )  # who comes second joins at once, however slow this machine is
     return made
+
+
+def note(made: list[Scripted], shape: DraftConfig, costs: Any) -> Scripted:
+    """Make a governor that always says this shape."""
+    made.append(Scripted(costs, shape))
+    return made[-1]
 
 
 def timed(target: TargetModel, monkeypatch: pytest.MonkeyPatch) -> TimedDrafter:
@@ -110,10 +115,7 @@ def test_a_round_that_others_share_says_nothing_of_its_time(
 def test_where_it_says_so_the_drafter_is_not_asked(
     tiny_target: TargetModel, monkeypatch: pytest.MonkeyPatch, governors: list[Scripted]
 ) -> None:
-    monkeypatch.setattr(Scripted, "shape", NO_DRAFT)
-    monkeypatch.setattr(
-        engine_module, "Governor", lambda costs: governors.append(Scripted(costs, NO_DRAFT)) or governors[-1]
-    )
+    monkeypatch.setattr(engine_module, "Governor", partial(note, governors, NO_DRAFT))
     with Engine(tiny_target, None, CONFIG) as engine:
         drafter = timed(tiny_target, monkeypatch)
         (ticket,) = engine.submit_modes(

@@ -6,6 +6,7 @@ import pytest
 
 from sparrow_core.config import DraftConfig, EngineConfig, PrefillConfig, Sampling
 from sparrow_core.decoding.target import TargetModel
+from sparrow_core.engine import engine as engine_module
 from sparrow_core.engine.engine import Engine
 from sparrow_core.engine.ticket import DecodeMode
 from sparrow_core.types import Request, Timings
@@ -50,6 +51,7 @@ def test_every_stage_has_its_own_time(
 
 
 def test_a_round_of_two_is_shared_by_them(tiny_target: TargetModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "PATIENCE_S", 20.0)  # the second joins at once, however slow this machine is
     with Engine(tiny_target, None, CONFIG) as engine:
         drafter = TimedDrafter(stage_clock(tiny_target, monkeypatch), [0.0], [PROPOSE_S])
         mode = DecodeMode(drafter, SHAPE, Sampling())
