@@ -14,9 +14,8 @@ from pipeline.captioning.stored_windows import CaptionRunTable, RowRequests
 from pipeline.common.ids import in_audit
 from pipeline.common.rows import Row
 from sparrow_core.config import DecodeConfig
-from sparrow_core.decoding.autoregressive import generate_autoregressively
+from sparrow_core.decoding.autoregressive import decode_one, generate_autoregressively
 from sparrow_core.decoding.prefill import prefill
-from sparrow_core.decoding.rounds import decode_one
 from sparrow_core.decoding.target import Prompt, TargetModel
 from sparrow_core.measure.equality import first_difference
 from sparrow_core.media.frame_spec import FrameSpec

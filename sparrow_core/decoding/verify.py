@@ -1,6 +1,6 @@
-"""Verification: which drafted tokens the target accepts, and the bonus token after them. Lossless, and pure.
+"""Verification, where a token is accepted: the drafted tokens that the target keeps, and the bonus token. Pure.
 
-Two rules, both exact for any draft:
+Two rules, both lossless for any draft:
 
 * Matching. The target's own token at every node is known (argmax, or Gumbel-max with noise keyed by position), so the
   walk follows it for as long as it was drafted. The tokens are those of the autoregressive loop.

@@ -6,7 +6,7 @@ slots of a sequence, V vocabulary, d head size.
 
 import torch
 
-from sparrow_core.decoding.rounds import decode_one
+from sparrow_core.decoding.autoregressive import decode_one
 from sparrow_core.decoding.target import SequenceRows, TargetModel
 
 ROWS = 24

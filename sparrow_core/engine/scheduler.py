@@ -1,4 +1,4 @@
-"""Scheduling: which request joins and whose prompt is prefilled next, as pure functions of what waits and what runs.
+"""Scheduling, where a request is admitted: which one joins and whose prompt is prefilled next, as pure functions.
 
 One step of the engine admits the requests that fit, prefills prompts for a slice of time, then runs one round of every
 sequence that decodes. However long a prompt is, it delays the others by one slice per round.

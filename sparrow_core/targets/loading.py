@@ -1,4 +1,4 @@
-"""Loading: from a checkpoint folder or hub id to a target, and an estimate of its memory before it is loaded."""
+"""Loading, where a family of targets is added (`_FAMILIES`): from a folder or hub id to a target, and its memory."""
 
 import json
 from dataclasses import dataclass

@@ -19,7 +19,7 @@ from sparrow_core.types import Request
 FILE = Path(__file__).with_name("captions.json")
 ROOT = Path(__file__).parents[2]
 TARGET, DRAFTER = str(ROOT / "demo/weights/target"), str(ROOT / "demo/weights/drafter")
-NUM_WINDOWS = {64: 26, 512: 9, 1500: 5, 6000: 2}
+NUM_WINDOWS = {64: 26, 512: 9, 1500: 4, 6000: 1}
 FIRST_SEED, MAX_NEW_TOKENS = 70_000, 96
 ENGINE = EngineConfig(max_model_tokens=8192, max_sequences=8, arena_tokens=16_384)
 

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from sparrow_core.config import DraftConfig, PrefillConfig, Sampling
-from sparrow_core.decoding.autoregressive import generate_autoregressively
+from sparrow_core.decoding.autoregressive import decode_one, generate_autoregressively
 from sparrow_core.decoding.prefill import prefill
-from sparrow_core.decoding.rounds import decode_one
 from sparrow_core.decoding.sampling import noisy_scores
 from sparrow_core.decoding.target import TargetModel
 from sparrow_core.drafters.artefact import load_drafter

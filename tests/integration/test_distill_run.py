@@ -45,7 +45,7 @@ from sparrow_core.drafters.network import DrafterConfig, SparrowDrafterModel
 from sparrow_core.engine.engine import Engine
 
 REPOSITORY = Path(__file__).parents[2]
-STEPS, FIRST_STOP = 400, 100  # the first stop is on record some hundred steps after it was made
+STEPS, FIRST_STOP, STEPS_ALONE = 320, 80, 60  # the first stop is on record dozens of steps after it was made
 CHECKPOINT_DEADLINE_S, RUN_DEADLINE_S = 300, 400
 
 # About 5 minutes on two free cores; the limit allows for a machine that is busy with other things.
@@ -225,7 +225,7 @@ def test_one_worker_goes_on_where_two_were(first_run: Path, unkilled: list[dict]
     def alone() -> list[dict]:
         return steps_of(output).get("steps-0-of-1", [])
 
-    wait_until(lambda: bool(alone()) and alone()[-1]["step"] == STEPS - 1, job, log)
+    wait_until(lambda: len(alone()) >= STEPS_ALONE, job, log)
     kill(job)  # how runs end is seen elsewhere
     assert alone()[0]["step"] >= FIRST_STOP
     for step in alone():

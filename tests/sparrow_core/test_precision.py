@@ -12,9 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 from demo.windows import DemoWindows
-from sparrow_core.decoding.autoregressive import generate_autoregressively
+from sparrow_core.decoding.autoregressive import decode_one, generate_autoregressively
 from sparrow_core.decoding.prefill import prefill
-from sparrow_core.decoding.rounds import decode_one
 from sparrow_core.decoding.target import Prompt, TargetModel
 from sparrow_core.targets.loading import load_target
 from sparrow_core.targets.reference import load_reference, model_inputs

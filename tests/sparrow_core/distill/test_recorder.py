@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from sparrow_core.config import CaptureConfig, DraftConfig, EngineConfig
-from sparrow_core.decoding.autoregressive import generate_autoregressively
+from sparrow_core.decoding.autoregressive import decode_one, generate_autoregressively
 from sparrow_core.decoding.prefill import prefill, text_slots
-from sparrow_core.decoding.rounds import decode_one
 from sparrow_core.decoding.target import Prompt, SequenceRows, TargetModel
 from sparrow_core.distill.hidden_states import CapturedWindow, training_example
 from sparrow_core.distill.recorder import CaptionRecorder, bridge_layer, capture_samplings
