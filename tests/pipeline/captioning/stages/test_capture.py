@@ -22,6 +22,7 @@ from pipeline.common.rows import CAPTION, CAPTURED, PROBED, VIDEO, Row, to_table
 from pipeline.common.storage import Folder
 from pipeline.common.worker_engine import WorkerModels, worker_engine
 from pipeline.drafters.capture_graph import _window_of_frames
+from pipeline.drafters.capture_run import captured_windows
 from pipeline.drafters.capture_stage import CaptureWindows, CaptureWorkerConfig
 from sparrow_core.config import CaptureConfig, FrameSamplingConfig
 from sparrow_core.distill.shards import TABLES_FILE, read_shard, shard_name
@@ -168,6 +169,8 @@ def test_a_capture_of_its_own_accounts_for_every_window(
     assert [row["status"] for row in rows] == ["skipped", "success", "success", "success", "error"]
     assert rows[-1]["reason"] == "unreadable" and rows[0]["reason"] == "done before"
     assert [row["captions"] for row in rows] == [0, 2, 2, 2, 0]
+    captured = {row["window_id"] for row in rows if row["status"] == "success"}
+    assert captured_windows(str(tmp_path)) == captured, "what another run need not capture"
     store = HiddenStateStore(tmp_path)
     assert len(store) == 6 and store.examples([0])[0].hidden_TD.dtype == torch.float32
 
