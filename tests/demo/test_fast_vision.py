@@ -7,6 +7,8 @@ from demo.fast_vision import speed_up
 from demo.model import new_target
 from demo.tokenizer import train_tokenizer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("grids", [[(4, 8, 8), (4, 8, 8)], [(2, 12, 12)], [(1, 20, 16), (3, 8, 12)]])
 def test_same_features_and_gradients_as_the_library(grids: list[tuple[int, int, int]]) -> None:

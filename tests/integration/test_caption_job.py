@@ -198,7 +198,7 @@ def settled_parts(folder: Path) -> set[str]:
     deadline = time.monotonic() + END_DEADLINE_S
     parts: set[str] = set()
     while time.monotonic() < deadline:
-        time.sleep(3.0)
+        time.sleep(1.5)
         now = {part.name for part in folder.glob("part-*")}
         if now == parts:
             break

@@ -24,7 +24,6 @@ import typer
 import yaml
 from filelock import FileLock
 from safetensors.torch import load_file
-from torch.nn.parallel import DistributedDataParallel
 from typer.testing import CliRunner
 
 from demo.windows import DemoWindows
@@ -37,12 +36,11 @@ from pipeline.drafters.config import run_name
 from sparrow_core.config import DraftConfig, EngineConfig
 from sparrow_core.decoding.autoregressive import generate_autoregressively
 from sparrow_core.decoding.target import TargetModel
-from sparrow_core.distill.store import HiddenStateStore
-from sparrow_core.distill.trainer import Hooks, StepMetrics, Trainer, Worker
-from sparrow_core.distill.unroll import UnrolledDrafter
+from sparrow_core.distill.trainer import StepMetrics
 from sparrow_core.drafters.artefact import load_drafter
-from sparrow_core.drafters.network import DrafterConfig, SparrowDrafterModel
+from sparrow_core.drafters.network import DrafterConfig
 from sparrow_core.engine.engine import Engine
+from tests.integration.plain_training import train_worker
 
 REPOSITORY = Path(__file__).parents[2]
 STEPS, FIRST_STOP, STEPS_ALONE = 320, 80, 60  # the first stop is on record dozens of steps after it was made
@@ -116,20 +114,6 @@ def last_step(output: Path) -> dict:
     return steps_of(output)["steps-1-of-2"][-1]
 
 
-def unkilled_worker(rank: int, states: str, geometry: DrafterConfig, config: DistillJobConfig, folder: str) -> None:
-    """One of two plain workers over gloo, without Ray: the uninterrupted twin."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    store = HiddenStateStore(Path(states))
-    torch.manual_seed(config.train.seed)
-    model = UnrolledDrafter(SparrowDrafterModel(geometry), store.tables(), config.train)
-    steps: list[StepMetrics] = []
-    trainer = Trainer(DistributedDataParallel(model), store, config.train, Worker(rank, 2), Hooks(steps.append))
-    trainer.run()
-    torch.save({"drafter": trainer.state_dict()["drafter"], "steps": steps}, f"{folder}/unkilled-{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
 @pytest.fixture(scope="module")
 def first_run(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Output folder of a job that was killed after its first recorded checkpoint; its config lies beside it."""
@@ -179,8 +163,8 @@ def unkilled(
     folder = tmp_path_factory.mktemp("unkilled")
     config = build_config(DistillJobConfig, job_settings(tiny_checkpoint))
     (states,) = resumed_run.glob("states-*")
-    arguments = (str(states), DrafterConfig.for_target(tiny_target.info), config, str(folder))
-    multiprocessing.start_processes(unkilled_worker, args=arguments, nprocs=2, start_method="spawn")
+    arguments = (str(states), DrafterConfig.for_target(tiny_target.info), config.train, str(folder))
+    multiprocessing.start_processes(train_worker, args=arguments, nprocs=2, start_method="spawn")
     return [torch.load(folder / f"unkilled-{rank}.pt", weights_only=False) for rank in range(2)]
 
 

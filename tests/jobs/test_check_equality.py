@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 import typer
 from typer.testing import CliRunner, Result
 
 from jobs.check_equality import in_groups, main
+
+pytestmark = pytest.mark.slow
 
 
 def check(output: Path, *arguments: str) -> Result:

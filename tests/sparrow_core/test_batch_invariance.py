@@ -17,6 +17,8 @@ from sparrow_core.decoding.target import EmbeddedPrompt, Prompt, SequenceRows, T
 from sparrow_core.decoding.tree import ancestors, depths
 from sparrow_core.targets.loading import load_target
 
+pytestmark = pytest.mark.slow
+
 Tree = tuple[list[int], list[int], list[int]]  # tokens, parents, a path from the root
 
 

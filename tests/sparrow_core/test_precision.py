@@ -8,6 +8,7 @@ from collections import defaultdict
 from statistics import fmean
 from typing import Any
 
+import pytest
 import torch
 from transformers import PreTrainedModel
 
@@ -18,6 +19,8 @@ from sparrow_core.decoding.target import Prompt, TargetModel
 from sparrow_core.targets.loading import load_target
 from sparrow_core.targets.reference import load_reference, model_inputs
 from sparrow_core.types import Sampling
+
+pytestmark = pytest.mark.slow
 
 TARGET = "demo/weights/target"
 NUM_WINDOWS, NUM_TOKENS = 3, 30

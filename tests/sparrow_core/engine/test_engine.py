@@ -30,7 +30,7 @@ from sparrow_core.targets import reference
 from sparrow_core.types import Draft, Message, Request, Sampling
 from tests.conftest import video_messages
 
-TRAFFIC_S = float(os.environ.get("SPARROW_TRAFFIC_SECONDS", "4"))
+TRAFFIC_S = float(os.environ.get("SPARROW_TRAFFIC_SECONDS", "3"))
 SMALL_CHUNKS = PrefillConfig(chunk_tokens=32, slice_ms=0)
 SHAPES = {"chain": DraftConfig.chain(4), "tree": DraftConfig(depth=4, width=3, total=12)}
 

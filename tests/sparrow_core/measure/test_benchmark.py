@@ -25,6 +25,8 @@ from sparrow_core.targets.synthetic import Geometry, random_target
 from sparrow_core.types import Request
 from tests.conftest import video_messages
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 GEOMETRY = Geometry(2, 128, 192, 4, 2, 800)
 RATES = MachineRates(read_bytes_per_s=1e9, flop_per_s=1e9)
