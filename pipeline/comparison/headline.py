@@ -1,6 +1,5 @@
 """Generates the README's headline table: equality, tau, speedups and rank among methods, one figure per row."""
 
-from collections import defaultdict
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
@@ -11,6 +10,7 @@ from pipeline.comparison.result_files import (
     Row,
     Table,
     comparison_rows,
+    decode_speedup_ranks,
     figure,
     greedy_rows,
     read_result,
@@ -70,16 +70,13 @@ def _speedup_lines(results: Path) -> Table:
 
 
 def _rank_line(results: Path) -> list[str]:
-    by_length: dict[int, dict[str, float]] = defaultdict(dict)
-    for row in comparison_rows(results, 0.0):
-        by_length[row["visual_tokens"]][row["method"]] = row["decode_speedup"]
-    ranks = {sorted(speedups.values(), reverse=True).index(speedups["sparrow"]) + 1 for speedups in by_length.values()}
-    sparrows = [speedups["sparrow"] for speedups in by_length.values()]
-    num_methods = max(map(len, by_length.values()))
-    what = (
-        f"decode speedup and rank among {num_methods} methods, {min(by_length):,} to {max(by_length):,} visual tokens"
-    )
-    speedup_and_rank = f"{min(sparrows):.2f} to {max(sparrows):.2f}, rank {' or '.join(map(str, sorted(ranks)))}"
+    rows = comparison_rows(results, 0.0)
+    sparrows = [row for row in rows if row["method"] == "sparrow"]
+    lengths, speedups = [row["visual_tokens"] for row in sparrows], [row["decode_speedup"] for row in sparrows]
+    ranks = {rank for (method, _), rank in decode_speedup_ranks(rows).items() if method == "sparrow"}
+    num_methods = len({row["method"] for row in rows})
+    what = f"decode speedup and rank among {num_methods} methods, {min(lengths):,} to {max(lengths):,} visual tokens"
+    speedup_and_rank = f"{min(speedups):.2f} to {max(speedups):.2f}, rank {' or '.join(map(str, sorted(ranks)))}"
     return [what, speedup_and_rank, _link(EPYC, "paper_tables")]
 
 

@@ -26,6 +26,21 @@ def comparison_rows(results: Path, temperature: float) -> list[Row]:
     return [row for row in read_result(results, EPYC, "paper_tables")["rows"] if row["temperature"] == temperature]
 
 
+def decode_speedup_ranks(rows: Iterable[Row]) -> dict[tuple[str, int], int]:
+    """Rank of each row of the paper's comparison by decode speedup at its length, by method and length. 1 is fastest;
+    equal speedups share a rank."""
+    rows = list(rows)
+    return {
+        (row["method"], row["visual_tokens"]): 1
+        + sum(
+            other["decode_speedup"] > row["decode_speedup"]
+            for other in rows
+            if other["visual_tokens"] == row["visual_tokens"]
+        )
+        for row in rows
+    }
+
+
 def figure(value: float | None) -> str:
     """A number with two decimals; "-" for None."""
     return "-" if value is None else f"{value:.2f}"

@@ -4,13 +4,22 @@ The text between `<!-- table: NAME -->` and `<!-- end -->` is replaced by the ta
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from pipeline.common.markdown import markdown_table
 from pipeline.comparison.headline import headline
-from pipeline.comparison.result_files import EPYC, XEON, Row, Table, comparison_rows, figure, greedy_rows, read_result
+from pipeline.comparison.result_files import (
+    EPYC,
+    XEON,
+    Row,
+    Table,
+    comparison_rows,
+    decode_speedup_ranks,
+    figure,
+    greedy_rows,
+    read_result,
+)
 from sparrow_core.errors import ConfigError
 from sparrow_core.measure.names import AUTOREGRESSIVE, GOVERNOR, LIBRARY, LIBRARY_LOOKUP
 
@@ -114,13 +123,10 @@ def method_taus(results: Path, temperature: float) -> Table:
 def method_speedups(results: Path, temperature: float) -> Table:
     """Decode speedup and rank of the methods of the paper's comparison, by visual tokens."""
     rows = comparison_rows(results, temperature)
-    by_length: dict[int, list[float]] = defaultdict(list)
-    for row in rows:
-        by_length[row["visual_tokens"]].append(row["decode_speedup"])
+    ranks = decode_speedup_ranks(rows)
 
     def ranked(row: Row) -> str:
-        rank = 1 + sum(other > row["decode_speedup"] for other in by_length[row["visual_tokens"]])
-        return f"{_interval(row, 'decode_speedup')} #{rank}"
+        return f"{_interval(row, 'decode_speedup')} #{ranks[row['method'], row['visual_tokens']]}"
 
     return _by_method(f"decode speedup, T={temperature:g}", rows, ranked)
 
