@@ -20,12 +20,11 @@ from pipeline.common.storage import Folder
 from pipeline.drafters.capture_run import numbered_shards
 from pipeline.drafters.config import DistillRunConfig, run_name
 from pipeline.drafters.hidden_state_sources import stored_hidden_states
-from pipeline.drafters.training import drafter_geometry, greedy_tau, new_trainer
+from pipeline.drafters.training import drafter_geometry, greedy_tau, new_trainer, trained_drafter
 from sparrow_core.config import DraftConfig
 from sparrow_core.distill.store import HiddenStateStore
 from sparrow_core.distill.trainer import Hooks, StepMetrics, Worker
 from sparrow_core.drafters.artefact import save_drafter
-from sparrow_core.drafters.network import SparrowDrafterModel
 from sparrow_core.errors import ConfigError, TrainingDivergedError
 from sparrow_core.targets.loading import load_target
 from sparrow_core.types import Request
@@ -139,8 +138,7 @@ def _train(trial: Trial, folder: Path, validation: Validation) -> dict[str, Any]
         trainer = new_trainer(config.train, geometry, opened, worker, Hooks(add_point))
         try:
             trainer.run()
-            drafter = SparrowDrafterModel(geometry)
-            drafter.load_state_dict(trainer.state_dict()["drafter"])
+            drafter = trained_drafter(geometry, trainer.state_dict())
             save_drafter(folder, drafter, f"# {trial.name}\n")
             tau = greedy_tau(drafter, target, validation.windows, validation.shape)
         except TrainingDivergedError:

@@ -20,7 +20,7 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 
 from pipeline.drafters.config import DistillRunConfig, refuse_too_many_workers
 from pipeline.drafters.hidden_state_sources import HiddenStateSource
-from pipeline.drafters.training import greedy_tau, new_trainer
+from pipeline.drafters.training import greedy_tau, new_trainer, trained_drafter
 from pipeline.drafters.training_report import TrainingReport, load_state
 from sparrow_core.distill.trainer import Hooks, Worker
 from sparrow_core.drafters.network import DrafterConfig, SparrowDrafterModel
@@ -69,9 +69,7 @@ def train_drafter(run: TrainingRun) -> SparrowDrafterModel:
             if isinstance(failure, SparrowError):
                 raise failure from error
         raise
-    drafter = SparrowDrafterModel(run.geometry)
-    drafter.load_state_dict(load_state(_best_checkpoint(run, result))["drafter"])
-    return drafter
+    return trained_drafter(run.geometry, load_state(_best_checkpoint(run, result)))
 
 
 def _ray_trainer(run: TrainingRun) -> TorchTrainer:
@@ -144,6 +142,5 @@ def _validate(checkpoint: Checkpoint, *, run: TrainingRun) -> dict[str, Any]:
     config = run.config
     torch.set_num_threads(config.workers.threads)
     target = load_target(config.target, device=config.device, dtype=config.dtype)
-    drafter = SparrowDrafterModel(run.geometry)
-    drafter.load_state_dict(load_state(checkpoint)["drafter"])
+    drafter = trained_drafter(run.geometry, load_state(checkpoint))
     return {TAU: greedy_tau(drafter, target, run.validation, config.validation.draft)}

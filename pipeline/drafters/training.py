@@ -13,7 +13,7 @@ from pipeline.drafters.config import DistillRunConfig
 from pipeline.drafters.hidden_state_sources import OpenedSource
 from sparrow_core.config import DistillConfig, DraftConfig, Sampling
 from sparrow_core.decoding.target import TargetInfo, TargetModel
-from sparrow_core.distill.trainer import Hooks, Trainer, Worker
+from sparrow_core.distill.trainer import Hooks, StateDict, Trainer, Worker
 from sparrow_core.distill.unroll import UnrolledDrafter
 from sparrow_core.drafters.network import DrafterConfig, SparrowDrafterModel
 from sparrow_core.drafters.sparrow import SparrowDrafter
@@ -48,6 +48,13 @@ def new_trainer(
     unrolled = UnrolledDrafter(SparrowDrafterModel(geometry), opened.tables, config)
     model = prepare(unrolled) if prepare else unrolled.to(worker.device)
     return Trainer(model, opened.examples, config, worker, hooks)
+
+
+def trained_drafter(geometry: DrafterConfig, state: StateDict) -> SparrowDrafterModel:
+    """The drafter in a trainer's state."""
+    drafter = SparrowDrafterModel(geometry)
+    drafter.load_state_dict(state["drafter"])
+    return drafter
 
 
 def greedy_tau(
